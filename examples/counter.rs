@@ -1,0 +1,2 @@
+//! The smallest entity.
+fn main() {}

@@ -1,0 +1,130 @@
+//! What a sender can do about each failure.
+//!
+//! The one question every error of this crate answers is: *was anything committed, and may I send it again?* The three
+//! outcomes are told apart by type: [`AskError::Refused`] left no mark and may be sent again as a new message;
+//! a reply (or [`AskError::DeadLettered`]) is final; [`AskError::Unknown`] may have happened, and asking again *with the
+//! same id* finds out, because a repeat is answered with the stored reply.
+
+use std::fmt;
+
+/// Why a message was refused. Nothing happened: no mark was left, no handler ran.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A queue on the way is full. Send again after a pause; the runtime never queues without bound.
+    #[error("busy: {0} is full; send again after a pause")]
+    Busy(Bound),
+    /// The store has no room for another batch. What is stored stays readable; work is accepted again when there is space.
+    #[error("the store has no room left; free disk space and send again")]
+    StorageFull,
+    /// The shard's state is still being read from the store, or its owner is not reachable.
+    #[error("the entity's shard is not available now; send again after a pause")]
+    Unavailable,
+    /// The runtime is shutting down.
+    #[error("the runtime is stopping; send again when it is back")]
+    Stopping,
+    /// The request is older than the replies that are kept, so it cannot be told whether it ran. Never run twice.
+    #[error("request {0} is older than the stored replies; whether it took effect can no longer be told")]
+    Expired(String),
+    /// The same request id was used before for another message: a bug of the sender.
+    #[error("request {0} was already used for another message; use a fresh id for each message")]
+    Collision(String),
+    /// No registered entity has this kind.
+    #[error("no entity of kind `{0}` is registered; add `.entity::<...>()` to the runtime's builder")]
+    UnknownKind(String),
+    /// The entity neither handles nor answers a message of this name.
+    #[error("entity kind `{kind}` does not handle `{name}`; list it in `handles(...)` or `queries(...)`")]
+    UnknownMessage {
+        /// Kind of the entity the message was for.
+        kind: String,
+        /// Name of the message.
+        name: String,
+    },
+    /// A length is over its limit.
+    #[error("{what} has {len} bytes; the limit is {max}")]
+    TooLarge {
+        /// What was too large: a key, a message, a feed name.
+        what: &'static str,
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The message could not be encoded.
+    #[error("the message cannot be encoded: {0}")]
+    Unencodable(String),
+}
+
+/// The queue that was full when a message was refused with [`Refusal::Busy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bound {
+    /// The worker's inbox of messages not yet taken into a turn.
+    Inbox,
+    /// The mailbox of the one entity the message was for.
+    Mailbox,
+    /// The outbox of the entity's shard: receivers do not keep up.
+    Outbox,
+    /// The memory for activations.
+    Memory,
+    /// The log is longer than a restart should have to read; the checkpoint is behind.
+    LogTail,
+    /// The number of clients, feeds or stored replies of a shard.
+    Clients,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Bound::Inbox => "the worker's inbox",
+            Bound::Mailbox => "the entity's mailbox",
+            Bound::Outbox => "the shard's outbox",
+            Bound::Memory => "the memory for activations",
+            Bound::LogTail => "the log",
+            Bound::Clients => "the shard's table of clients",
+        })
+    }
+}
+
+/// What `ask` and `send` return when there is no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// Nothing happened. Sending again, as the same or as a new request, is safe.
+    #[error("refused: {0}")]
+    Refused(#[from] Refusal),
+    /// The message may have taken effect or not. Ask again with the same request id: if it did, the repeat is answered
+    /// with the stored reply; if it did not, it happens now, once.
+    #[error("outcome unknown: {0}; ask again with the same request id")]
+    Unknown(String),
+    /// The message was consumed without effect and lies in the dead letters, where an operator can retry or drop it.
+    #[error("dead-lettered: {0}")]
+    DeadLettered(String),
+    /// The reply was stored, but cannot be read as the type the caller expects.
+    #[error("the reply cannot be decoded: {0}")]
+    Reply(String),
+}
+
+/// Stored state that cannot be turned into a living entity. The entity is parked: its messages wait, its stored state
+/// is left as it is, and nobody ever sees it empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The state was written by a newer build.
+    #[error("state has version {stored}, this build reads up to {known}; start the newer build again")]
+    Newer {
+        /// Version found in the store.
+        stored: u32,
+        /// Highest version this build reads.
+        known: u32,
+    },
+    /// No upcast leads from the stored version to the present one.
+    #[error("state has version {stored} and no `upcast({stored} => ...)` is declared")]
+    NoUpcast {
+        /// Version found in the store.
+        stored: u32,
+    },
+    /// The bytes are not what the type expects.
+    #[error("state cannot be decoded: {0}")]
+    Undecodable(String),
+}

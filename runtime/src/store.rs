@@ -1,0 +1,167 @@
+//! The store: batches in, rows out. One trait, one conformance suite, several engines.
+//!
+//! A [`Store`] keeps what its [`Lane`]s have committed. Everything the rest of the runtime promises rests on four
+//! sentences, which the conformance suite holds against every engine:
+//!
+//! 1. When [`Lane::commit`] returns `Ok`, the batches survive any crash; when it returns an error, see [`CommitError`].
+//! 2. A batch is visible whole or not at all, and no batch is visible without those before it in its lane.
+//! 3. A batch under a stale epoch, or out of number for one of its shards, changes nothing.
+//! 4. [`Store::load_shard`] and [`Store::load_images`] return the newest committed rows up to [`Store::loadable`].
+//!
+//! Engines do blocking I/O and know no clock, thread or channel: the worker's ring gives each lane a thread of its own,
+//! and the simulator calls them in the order of its seed.
+
+pub mod batch;
+pub mod disk;
+pub mod embedded;
+pub mod memory;
+pub mod row;
+
+pub use batch::{Batch, Section};
+pub use row::{Row, RowType, Write};
+
+use crate::placement::{Epoch, ShardId, Shards};
+
+/// A sequence of batches that become durable in order (P13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(pub u32);
+
+/// A place in a lane, rising with every commit. Positions of different lanes cannot be compared.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+/// A shard this store may commit to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnedShard {
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch of its ownership.
+    pub epoch: Epoch,
+    /// The number of its last committed section; the next is one higher.
+    pub number: u64,
+}
+
+/// Names one image: a shard with the epoch it is owned under, and the row key of the entity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageKey {
+    /// The entity's shard.
+    pub shard: ShardId,
+    /// The epoch the shard is owned under.
+    pub epoch: Epoch,
+    /// The row's key: [`RowType::Image`], kind, zero, key.
+    pub key: Vec<u8>,
+}
+
+/// Why a group of batches did not commit.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Nothing of the group was written: another owner has the shard, or its number does not continue. The lane's
+    /// memory is void; shards still owned may be loaded and served again.
+    #[error("{0} is owned under another epoch or its batches do not continue")]
+    Fenced(ShardId),
+    /// Nothing of the group was written, for another reason. The lane's memory is void, as after `Fenced`.
+    #[error("the group was not written: {0}")]
+    Failed(std::io::Error),
+    /// The group may be written or not. Commit the same group again: what was written is known by its numbers.
+    #[error("it is not known whether the group was written: {0}")]
+    Unknown(std::io::Error),
+    /// The medium can no longer be trusted (a failed sync is never retried). The node must stop and start from disk.
+    #[error("the store has failed and must be opened anew: {0}")]
+    Fatal(std::io::Error),
+}
+
+/// Why rows could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The medium failed or is corrupt; the node must stop.
+    #[error("cannot read the store: {0}")]
+    Io(#[from] std::io::Error),
+    /// The shard is not owned under this epoch.
+    #[error("{0} is not owned here under this epoch")]
+    NotOwned(ShardId),
+}
+
+/// Why room for a batch was not granted. Asked before turns run, so that a submitted batch never fails for lack of it (P15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The log is as long as it may be; the checkpoint will shorten it soon.
+    LogTail,
+    /// The disk is full.
+    DiskFull,
+}
+
+/// Keeps the rows of shards. See the module for what every engine promises.
+pub trait Store: Send + Sync + 'static {
+    /// How many shards the store was founded with.
+    fn shards(&self) -> Shards;
+
+    /// How many lanes there are, numbered from 0.
+    fn lanes(&self) -> u32;
+
+    /// The lane of a shard. It never changes while the store is open.
+    fn lane_of(&self, shard: ShardId) -> LaneId;
+
+    /// The shards this store owns.
+    ///
+    /// # Errors
+    /// The medium failed.
+    fn owned(&self) -> Result<Vec<OwnedShard>, LoadError>;
+
+    /// The writing end of a lane. Taken once for each lane.
+    ///
+    /// # Panics
+    /// A lane is taken twice.
+    fn open_lane(&self, lane: LaneId) -> Box<dyn Lane>;
+
+    /// All rows of a shard but its images, in key order.
+    ///
+    /// # Errors
+    /// The shard is not owned under `epoch`, or the medium failed.
+    fn load_shard(&self, shard: ShardId, epoch: Epoch) -> Result<Vec<Row>, LoadError>;
+
+    /// The values of images, `None` for an entity that has none. Same order as `keys`.
+    ///
+    /// # Errors
+    /// A shard is not owned under its epoch, or the medium failed.
+    fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError>;
+
+    /// Up to which position of a lane loads see what was committed. What was committed later must be kept in memory
+    /// by whoever may need it (P12).
+    fn loadable(&self, lane: LaneId) -> Position;
+
+    /// Sets aside room for a batch of up to `bytes`, to be given back by [`Store::release`] or used by a commit
+    /// that names it as reserved.
+    ///
+    /// # Errors
+    /// There is no room now.
+    fn reserve(&self, lane: LaneId, bytes: u64) -> Result<(), NoRoom>;
+
+    /// Gives room back.
+    fn release(&self, lane: LaneId, bytes: u64);
+
+    /// Whether [`Store::maintain`] has work: the log has grown past a share of its budget, or segments are missing.
+    fn wants_maintenance(&self) -> bool;
+
+    /// Moves committed rows to where loads find them and frees what is no longer needed. Blocks for as long as it
+    /// takes; commits go on beside it. Called again and again, from one thread.
+    ///
+    /// # Errors
+    /// The medium failed; a full disk is no error here but shows in [`Store::reserve`].
+    fn maintain(&self) -> Result<(), LoadError>;
+}
+
+/// The writing end of a lane.
+pub trait Lane: Send {
+    /// Makes a group of batches durable, in order, with one sync, and returns the position behind the last of them.
+    /// The room each reserved stays reserved until released.
+    ///
+    /// # Errors
+    /// See [`CommitError`] for what each means and who does what.
+    fn commit(&mut self, group: &[Batch]) -> Result<Position, CommitError>;
+
+    /// Called in a quiet moment, with nothing to commit and the last commit some time ago.
+    ///
+    /// # Errors
+    /// As [`Lane::commit`].
+    fn quiet(&mut self) -> Result<(), CommitError>;
+}
