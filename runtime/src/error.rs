@@ -50,6 +50,15 @@ pub enum Refusal {
         /// The limit in bytes.
         max: usize,
     },
+    /// The query panicked or could not be read; nothing was changed by it.
+    #[error("the query failed: {0}")]
+    QueryFailed(String),
+    /// The entity's stored state cannot be read by this build, so it cannot answer; its messages wait.
+    #[error("the entity is parked: {0}")]
+    Parked(String),
+    /// There is no dead letter of this number (any more).
+    #[error("there is no dead letter {0}; list them again")]
+    NoDeadLetter(u64),
     /// The message could not be encoded.
     #[error("the message cannot be encoded: {0}")]
     Unencodable(String),

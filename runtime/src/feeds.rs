@@ -1,0 +1,185 @@
+//! Feeds: clients with a stable name whose whole input can be sent again and changes nothing (P10).
+//!
+//! A feed is a stream whose source is a client. It numbers its messages per target shard 1, 2, 3..., counted anew from
+//! the start of its input on every run, and sends its own number (the row) beside it. The shard keeps floor, window,
+//! own number at the floor and a digest of message 1, for good: constant space, however long the input is.
+
+use crate::{
+    store::row::{put_varint, take_u64, take_varint},
+    stream::{Inbox, Verdict},
+};
+use std::collections::BTreeMap;
+
+/// Longest name of a feed in bytes.
+pub const FEED_NAME_LEN_MAX: usize = 512;
+
+/// Names a feed in rows and in flight: the 128-bit XXH3 hash of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FeedId(pub u128);
+
+impl FeedId {
+    /// The id of a name.
+    pub fn of(name: &str) -> Self {
+        Self(xxhash_rust::xxh3::xxh3_128(name.as_bytes()))
+    }
+}
+
+/// What is to be done with a feed's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum FeedVerdict {
+    /// As for any stream.
+    Stream(Verdict),
+    /// This is not the input that was sent under the name before.
+    Collision,
+}
+
+/// The receiving end of a feed in one shard.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Feed {
+    inbox: Inbox,
+    /// Own number of the message at the floor.
+    own_at_floor: u64,
+    /// Own numbers of what is taken above the floor, consumed or not.
+    owns: BTreeMap<u64, u64>,
+    /// Digest of message 1; 0 before it arrived.
+    first_digest: u64,
+}
+
+impl Feed {
+    /// Everything up to here is consumed.
+    pub fn floor(&self) -> u64 {
+        self.inbox.floor()
+    }
+
+    /// Own number of the message at the floor; 0 before the first.
+    pub fn own_at_floor(&self) -> u64 {
+        self.own_at_floor
+    }
+
+    /// Whether a commit, durable or not yet, has consumed this number.
+    pub fn is_consumed(&self, number: u64) -> bool {
+        self.inbox.is_consumed(number)
+    }
+
+    /// Judges a message that arrived with its own number and the digest of its bytes.
+    pub fn judge(&self, number: u64, own: u64, digest: u64, window_max: u64) -> FeedVerdict {
+        let known =
+            if number == self.floor() { Some(self.own_at_floor) } else { self.owns.get(&number).copied() };
+        let another = known.is_some_and(|known| 0 < number && known != own)
+            || number == 1 && self.first_digest != 0 && digest != self.first_digest;
+        let verdict = self.inbox.judge(number, window_max);
+        let falls = verdict == Verdict::Fresh && own <= self.last_own();
+        if another || falls { FeedVerdict::Collision } else { FeedVerdict::Stream(verdict) }
+    }
+
+    fn last_own(&self) -> u64 {
+        // Numbers and own numbers rise together, so the highest number taken has the highest own number.
+        self.owns.last_key_value().map_or(self.own_at_floor, |(_, &own)| own)
+    }
+
+    /// Takes the next message into memory.
+    pub fn take(&mut self, number: u64, own: u64, digest: u64) {
+        self.inbox.take(number);
+        self.owns.insert(number, own);
+        if number == 1 {
+            self.first_digest = digest;
+        }
+    }
+
+    /// Marks a taken message as consumed.
+    pub fn consume(&mut self, number: u64) {
+        self.inbox.consume(number);
+        let floor = self.inbox.floor();
+        while let Some(entry) = self.owns.first_entry()
+            && *entry.key() <= floor
+        {
+            self.own_at_floor = entry.remove();
+        }
+    }
+
+    /// Row value: digest, own number at the floor, count and own numbers of the window, then the inbox.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.first_digest.to_be_bytes());
+        put_varint(self.own_at_floor, out);
+        // Numbers taken and not consumed are not durable; they come again and bring their own number.
+        let consumed = || self.owns.iter().filter(|(number, _)| self.inbox.is_consumed(**number));
+        put_varint(consumed().count() as u64, out);
+        for (number, own) in consumed() {
+            put_varint(*number, out);
+            put_varint(*own, out);
+        }
+        self.inbox.encode(out);
+    }
+
+    /// Reads a row value; `None` where it is not one.
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let first_digest = take_u64(&mut bytes)?;
+        let own_at_floor = take_varint(&mut bytes)?;
+        let mut owns = BTreeMap::new();
+        for _ in 0..take_varint(&mut bytes)? {
+            owns.insert(take_varint(&mut bytes)?, take_varint(&mut bytes)?);
+        }
+        Some(Self { inbox: Inbox::decode(bytes)?, own_at_floor, owns, first_digest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fed(numbers: std::ops::RangeInclusive<u64>) -> Feed {
+        let mut feed = Feed::default();
+        for number in numbers {
+            assert_eq!(feed.judge(number, 10 * number, number, 8), FeedVerdict::Stream(Verdict::Fresh));
+            feed.take(number, 10 * number, number);
+            feed.consume(number);
+        }
+        feed
+    }
+
+    #[test]
+    fn the_same_input_again_is_duplicate_to_the_last_row() {
+        let feed = fed(1..=20);
+        for number in 1..=20 {
+            assert_eq!(feed.judge(number, 10 * number, number, 8), FeedVerdict::Stream(Verdict::Duplicate));
+        }
+        assert_eq!(feed.judge(21, 210, 21, 8), FeedVerdict::Stream(Verdict::Fresh));
+    }
+
+    #[test]
+    fn another_input_under_the_name_is_a_collision() {
+        let feed = fed(1..=20);
+        assert_eq!(feed.judge(1, 10, 99, 8), FeedVerdict::Collision, "another first message");
+        assert_eq!(feed.judge(20, 201, 20, 8), FeedVerdict::Collision, "another row at the floor");
+        assert_eq!(feed.judge(21, 200, 21, 8), FeedVerdict::Collision, "a row that does not rise");
+    }
+
+    #[test]
+    fn a_hole_is_refused_from_the_expected_number_on() {
+        let feed = fed(1..=3);
+        assert_eq!(feed.judge(5, 50, 5, 8), FeedVerdict::Stream(Verdict::Gap { expected: 4 }));
+    }
+
+    #[test]
+    fn a_feed_comes_back_from_its_row_with_its_window() {
+        let mut feed = fed(1..=3);
+        for number in 4..=6 {
+            feed.take(number, 10 * number, number);
+        }
+        feed.consume(6);
+        let mut row = Vec::new();
+        feed.encode(&mut row);
+        let again = Feed::decode(&row).expect("just written");
+        assert_eq!((again.floor(), again.own_at_floor()), (3, 30));
+        assert_eq!(again.judge(6, 61, 6, 8), FeedVerdict::Collision);
+        assert_eq!(again.judge(6, 60, 6, 8), FeedVerdict::Stream(Verdict::Duplicate));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_row_bytes_are_judged_without_a_panic(bytes: Vec<u8>) {
+            let _ = Feed::decode(&bytes);
+        }
+    }
+}

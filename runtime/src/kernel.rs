@@ -1,0 +1,610 @@
+//! What a worker decides: a state machine without clock, socket, file or thread.
+//!
+//! A kernel hosts the shards assigned to one worker, with their activations. It is driven by one function,
+//! [`Kernel::step`]: an [`Event`] and the time go in, [`Action`]s come out. The actix worker is one ring around it, the
+//! simulator another.
+//!
+//! # The path of a message
+//!
+//! 1. An [`Arrival`] is judged (`arrival.rs`): next in its stream, a repeat, or to be refused. Fresh ones are taken.
+//! 2. Its entity is found or brought into memory, and the turn runs, at once or when the image is read (`turns.rs`).
+//! 3. The turn's effects become rows of the batch being built: image, mark, outbox, reminders, reply.
+//! 4. The batch is closed (`close.rs`) and submitted with everything that may leave only when it is durable.
+//!
+//! # Invariants
+//! * **Output gate.** A reply, receipt or message to another lane travels *in* [`Action::Commit`], and leaves when that batch
+//!   is durable or dies with it. Nothing else answers a message that was accepted.
+//! * A message to a shard of the same lane is handed over after the batch has its place in the lane, never before (P13).
+//! * Whatever may be needed again is kept in memory until [`Event::Loadable`] says that a load would find it (P12).
+//! * accepted = applied + waiting + dead-lettered + in flight, at every step ([`Kernel::audit`], P1).
+//!
+//! # Caveats
+//! * Acknowledged replies are dropped by the client's floor, which it sends with its next request to the same shard; a client
+//!   that falls silent leaves its last replies until the horizon passes them.
+
+mod arrival;
+mod close;
+mod counters;
+mod passivate;
+mod streams;
+mod trouble;
+mod turns;
+
+pub use counters::{Audit, Counters};
+
+use crate::{
+    activation::{Activations, Listener, Mail, Origin, ReplyTo, Slot},
+    context::Effects,
+    error::Refusal,
+    feeds::FeedId,
+    kinds::Kinds,
+    limits::Limits,
+    message::{Envelope, RequestId},
+    placement::{ShardId, Shards},
+    requests::Reply,
+    shard::{RowError, Shard, ShardPhase},
+    store::{Batch, ImageKey, LaneId, NoRoom, OwnedShard, Row},
+    timestamp::Timestamp,
+};
+use counters::Counts;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// A message at the door of its shard.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The shard it is for.
+    pub shard: ShardId,
+    /// Hash of its entity.
+    pub hash: u64,
+    /// The message.
+    pub envelope: Envelope,
+    /// Where it comes from.
+    pub from: From,
+}
+
+/// Where an [`Arrival`] comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// A client's request.
+    Request {
+        /// Its id.
+        id: RequestId,
+        /// The client has every reply up to this number.
+        acknowledged: u64,
+        /// Who is told.
+        listener: Listener,
+    },
+    /// A client's question.
+    Query(ReplyTo),
+    /// A feed.
+    Feed {
+        /// The feed, opened before with [`Event::OpenFeed`].
+        feed: FeedId,
+        /// The message's number in the feed's stream to this shard.
+        number: u64,
+        /// The feed's own number.
+        own: u64,
+    },
+    /// Another shard, or this one.
+    Stream {
+        /// The sending shard.
+        source: ShardId,
+        /// Its number in the stream.
+        number: u64,
+    },
+    /// A volatile entity, or a durable one to a volatile one.
+    Volatile,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Messages have arrived.
+    Arrived(Vec<Arrival>),
+    /// Receivers have consumed, or refused, what was handed to them.
+    Receipts(Vec<Receipt>),
+    /// A feed begins: its receipts go to `to`.
+    OpenFeed {
+        /// The feed.
+        feed: FeedId,
+        /// Its name.
+        name: Arc<str>,
+        /// Where its receipts go.
+        to: ReplyTo,
+    },
+    /// A feed has ended.
+    CloseFeed {
+        /// The feed.
+        feed: FeedId,
+        /// Where its receipts went.
+        to: ReplyTo,
+    },
+    /// Every batch up to this number is durable.
+    Durable {
+        /// The lane.
+        lane: LaneId,
+        /// Number of the batch among this kernel's for the lane.
+        through: u64,
+    },
+    /// Loads find what batches up to this number have written.
+    Loadable {
+        /// The lane.
+        lane: LaneId,
+        /// As in [`Event::Durable`].
+        through: u64,
+    },
+    /// A batch of the lane failed: it and all later ones are void, and so is everything built on them (P13).
+    Voided {
+        /// The lane.
+        lane: LaneId,
+        /// How often the lane was voided; batches name it, and older ones are dropped.
+        generation: u64,
+    },
+    /// A shard's rows were read.
+    ShardLoaded {
+        /// As it was in [`Action::LoadShard`]; an answer to an older one is dropped (P12).
+        resets: u64,
+        /// The shard with its epoch and last number.
+        owned: OwnedShard,
+        /// Its rows.
+        rows: Vec<Row>,
+    },
+    /// Images were read.
+    ImagesLoaded(Vec<(ImageTicket, Option<Vec<u8>>)>),
+    /// Run turns for what has arrived, up to one batch of the lane, if the store has room for it.
+    Run {
+        /// The lane.
+        lane: LaneId,
+        /// Whether room for a batch is reserved.
+        room: Result<(), NoRoom>,
+    },
+    /// An operator lets a dead letter be tried again, or drops it.
+    DeadLetter {
+        /// Its shard.
+        shard: ShardId,
+        /// Its number.
+        number: u64,
+        /// The message to try again; `None` drops it.
+        retry: Option<Envelope>,
+        /// Who is told.
+        to: ReplyTo,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// Names an image that was asked for, so that a late answer is known (P12).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageTicket {
+    /// What to load.
+    pub key: ImageKey,
+    /// The activation that waits.
+    pub slot: Slot,
+    /// Resets of the shard when it was asked for.
+    pub resets: u64,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Action {
+    /// Submit this batch to the lane; when it is durable, let `outputs` out, in order. When it is void, they die.
+    Commit(Submission),
+    /// Let this out now: it depends on nothing that is not durable.
+    Put(Output),
+    /// Hand these to the workers of their shards: the batch they come from has its place in the lane.
+    Hand(Vec<Arrival>),
+    /// Read a shard's rows.
+    LoadShard {
+        /// The shard.
+        shard: ShardId,
+        /// To be returned with the answer.
+        resets: u64,
+    },
+    /// Read images.
+    LoadImages(Vec<ImageTicket>),
+    /// Memory can be let go only when a checkpoint covers it: make one soon.
+    WantLoadable,
+    /// A shard holds rows this build cannot read: stop, and say so.
+    Stop(RowError),
+}
+
+/// A batch on its way to its lane.
+#[derive(Debug)]
+pub struct Submission {
+    /// The lane.
+    pub lane: LaneId,
+    /// The lane's generation the batch was built in.
+    pub generation: u64,
+    /// Number among this kernel's batches for the lane, from 1.
+    pub number: u64,
+    /// The rows; empty where only outputs wait for what came before.
+    pub batch: Batch,
+    /// What leaves when it is durable.
+    pub outputs: Vec<Output>,
+}
+
+/// What leaves a kernel.
+#[derive(Debug)]
+pub enum Output {
+    /// To a caller.
+    Reply(ReplyTo, Outcome),
+    /// To the sending end of a stream.
+    Receipt(Receipt),
+    /// To a feed.
+    FeedReceipt(FeedReceipt),
+    /// Messages to shards of another lane, or of volatile entities.
+    Hand(Arrival),
+}
+
+/// What a caller is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The message was consumed, and this is how it ended.
+    Done(Reply),
+    /// The message is durably accepted and waits for an entity that is stuck; for `send` that is enough.
+    Waiting,
+    /// Nothing happened.
+    Refused(Refusal),
+    /// It may have happened; ask again with the same id.
+    Unknown(String),
+}
+
+/// To the sending end of a stream: what was durably consumed, and from where on to send again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The sending shard.
+    pub source: ShardId,
+    /// The receiving shard.
+    pub target: ShardId,
+    /// Consumed up to here.
+    pub through: u64,
+    /// The receiver had no room from this number on.
+    pub refused_from: Option<u64>,
+}
+
+/// To a feed, about one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedReceipt {
+    /// Where it goes.
+    pub to: ReplyTo,
+    /// The feed.
+    pub feed: FeedId,
+    /// The shard.
+    pub shard: ShardId,
+    /// What happened.
+    pub news: FeedNews,
+}
+
+/// What a [`FeedReceipt`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FeedNews {
+    /// Durably consumed up to `through`, where the feed's own number is `own`.
+    Durable {
+        /// Number in the feed's stream to the shard.
+        through: u64,
+        /// The feed's own number there.
+        own: u64,
+    },
+    /// Something is missing or there was no room: send again from here on.
+    SendFrom(u64),
+    /// The shard's memory was lost: send again from the first that is not known to be durable.
+    Lost,
+    /// Another input was sent under this name. `number` is where they part, `own` the feed's own number there.
+    Collision {
+        /// Number in the feed's stream to the shard.
+        number: u64,
+        /// The feed's own number there.
+        own: u64,
+    },
+    /// The feed cannot go on.
+    Refused(Refusal),
+}
+
+/// The kernel's part of one lane.
+struct LaneWork {
+    id: LaneId,
+    generation: u64,
+    /// Judged when a run takes them.
+    arrivals: VecDeque<Arrival>,
+    arrival_bytes: usize,
+    /// Entities with mail.
+    ready: VecDeque<Slot>,
+    /// Shards with something in the batch being built.
+    touched: Vec<ShardId>,
+    /// Streams with something to hand over, as (source, target).
+    sending: BTreeSet<(ShardId, ShardId)>,
+    outputs: Vec<Output>,
+    loads: Vec<ImageTicket>,
+    /// Number of the last batch submitted.
+    number: u64,
+    durable: u64,
+    loadable: u64,
+    undurable: VecDeque<(u64, usize, Counts)>,
+    undurable_bytes: usize,
+    /// Bytes of the batch being built, about.
+    batch_bytes: usize,
+    counts: Counts,
+    /// When acknowledged messages must leave the store at the latest.
+    trim_at: Option<Timestamp>,
+}
+
+impl LaneWork {
+    fn new(id: LaneId) -> Self {
+        Self {
+            id,
+            generation: 0,
+            arrivals: VecDeque::new(),
+            arrival_bytes: 0,
+            ready: VecDeque::new(),
+            touched: Vec::new(),
+            sending: BTreeSet::new(),
+            outputs: Vec::new(),
+            loads: Vec::new(),
+            number: 0,
+            durable: 0,
+            loadable: 0,
+            undurable: VecDeque::new(),
+            undurable_bytes: 0,
+            batch_bytes: 0,
+            counts: Counts::default(),
+            trim_at: None,
+        }
+    }
+}
+
+/// The feeds that are open.
+#[derive(Debug, Default)]
+struct OpenFeed {
+    name: Arc<str>,
+    listeners: Vec<ReplyTo>,
+}
+
+/// One worker's state machine. See the module.
+pub struct Kernel {
+    kinds: Arc<Kinds>,
+    limits: Limits,
+    layout: Shards,
+    /// By shard number; `None` for shards of other workers.
+    shards: Vec<Option<Box<Shard>>>,
+    /// The shards hosted here.
+    hosted: Vec<ShardId>,
+    lanes: Vec<LaneWork>,
+    /// The lane of every shard, also of other workers'.
+    lane_of: Vec<LaneId>,
+    activations: Activations,
+    activation_bytes: usize,
+    /// Where the sweep for idle activations goes on.
+    sweep_at: usize,
+    /// When failing entities are tried again.
+    retries: BTreeSet<(Timestamp, Slot)>,
+    open_feeds: BTreeMap<FeedId, OpenFeed>,
+    effects: Effects,
+    /// Where a state is encoded before it becomes the image.
+    scratch: Vec<u8>,
+    seed: u64,
+    turns: u64,
+    run: u32,
+    now: Timestamp,
+    started: Timestamp,
+    counters: Counters,
+    actions: Vec<Action>,
+}
+
+impl Kernel {
+    /// A kernel that hosts `hosted` of the store's shards. It serves none before they are loaded: the first
+    /// [`Event::Tick`] asks for them.
+    pub fn new(
+        kinds: Arc<Kinds>,
+        limits: Limits,
+        layout: Shards,
+        hosted: Vec<ShardId>,
+        lane_of: impl Fn(ShardId) -> LaneId,
+        seed: u64,
+        now: Timestamp,
+    ) -> Self {
+        let lane_of: Vec<LaneId> = layout.iter().map(lane_of).collect();
+        let lane_ids: BTreeSet<LaneId> = hosted.iter().map(|shard| lane_of[shard.0 as usize]).collect();
+        let lanes: Vec<LaneWork> = lane_ids.into_iter().map(LaneWork::new).collect();
+        let mut shards: Vec<Option<Box<Shard>>> = layout.iter().map(|_| None).collect();
+        let mut actions = Vec::new();
+        for &id in &hosted {
+            let lane = lanes.iter().position(|lane| lane.id == lane_of[id.0 as usize]).expect("just listed");
+            shards[id.0 as usize] = Some(Box::new(Shard::new(id, lane)));
+            actions.push(Action::LoadShard { shard: id, resets: 0 });
+        }
+        Self {
+            kinds,
+            limits,
+            layout,
+            shards,
+            hosted,
+            lanes,
+            lane_of,
+            activations: Activations::default(),
+            activation_bytes: 0,
+            sweep_at: 0,
+            retries: BTreeSet::new(),
+            open_feeds: BTreeMap::new(),
+            effects: Effects::new(),
+            scratch: Vec::new(),
+            seed,
+            turns: 0,
+            run: 0,
+            now,
+            started: now,
+            counters: Counters::default(),
+            actions,
+        }
+    }
+
+    /// Takes one event and returns what is to be done, in order. `now` never runs backwards here, whatever is passed.
+    pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
+        self.now = self.now.max(now);
+        match event {
+            Event::Arrived(arrivals) => self.arrive(arrivals),
+            Event::Receipts(receipts) => receipts.into_iter().for_each(|receipt| self.receipt(receipt)),
+            Event::OpenFeed { feed, name, to } => self.open_feed(feed, name, to),
+            Event::CloseFeed { feed, to } => self.close_feed(feed, to),
+            Event::Durable { lane, through } => self.durable(lane, through),
+            Event::Loadable { lane, through } => {
+                let lane = self.lane_mut(lane);
+                assert!(through <= lane.durable, "only what is durable can be loaded");
+                lane.loadable = lane.loadable.max(through);
+            }
+            Event::Voided { lane, generation } => self.voided(lane, generation),
+            Event::ShardLoaded { resets, owned, rows } => self.shard_loaded(resets, owned, rows),
+            Event::ImagesLoaded(images) => self.images_loaded(images),
+            Event::Run { lane, room } => self.run(lane, room),
+            Event::DeadLetter { shard, number, retry, to } => self.operate(shard, number, retry, to),
+            Event::Tick => self.tick(),
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The lanes of this kernel's shards.
+    pub fn lanes(&self) -> Vec<LaneId> {
+        self.lanes.iter().map(|lane| lane.id).collect()
+    }
+
+    /// Whether a run of the lane would do something now.
+    pub fn has_work(&self, lane: LaneId) -> bool {
+        let Some(lane) = self.lanes.iter().find(|work| work.id == lane) else { return false };
+        let waits = self.limits.undurable_bytes_max <= lane.undurable_bytes;
+        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty();
+        let unsent = !lane.touched.is_empty() || !lane.outputs.is_empty() || !lane.sending.is_empty();
+        (turns && !waits) || unsent || !lane.loads.is_empty()
+    }
+
+    /// Whether every shard serves.
+    pub fn is_serving(&self) -> bool {
+        self.hosted
+            .iter()
+            .all(|shard| self.shard(*shard).is_some_and(|shard| shard.phase == ShardPhase::Serving))
+    }
+
+    /// Whether no message is on its way here: nothing arrived, waits for a turn, for a commit or for a receiver.
+    pub fn is_quiet(&self) -> bool {
+        self.audit().in_flight == 0
+            && self.lanes.iter().all(|lane| lane.arrivals.is_empty() && lane.undurable.is_empty())
+            && !self.lanes.iter().any(|lane| self.has_work(lane.id))
+            && self
+                .hosted
+                .iter()
+                .filter_map(|shard| self.shard(*shard))
+                .all(|shard| shard.held.is_empty() && shard.outboxes.values().all(|outbox| outbox.is_empty()))
+    }
+
+    /// How many activations are in memory, and the bytes they are counted with.
+    pub fn activations(&self) -> (usize, usize) {
+        (self.activations.len(), self.activation_bytes)
+    }
+
+    /// Bytes of messages that arrived and are not yet in a turn.
+    pub fn arrival_bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.arrival_bytes).sum()
+    }
+
+    fn shard(&self, id: ShardId) -> Option<&Shard> {
+        self.shards.get(id.0 as usize)?.as_deref()
+    }
+
+    fn shard_mut(&mut self, id: ShardId) -> Option<&mut Shard> {
+        self.shards.get_mut(id.0 as usize)?.as_deref_mut()
+    }
+
+    /// A shard that is known to be hosted here.
+    fn host(&mut self, id: ShardId) -> &mut Shard {
+        self.shard_mut(id).expect("the shard of an activation is hosted here")
+    }
+
+    fn lane_index(&self, id: LaneId) -> usize {
+        self.lanes.iter().position(|lane| lane.id == id).expect("events name lanes of this kernel")
+    }
+
+    fn lane_mut(&mut self, id: LaneId) -> &mut LaneWork {
+        let index = self.lane_index(id);
+        &mut self.lanes[index]
+    }
+
+    /// The shard has something in the batch being built.
+    fn touch(&mut self, id: ShardId) -> &mut Shard {
+        let shard = self.shards[id.0 as usize].as_deref_mut().expect("only hosted shards are touched");
+        if !shard.changes.touched {
+            shard.changes.touched = true;
+            self.lanes[shard.lane].touched.push(id);
+        }
+        shard
+    }
+
+    /// Lets something out with the batch being built.
+    fn put_gated(&mut self, lane: usize, output: Output) {
+        self.lanes[lane].outputs.push(output);
+    }
+
+    fn put_now(&mut self, output: Output) {
+        self.actions.push(Action::Put(output));
+    }
+
+    fn run(&mut self, lane: LaneId, room: Result<(), NoRoom>) {
+        let lane = self.lane_index(lane);
+        if self.lanes[lane].undurable_bytes < self.limits.undurable_bytes_max {
+            self.run = self.run.wrapping_add(1);
+            self.run_ready(lane, room);
+            self.run_arrivals(lane, room);
+        }
+        self.close(lane);
+    }
+
+    fn tick(&mut self) {
+        self.fire_reminders();
+        self.retry_failing();
+        self.resend();
+        self.trim_due();
+        self.expire_requests();
+        self.passivate();
+    }
+
+    /// Asks a due reminder of each shard to its entity.
+    fn fire_reminders(&mut self) {
+        for at in 0..self.hosted.len() {
+            let (id, now) = (self.hosted[at], self.now);
+            while let Some((reminder, hash, envelope)) = self.host(id).reminders.fire(now) {
+                let Some(slot) = self.activate(id, hash, &envelope) else {
+                    // Its kind is not registered in this build: it stays set and is looked at again.
+                    let due = self.now + Duration::from_secs(60);
+                    self.host(id).reminders.defer(reminder, due);
+                    continue;
+                };
+                let full = self
+                    .activations
+                    .get(slot)
+                    .is_some_and(|a| self.limits.mailbox_len_max <= a.mailbox_len());
+                if full {
+                    let due = self.now + self.limits.retry_after;
+                    self.host(id).reminders.defer(reminder, due);
+                    continue;
+                }
+                self.counters.accepted += 1;
+                self.mail_later(slot, Mail { envelope, origin: Origin::Reminder(reminder) });
+            }
+        }
+    }
+
+    fn trim_due(&mut self) {
+        for lane in 0..self.lanes.len() {
+            if self.lanes[lane].trim_at.is_some_and(|at| at <= self.now) {
+                self.lanes[lane].trim_at = None;
+                for at in 0..self.hosted.len() {
+                    let id = self.hosted[at];
+                    if self.shard(id).is_some_and(|shard| shard.lane == lane && !shard.trims.is_empty()) {
+                        self.touch(id);
+                    }
+                }
+            }
+        }
+    }
+}

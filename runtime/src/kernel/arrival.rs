@@ -1,0 +1,433 @@
+//! At the door: judging what arrives, taking what is fresh, refusing what has no room.
+
+use super::{Arrival, FeedNews, FeedReceipt, From, Kernel, OpenFeed, Outcome, Output, Receipt};
+use crate::{
+    activation::{KindIndex, Listener, Mail, Origin, Phase, ReplyTo, Slot},
+    error::{Bound, Refusal},
+    feeds::{FeedId, FeedVerdict},
+    message::Envelope,
+    placement::ShardId,
+    requests::RequestVerdict,
+    shard::ShardPhase,
+    store::NoRoom,
+    stream::Verdict,
+};
+use std::sync::Arc;
+
+/// How many messages are looked up before their turns run: the lookups' cache misses then overlap.
+const CHUNK: usize = 32;
+
+/// A message that was judged fresh.
+pub(super) struct Taken {
+    pub(super) slot: Slot,
+    pub(super) mail: Mail,
+}
+
+impl Kernel {
+    pub(super) fn arrive(&mut self, arrivals: Vec<Arrival>) {
+        for arrival in arrivals {
+            match self.shards.get(arrival.shard.0 as usize).and_then(Option::as_deref) {
+                Some(shard) if shard.phase == ShardPhase::Serving => {
+                    let lane = &mut self.lanes[shard.lane];
+                    lane.arrival_bytes += arrival.envelope.len();
+                    lane.arrivals.push_back(arrival);
+                }
+                Some(_) => self.host(arrival.shard).held.push_back(arrival),
+                None => self.refuse(&arrival, Refusal::Unavailable),
+            }
+        }
+    }
+
+    /// Takes arrivals chunk by chunk until the batch is full. Without room only what writes nothing is done.
+    pub(super) fn run_arrivals(&mut self, lane: usize, room: Result<(), NoRoom>) {
+        if let Err(why) = room {
+            self.run_without_room(lane, why);
+            return;
+        }
+        let mut taken: Vec<Taken> = Vec::with_capacity(CHUNK);
+        while self.lanes[lane].batch_bytes < self.limits.batch_len && !self.lanes[lane].arrivals.is_empty() {
+            for _ in 0..CHUNK {
+                let Some(arrival) = self.lanes[lane].arrivals.pop_front() else { break };
+                self.lanes[lane].arrival_bytes -= arrival.envelope.len();
+                if let Some(fresh) = self.judge(arrival) {
+                    taken.push(fresh);
+                }
+            }
+            for Taken { slot, mail } in taken.drain(..) {
+                self.take_turn(lane, slot, mail);
+            }
+        }
+    }
+
+    /// The store has no room: requests are refused, questions are answered, streams and feeds wait at the door.
+    fn run_without_room(&mut self, lane: usize, why: NoRoom) {
+        let refusal = match why {
+            NoRoom::LogTail => Refusal::Busy(Bound::LogTail),
+            NoRoom::DiskFull => Refusal::StorageFull,
+        };
+        for _ in 0..self.lanes[lane].arrivals.len() {
+            let arrival = self.lanes[lane].arrivals.pop_front().expect("counted");
+            let bytes = arrival.envelope.len();
+            match arrival.from {
+                From::Query(_) | From::Volatile => {
+                    if let Some(Taken { slot, mail }) = self.judge(arrival) {
+                        self.take_turn(lane, slot, mail);
+                    }
+                }
+                From::Request { .. } => self.refuse(&arrival, refusal.clone()),
+                From::Feed { .. } | From::Stream { .. } => {
+                    self.lanes[lane].arrivals.push_back(arrival);
+                    continue;
+                }
+            }
+            self.lanes[lane].arrival_bytes -= bytes;
+        }
+    }
+
+    /// Judges one arrival. What is fresh is taken and returned; everything else is answered here.
+    fn judge(&mut self, arrival: Arrival) -> Option<Taken> {
+        let Some(shard) = self.shard_mut(arrival.shard) else {
+            self.refuse(&arrival, Refusal::Unavailable);
+            return None;
+        };
+        if shard.phase == ShardPhase::Loading {
+            shard.held.push_back(arrival);
+            return None;
+        }
+        match arrival.from {
+            From::Request { .. } => self.judge_request(arrival),
+            From::Query(to) => {
+                let slot = self.door(&arrival, false)?;
+                self.counters.queries += 1;
+                Some(Taken { slot, mail: Mail { envelope: arrival.envelope, origin: Origin::Query(to) } })
+            }
+            From::Feed { feed, number, own } => self.judge_feed(arrival, feed, number, own),
+            From::Stream { source, number } => self.judge_stream(arrival, source, number),
+            From::Volatile => {
+                let slot = self.door(&arrival, false)?;
+                self.counters.volatile += 1;
+                Some(Taken {
+                    slot,
+                    mail: Mail { envelope: arrival.envelope, origin: Origin::Volatile(None) },
+                })
+            }
+        }
+    }
+
+    fn judge_request(&mut self, arrival: Arrival) -> Option<Taken> {
+        let From::Request { id, acknowledged, listener } = arrival.from else {
+            unreachable!("called for requests only")
+        };
+        let kind = self.kinds.find(arrival.envelope.view().kind);
+        if kind.is_some_and(|kind| self.kinds.get(kind).is_volatile()) {
+            let slot = self.door(&arrival, true)?;
+            self.counters.volatile += 1;
+            let origin = Origin::Volatile(Some(listener.to));
+            return Some(Taken { slot, mail: Mail { envelope: arrival.envelope, origin } });
+        }
+        self.acknowledge_replies(arrival.shard, id.client, acknowledged);
+        let digest = xxhash_rust::xxh3::xxh3_64(arrival.envelope.bytes());
+        match self.host(arrival.shard).requests.judge(id, digest) {
+            RequestVerdict::Fresh => {}
+            RequestVerdict::Done(reply) => {
+                self.counters.duplicates += 1;
+                // The first run's batch may not be durable yet; behind it in the lane, this answer is true.
+                let lane = self.host(arrival.shard).lane;
+                self.put_gated(lane, Output::Reply(listener.to, Outcome::Done(reply)));
+                return None;
+            }
+            RequestVerdict::Pending => {
+                self.counters.duplicates += 1;
+                self.listen(arrival.shard, id, listener);
+                return None;
+            }
+            RequestVerdict::Expired => {
+                self.refuse(&arrival, Refusal::Expired(id.to_string()));
+                return None;
+            }
+            RequestVerdict::Collision => {
+                self.refuse(&arrival, Refusal::Collision(id.to_string()));
+                return None;
+            }
+        }
+        let limits = &self.limits;
+        let shard = self.shard(arrival.shard).expect("judged above");
+        let full = if limits.outbox_bytes_max <= shard.outbox_bytes {
+            Some(Bound::Outbox)
+        } else if limits.replies_max <= shard.requests.len() || limits.clients_max <= shard.requests.clients()
+        {
+            Some(Bound::Clients)
+        } else {
+            None
+        };
+        if let Some(bound) = full {
+            self.refuse(&arrival, Refusal::Busy(bound));
+            return None;
+        }
+        let slot = self.door(&arrival, true)?;
+        self.host(arrival.shard).requests.take(id, digest);
+        self.counters.accepted += 1;
+        Some(Taken {
+            slot,
+            mail: Mail { envelope: arrival.envelope, origin: Origin::Request { id, listener } },
+        })
+    }
+
+    /// Remembers a further caller of a request that is on its way.
+    fn listen(&mut self, shard: ShardId, id: crate::message::RequestId, listener: Listener) {
+        /// A client that asks again faster than it is answered keeps its newest callers only.
+        const LISTENERS_MAX: usize = 16;
+        let listeners = self.host(shard).listeners.entry(id).or_default();
+        if listeners.len() == LISTENERS_MAX {
+            listeners.remove(0);
+        }
+        listeners.push(listener);
+    }
+
+    fn judge_stream(&mut self, arrival: Arrival, source: ShardId, number: u64) -> Option<Taken> {
+        let window = self.limits.stream_window;
+        let target = arrival.shard;
+        match self.host(target).inboxes.entry(source).or_default().judge(number, window) {
+            Verdict::Fresh => {}
+            Verdict::Duplicate => {
+                self.counters.duplicates += 1;
+                let shard = self.host(target);
+                let (lane, through) = (shard.lane, shard.inboxes[&source].floor());
+                self.put_gated(
+                    lane,
+                    Output::Receipt(Receipt { source, target, through, refused_from: None }),
+                );
+                return None;
+            }
+            Verdict::Taken => {
+                self.counters.duplicates += 1;
+                return None;
+            }
+            Verdict::Gap { expected } => {
+                self.refuse_stream(source, target, expected);
+                return None;
+            }
+        }
+        let known = self.kinds.find(arrival.envelope.view().kind).is_some();
+        let slot = if known {
+            let slot = self.door(&arrival, false);
+            if slot.is_none() {
+                self.refuse_stream(source, target, number);
+            }
+            Some(slot?)
+        } else {
+            None
+        };
+        self.host(target).inboxes.get_mut(&source).expect("judged above").take(number);
+        self.counters.accepted += 1;
+        let mail = Mail { envelope: arrival.envelope, origin: Origin::Stream { source, number } };
+        match slot {
+            Some(slot) => Some(Taken { slot, mail }),
+            None => {
+                let reason = format!("no entity of kind `{}` is registered", mail.envelope.view().kind);
+                self.dead_letter(target, mail, 0, reason);
+                None
+            }
+        }
+    }
+
+    /// Refuses a stream's messages from a number on. What was consumed so far may not be durable, so the receipt
+    /// does not speak of it.
+    fn refuse_stream(&mut self, source: ShardId, target: ShardId, from: u64) {
+        self.put_now(Output::Receipt(Receipt { source, target, through: 0, refused_from: Some(from) }));
+    }
+
+    fn judge_feed(&mut self, arrival: Arrival, id: FeedId, number: u64, own: u64) -> Option<Taken> {
+        let (target, window) = (arrival.shard, self.limits.stream_window);
+        if !self.open_feeds.contains_key(&id) {
+            return None;
+        }
+        if !self.host(target).feeds.contains_key(&id) {
+            if self.limits.clients_max <= self.host(target).feeds.len() {
+                self.tell_feed(id, target, &FeedNews::Refused(Refusal::Busy(Bound::Clients)), None);
+                return None;
+            }
+            let name = Arc::clone(&self.open_feeds[&id].name);
+            let shard = self.touch(target);
+            shard.name_feed(id, &name);
+            shard.feeds.insert(id, crate::feeds::Feed::default());
+            shard.changes.feeds.insert(id);
+        }
+        let digest = if number == 1 { xxhash_rust::xxh3::xxh3_64(arrival.envelope.bytes()) } else { 0 };
+        match self.host(target).feeds[&id].judge(number, own, digest, window) {
+            FeedVerdict::Stream(Verdict::Fresh) => {}
+            FeedVerdict::Stream(Verdict::Duplicate) => {
+                self.counters.duplicates += 1;
+                let shard = self.host(target);
+                let (lane, feed) = (shard.lane, &shard.feeds[&id]);
+                let news = FeedNews::Durable { through: feed.floor(), own: feed.own_at_floor() };
+                self.tell_feed(id, target, &news, Some(lane));
+                return None;
+            }
+            FeedVerdict::Stream(Verdict::Taken) => {
+                self.counters.duplicates += 1;
+                return None;
+            }
+            FeedVerdict::Stream(Verdict::Gap { expected }) => {
+                self.tell_feed(id, target, &FeedNews::SendFrom(expected), None);
+                return None;
+            }
+            FeedVerdict::Collision => {
+                self.counters.refused += 1;
+                self.tell_feed(id, target, &FeedNews::Collision { number, own }, None);
+                return None;
+            }
+        }
+        let full = self.limits.outbox_bytes_max <= self.host(target).outbox_bytes;
+        let slot = if full { None } else { self.door(&arrival, false) };
+        let Some(slot) = slot else {
+            if self.kinds.find(arrival.envelope.view().kind).is_none() {
+                let kind = arrival.envelope.view().kind.to_owned();
+                self.tell_feed(id, target, &FeedNews::Refused(Refusal::UnknownKind(kind)), None);
+            } else {
+                self.tell_feed(id, target, &FeedNews::SendFrom(number), None);
+            }
+            return None;
+        };
+        self.host(target).feeds.get_mut(&id).expect("made above").take(number, own, digest);
+        self.counters.accepted += 1;
+        Some(Taken {
+            slot,
+            mail: Mail { envelope: arrival.envelope, origin: Origin::Feed { feed: id, number } },
+        })
+    }
+
+    /// Tells everyone who feeds under this name; gated where it speaks of what may not be durable yet.
+    pub(super) fn tell_feed(&mut self, feed: FeedId, shard: ShardId, news: &FeedNews, gate: Option<usize>) {
+        let Some(open) = self.open_feeds.get(&feed) else { return };
+        for to in open.listeners.clone() {
+            let output = Output::FeedReceipt(FeedReceipt { to, feed, shard, news: news.clone() });
+            match gate {
+                Some(lane) => self.put_gated(lane, output),
+                None => self.put_now(output),
+            }
+        }
+    }
+
+    pub(super) fn open_feed(&mut self, feed: FeedId, name: Arc<str>, to: ReplyTo) {
+        let open = self.open_feeds.entry(feed).or_insert_with(|| OpenFeed { name, listeners: Vec::new() });
+        open.listeners.push(to);
+        // What is known already lets a feed that cannot start over go on from there (P10).
+        for at in 0..self.hosted.len() {
+            let id = self.hosted[at];
+            let shard = self.host(id);
+            if let Some(marks) = shard.feeds.get(&feed) {
+                let news = FeedNews::Durable { through: marks.floor(), own: marks.own_at_floor() };
+                let lane = shard.lane;
+                self.put_gated(lane, Output::FeedReceipt(FeedReceipt { to, feed, shard: id, news }));
+            }
+        }
+    }
+
+    pub(super) fn close_feed(&mut self, feed: FeedId, to: ReplyTo) {
+        if let Some(open) = self.open_feeds.get_mut(&feed) {
+            open.listeners.retain(|listener| *listener != to);
+            if open.listeners.is_empty() {
+                self.open_feeds.remove(&feed);
+            }
+        }
+    }
+
+    /// Finds room for a message with its entity, bringing the entity into memory. `None`: there is none, and a
+    /// request or query was told so; streams and feeds are told by the caller.
+    fn door(&mut self, arrival: &Arrival, is_request: bool) -> Option<Slot> {
+        let view = arrival.envelope.view();
+        let kinds = Arc::clone(&self.kinds);
+        let found = self.activations.find(arrival.hash, view.kind, view.key, |kind| kinds.get(kind).name());
+        let is_client = is_request || matches!(arrival.from, From::Query(_));
+        if is_client && let Some(refusal) = self.unanswerable(arrival, is_request) {
+            self.refuse(arrival, refusal);
+            return None;
+        }
+        let Some(slot) = found else {
+            if self.limits.activation_bytes_max <= self.activation_bytes {
+                if is_client {
+                    self.refuse(arrival, Refusal::Busy(Bound::Memory));
+                }
+                return None;
+            }
+            return self.activate(arrival.shard, arrival.hash, &arrival.envelope);
+        };
+        let activation = self.activations.get(slot).expect("just found");
+        if self.limits.mailbox_len_max <= activation.mailbox_len() {
+            if is_client {
+                self.refuse(arrival, Refusal::Busy(Bound::Mailbox));
+            }
+            return None;
+        }
+        Some(slot)
+    }
+
+    /// Why a client's message has nobody to handle it.
+    fn unanswerable(&self, arrival: &Arrival, is_request: bool) -> Option<Refusal> {
+        let view = arrival.envelope.view();
+        let Some(kind) = self.kinds.find(view.kind) else {
+            return Some(Refusal::UnknownKind(view.kind.to_owned()));
+        };
+        let kind = self.kinds.get(kind);
+        let names = if is_request { kind.handles() } else { kind.queries() };
+        (!names.contains(&view.name))
+            .then(|| Refusal::UnknownMessage { kind: view.kind.to_owned(), name: view.name.to_owned() })
+    }
+
+    /// The entity's activation, made where there is none. `None` for an unknown kind.
+    pub(super) fn activate(&mut self, shard: ShardId, hash: u64, envelope: &Envelope) -> Option<Slot> {
+        let view = envelope.view();
+        let kinds = Arc::clone(&self.kinds);
+        if let Some(slot) = self.activations.find(hash, view.kind, view.key, |kind| kinds.get(kind).name()) {
+            return Some(slot);
+        }
+        let kind = self.kinds.find(view.kind)?;
+        let slot = self.activations.insert(hash, kind, view.key, shard);
+        self.begin(slot, kind, shard, view.kind, view.key);
+        Some(slot)
+    }
+
+    /// A new activation asks for its image; a volatile one has none.
+    fn begin(&mut self, slot: Slot, kind: KindIndex, shard: ShardId, kind_name: &str, key: &str) {
+        let is_volatile = self.kinds.get(kind).is_volatile();
+        let lane = self.host(shard).lane;
+        let used_at = self.seconds();
+        let activation = self.activations.get_mut(slot).expect("just inserted");
+        activation.used_at = used_at;
+        if is_volatile {
+            activation.state = Some(self.kinds.get(kind).create());
+            activation.phase = Phase::Active;
+        } else {
+            let (epoch, resets) = {
+                let shard = self.host(shard);
+                (shard.epoch, shard.resets)
+            };
+            let key = super::close::image_key(kind_name, key);
+            let key = crate::store::ImageKey { shard, epoch, key };
+            self.lanes[lane].loads.push(super::ImageTicket { key, slot, resets });
+        }
+        self.weigh(slot, 0);
+    }
+
+    /// Refuses an arrival: nothing happened.
+    pub(super) fn refuse(&mut self, arrival: &Arrival, refusal: Refusal) {
+        self.counters.refused += 1;
+        match arrival.from {
+            From::Request { listener, .. } => {
+                self.put_now(Output::Reply(listener.to, Outcome::Refused(refusal)));
+            }
+            From::Query(to) => self.put_now(Output::Reply(to, Outcome::Refused(refusal))),
+            From::Feed { feed, number, .. } => {
+                self.tell_feed(feed, arrival.shard, &FeedNews::SendFrom(number), None);
+            }
+            From::Stream { source, number } => self.refuse_stream(source, arrival.shard, number),
+            From::Volatile => {}
+        }
+    }
+
+    /// Whole seconds since the worker started.
+    pub(super) fn seconds(&self) -> u32 {
+        self.now.since(self.started).as_secs() as u32
+    }
+}

@@ -1,0 +1,305 @@
+//! Closing a batch, and what comes back from the store: durable, void, loaded.
+
+use super::{Action, FeedNews, From, ImageTicket, Kernel, Outcome, Output, Submission};
+use crate::{
+    activation::{Origin, Phase, Slot},
+    shard::ShardPhase,
+    store::{
+        Batch, LaneId, OwnedShard, Row, RowType,
+        batch::{delete, put},
+        row::{put_varint, take_varint},
+    },
+};
+use std::sync::Arc;
+
+/// Row key of an entity's image.
+pub(super) fn image_key(kind: &str, key: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(kind.len() + key.len() + 2);
+    bytes.push(RowType::Image as u8);
+    bytes.extend_from_slice(kind.as_bytes());
+    bytes.push(0);
+    bytes.extend_from_slice(key.as_bytes());
+    bytes
+}
+
+impl Kernel {
+    /// Closes the batch being built and submits it, then hands over what the receivers of its lane may have.
+    pub(super) fn close(&mut self, lane: usize) {
+        let loads = std::mem::take(&mut self.lanes[lane].loads);
+        if !loads.is_empty() {
+            self.actions.push(Action::LoadImages(loads));
+        }
+        let touched = std::mem::take(&mut self.lanes[lane].touched);
+        if !touched.is_empty() || !self.lanes[lane].outputs.is_empty() {
+            self.submit(lane, &touched);
+        }
+        self.hand_over(lane);
+    }
+
+    fn submit(&mut self, lane: usize, touched: &[crate::placement::ShardId]) {
+        let kinds = Arc::clone(&self.kinds);
+        let number = self.lanes[lane].number + 1;
+        let mut batch = Batch::with_capacity(self.lanes[lane].batch_bytes + 32 * touched.len());
+        for &id in touched {
+            let shard = self.shards[id.0 as usize].as_deref_mut().expect("only hosted shards are touched");
+            shard.changes.touched = false;
+            let consumed = std::mem::take(&mut shard.changes.inboxes);
+            let fed = std::mem::take(&mut shard.changes.feeds);
+            for &source in &consumed {
+                let receipt = super::Receipt {
+                    source,
+                    target: id,
+                    through: shard.inboxes[&source].floor(),
+                    refused_from: None,
+                };
+                self.lanes[lane].outputs.push(Output::Receipt(receipt));
+            }
+            for &feed in &fed {
+                let marks = &shard.feeds[&feed];
+                let news = FeedNews::Durable { through: marks.floor(), own: marks.own_at_floor() };
+                if let Some(open) = self.open_feeds.get(&feed) {
+                    for &to in &open.listeners {
+                        let receipt = super::FeedReceipt { to, feed, shard: id, news: news.clone() };
+                        self.lanes[lane].outputs.push(Output::FeedReceipt(receipt));
+                    }
+                }
+            }
+            shard.changes.inboxes = consumed;
+            shard.changes.feeds = fed;
+            shard.number += 1;
+            let images = std::mem::take(&mut shard.changes.images);
+            let activations = &mut self.activations;
+            batch.section(id, shard.epoch, shard.number, |out| {
+                shard.write_changes(out);
+                for &slot in &images {
+                    let activation = activations.get_mut(slot).expect("a changed activation stays in memory");
+                    activation.dirty = false;
+                    activation.last_batch = number;
+                    let kind = kinds.get(activation.kind);
+                    let key: [&[u8]; 4] =
+                        [&[RowType::Image as u8], kind.name().as_bytes(), &[0], activation.key.as_bytes()];
+                    if activation.exists {
+                        let mut version = Vec::with_capacity(2);
+                        put_varint(u64::from(kind.version()), &mut version);
+                        put(&key, &[&version, &activation.image], out);
+                    } else {
+                        delete(&key, out);
+                    }
+                }
+            });
+        }
+        let work = &mut self.lanes[lane];
+        work.number = number;
+        work.batch_bytes = 0;
+        let bytes = batch.bytes().len();
+        work.undurable.push_back((number, bytes, std::mem::take(&mut work.counts)));
+        work.undurable_bytes += bytes;
+        self.counters.batches += 1;
+        let outputs = std::mem::take(&mut work.outputs);
+        let submission = Submission { lane: work.id, generation: work.generation, number, batch, outputs };
+        self.actions.push(Action::Commit(submission));
+    }
+
+    pub(super) fn durable(&mut self, lane: LaneId, through: u64) {
+        let index = self.lane_index(lane);
+        let work = &mut self.lanes[index];
+        while let Some(&(number, bytes, counts)) = work.undurable.front() {
+            if through < number {
+                break;
+            }
+            work.undurable.pop_front();
+            work.undurable_bytes -= bytes;
+            work.durable = number;
+            self.counters.applied += counts.applied;
+            self.counters.rejected += counts.rejected;
+            self.counters.dead_lettered += counts.dead_lettered;
+            self.counters.waiting = self.counters.waiting + counts.set_waiting - counts.left_waiting;
+            // What left the waiting queue was counted as accepted when it came in.
+        }
+    }
+
+    /// The lane's batches from some number on did not become durable: forgets everything of its shards and loads them
+    /// anew (P13).
+    pub(super) fn voided(&mut self, lane: LaneId, generation: u64) {
+        let index = self.lane_index(lane);
+        if generation <= self.lanes[index].generation {
+            return;
+        }
+        // What was in flight is gone with the memory; the durable counters stay true, and what waits is counted
+        // again when the shards are loaded.
+        let before = self.counters();
+        let work = &mut self.lanes[index];
+        work.generation = generation;
+        work.ready.clear();
+        work.touched.clear();
+        work.sending.clear();
+        work.loads.clear();
+        work.undurable.clear();
+        work.undurable_bytes = 0;
+        work.batch_bytes = 0;
+        work.counts = super::Counts::default();
+        work.trim_at = None;
+        // Not submitted yet, so nobody else will answer them.
+        let outputs = std::mem::take(&mut work.outputs);
+        for output in outputs {
+            self.put_now(output.into_void());
+        }
+        let mut lost_feeds = Vec::new();
+        for at in 0..self.hosted.len() {
+            let id = self.hosted[at];
+            let open: Vec<_> = self.open_feeds.keys().copied().collect();
+            let shard = self.host(id);
+            if shard.lane != index {
+                continue;
+            }
+            lost_feeds.extend(open.into_iter().map(|feed| (feed, id)));
+            shard.reset();
+            let resets = shard.resets;
+            self.actions.push(Action::LoadShard { shard: id, resets });
+        }
+        self.forget_activations(index);
+        for (feed, shard) in lost_feeds {
+            self.tell_feed(feed, shard, &FeedNews::Lost, None);
+        }
+        self.settle_voided(before.accepted);
+    }
+
+    /// After a void only what is in other lanes may still be in flight; the rest was voided.
+    fn settle_voided(&mut self, accepted: u64) {
+        let still: u64 = self.audit().in_flight;
+        // The waiting messages of the lane's shards are counted anew when they are loaded.
+        let waiting_elsewhere: u64 = self
+            .hosted
+            .iter()
+            .filter_map(|id| self.shard(*id))
+            .map(|shard| shard.waiting.len() as u64)
+            .sum::<u64>();
+        let pending: (u64, u64) = self
+            .lanes
+            .iter()
+            .flat_map(|lane| lane.undurable.iter().map(|(_, _, counts)| counts).chain([&lane.counts]))
+            .fold((0, 0), |(set, left), counts| (set + counts.set_waiting, left + counts.left_waiting));
+        self.counters.waiting = waiting_elsewhere + pending.1 - pending.0;
+        let accounted = self.counters.applied + self.counters.dead_lettered + self.counters.waiting + still;
+        self.counters.voided = accepted - accounted;
+    }
+
+    /// Lets go of all activations of a lane, telling the callers whose messages lie in their mailboxes.
+    fn forget_activations(&mut self, lane: usize) {
+        for index in 0..self.activations.slots() {
+            let Some((slot, activation)) = self.activations.at(index) else { continue };
+            let shard = activation.shard;
+            if self.host(shard).lane != lane {
+                continue;
+            }
+            let gone = self.activations.remove(slot).expect("just seen");
+            self.activation_bytes -= gone.weight as usize;
+            if let Some(trouble) = &gone.trouble {
+                self.retries.remove(&(trouble.retry_at, slot));
+            }
+            for mail in gone.mailbox.into_iter().flat_map(|mailbox| *mailbox) {
+                let to = match mail.origin {
+                    Origin::Request { listener, .. } => listener.to,
+                    Origin::Query(to) | Origin::Volatile(Some(to)) => to,
+                    _ => continue,
+                };
+                self.put_now(Output::Reply(to, Outcome::Unknown(VOIDED.into())));
+            }
+        }
+    }
+
+    pub(super) fn shard_loaded(&mut self, resets: u64, owned: OwnedShard, rows: Vec<Row>) {
+        let Some(shard) = self.shard_mut(owned.shard) else { return };
+        if shard.resets != resets || shard.phase != ShardPhase::Loading {
+            return;
+        }
+        shard.epoch = owned.epoch;
+        shard.number = owned.number;
+        if let Err(error) = shard.restore(rows) {
+            self.actions.push(Action::Stop(error));
+            return;
+        }
+        let (lane, id) = (shard.lane, shard.id);
+        let waiting = shard.waiting.len() as u64;
+        let held = std::mem::take(&mut shard.held);
+        let targets: Vec<_> =
+            shard.outboxes.iter().filter(|(_, outbox)| !outbox.is_empty()).map(|(id, _)| *id).collect();
+        self.counters.accepted += waiting;
+        self.counters.waiting += waiting;
+        for target in targets {
+            self.lanes[lane].sending.insert((id, target));
+        }
+        self.restore_waiting(id);
+        self.arrive(held.into());
+    }
+
+    pub(super) fn images_loaded(&mut self, images: Vec<(ImageTicket, Option<Vec<u8>>)>) {
+        for (ticket, image) in images {
+            let current = self
+                .shard(ticket.key.shard)
+                .is_some_and(|shard| shard.resets == ticket.resets && shard.epoch == ticket.key.epoch);
+            if !current {
+                continue;
+            }
+            self.image_loaded(ticket.slot, image);
+        }
+    }
+
+    fn image_loaded(&mut self, slot: Slot, image: Option<Vec<u8>>) {
+        let kinds = Arc::clone(&self.kinds);
+        let Some(activation) = self.activations.get_mut(slot) else { return };
+        if activation.phase != Phase::Loading {
+            return;
+        }
+        let kind = kinds.get(activation.kind);
+        activation.phase = Phase::Active;
+        let mut len = 0;
+        match image {
+            None => activation.state = Some(kind.create()),
+            Some(row) => {
+                let mut bytes = row.as_slice();
+                let version = take_varint(&mut bytes).and_then(|version| u32::try_from(version).ok());
+                let decoded = match version {
+                    Some(version) => kind.decode(version, bytes).map_err(|error| error.to_string()),
+                    None => Err("its image has no version".to_owned()),
+                };
+                activation.exists = true;
+                len = bytes.len();
+                match decoded {
+                    Ok(state) => {
+                        activation.state = Some(state);
+                        if version == Some(kind.version()) {
+                            activation.image = bytes.to_vec();
+                            activation.has_image = true;
+                        }
+                    }
+                    Err(reason) => self.park(slot, reason),
+                }
+            }
+        }
+        self.weigh(slot, len);
+        self.schedule(slot);
+    }
+}
+
+/// What a caller is told whose message was in memory when its lane was voided.
+const VOIDED: &str = "the batch it was in did not become durable";
+
+impl Output {
+    /// What is to be told in place of this output when its batch will never be durable.
+    #[must_use]
+    pub fn into_void(self) -> Self {
+        match self {
+            Self::Reply(to, Outcome::Refused(refusal)) => Self::Reply(to, Outcome::Refused(refusal)),
+            Self::Reply(to, _) => Self::Reply(to, Outcome::Unknown(VOIDED.into())),
+            Self::FeedReceipt(receipt) => {
+                Self::FeedReceipt(super::FeedReceipt { news: FeedNews::Lost, ..receipt })
+            }
+            // Nothing is said: the sending end sends again after a while.
+            Self::Receipt(receipt) => {
+                Self::Receipt(super::Receipt { through: 0, refused_from: None, ..receipt })
+            }
+            Self::Hand(arrival) => Self::Hand(super::Arrival { from: From::Volatile, ..arrival }),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Letting activations go: those idle for long, and the least recently used when memory is short.
+
+use super::{Action, Kernel};
+use crate::activation::Phase;
+
+/// Activations looked at in one tick when memory is not short.
+const SWEEP: usize = 16_384;
+/// An image that was not needed for this many seconds is dropped; the next turn encodes it anew.
+const IMAGE_IDLE_SECONDS: u32 = 2;
+
+impl Kernel {
+    /// Sweeps over the activations like the hand of a clock.
+    pub(super) fn passivate(&mut self) {
+        let slots = self.activations.slots();
+        let short =
+            self.limits.activation_bytes_max <= self.activation_bytes + self.limits.activation_bytes_max / 8;
+        let idle_after = u32::try_from(self.limits.idle_after.as_secs()).unwrap_or(u32::MAX);
+        let now = self.seconds();
+        let looks = if short { slots } else { slots.min(SWEEP) };
+        let mut kept_unloadable = false;
+        for _ in 0..looks {
+            if slots <= self.sweep_at {
+                self.sweep_at = 0;
+            }
+            let index = self.sweep_at;
+            self.sweep_at += 1;
+            let Some((slot, activation)) = self.activations.at(index) else { continue };
+            let idle = now.saturating_sub(activation.used_at);
+            let busy = activation.phase != Phase::Active
+                || activation.trouble.is_some()
+                || activation.dirty
+                || activation.scheduled
+                || activation.mailbox_len() > 0;
+            if busy {
+                continue;
+            }
+            let lane = self.shard(activation.shard).expect("hosted").lane;
+            let is_volatile = self.kinds.get(activation.kind).is_volatile();
+            // A load must find its last image, or what it was would be forgotten (P12).
+            let loadable = is_volatile || activation.last_batch <= self.lanes[lane].loadable;
+            let wanted = idle_after <= idle || (short && 0 < idle);
+            if wanted && loadable {
+                let gone = self.activations.remove(slot).expect("just seen");
+                self.activation_bytes -= gone.weight as usize;
+            } else if IMAGE_IDLE_SECONDS <= idle && activation.has_image {
+                let len = activation.image.len();
+                let activation = self.activations.get_mut(slot).expect("just seen");
+                activation.image = Vec::new();
+                activation.has_image = false;
+                self.weigh(slot, len);
+                kept_unloadable |= wanted;
+            } else {
+                kept_unloadable |= wanted && !loadable;
+            }
+        }
+        if short && kept_unloadable {
+            self.actions.push(Action::WantLoadable);
+        }
+    }
+}

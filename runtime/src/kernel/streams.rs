@@ -1,0 +1,149 @@
+//! The sending side of streams: handing over, receipts, sending again.
+
+use super::{Action, Arrival, From, Kernel, Output, Receipt};
+use crate::{
+    message::Envelope,
+    placement::ShardId,
+    store::{RowType, batch::delete},
+};
+
+impl Kernel {
+    /// Hands what the windows allow to the receivers: at once to shards of the same lane, for the batch has its place
+    /// there; to other lanes with the batch that is built next, which lies behind it (P13).
+    pub(super) fn hand_over(&mut self, lane: usize) {
+        if self.lanes[lane].sending.is_empty() {
+            return;
+        }
+        let now = self.now;
+        let lane_id = self.lanes[lane].id;
+        let mut near = Vec::new();
+        let mut far = Vec::new();
+        for (source, target) in std::mem::take(&mut self.lanes[lane].sending) {
+            let window = self.limits.stream_window;
+            let same_lane = self.lane_of[target.0 as usize] == lane_id;
+            let shard = self.host(source);
+            let outbox = shard.outboxes.get_mut(&target).expect("a stream to send on has an outbox");
+            while let Some((number, bytes)) = outbox.hand_next(window) {
+                let envelope = Envelope::from_bytes(bytes).expect("an outbox holds envelopes");
+                let view = envelope.view();
+                let hash = crate::placement::hash(view.kind, view.key);
+                let from = From::Stream { source, number };
+                let arrival = Arrival { shard: target, hash, envelope, from };
+                if same_lane { near.push(arrival) } else { far.push(Output::Hand(arrival)) }
+            }
+            if outbox.is_unanswered() {
+                shard.unanswered.entry(target).or_insert(now);
+            }
+        }
+        if !near.is_empty() {
+            self.actions.push(Action::Hand(near));
+        }
+        self.lanes[lane].outputs.append(&mut far);
+    }
+
+    pub(super) fn receipt(&mut self, receipt: Receipt) {
+        let (now, trim_after) = (self.now, self.limits.trim_after);
+        let Some(shard) = self.shard_mut(receipt.source) else { return };
+        let (lane, target) = (shard.lane, receipt.target);
+        let Some(outbox) = shard.outboxes.get_mut(&target) else { return };
+        let bytes = outbox.bytes();
+        // A receipt from before a reset may be ahead of what was loaded back only if the store lost what it synced.
+        if outbox.last() < receipt.through {
+            tracing::error!(source = %receipt.source, %target, "a receiver has consumed messages this shard never sent");
+            return;
+        }
+        let progressed = outbox.acknowledge(receipt.through);
+        if let Some(from) = receipt.refused_from {
+            // No room there: again after a pause, by the timer of `resend`.
+            outbox.rewind_to(from);
+        }
+        let freed = bytes - outbox.bytes();
+        let more = outbox.is_unanswered();
+        shard.outbox_bytes -= freed;
+        if progressed {
+            shard.trims.insert(target);
+        }
+        if more || receipt.refused_from.is_some() {
+            shard.unanswered.insert(target, now);
+        } else {
+            shard.unanswered.remove(&target);
+        }
+        let work = &mut self.lanes[lane];
+        if progressed {
+            work.trim_at = Some(work.trim_at.map_or(now + trim_after, |at| at.min(now + trim_after)));
+            work.sending.insert((receipt.source, target));
+        }
+    }
+
+    /// Sends again what was handed over and not answered for a while: the receiver may have refused it or lost its memory.
+    pub(super) fn resend(&mut self) {
+        let (now, after) = (self.now, self.limits.resend_after);
+        for at in 0..self.hosted.len() {
+            let id = self.hosted[at];
+            let shard = self.host(id);
+            if shard.unanswered.is_empty() {
+                continue;
+            }
+            let lane = shard.lane;
+            let due: Vec<ShardId> = shard
+                .unanswered
+                .iter()
+                .filter(|(_, since)| **since + after <= now)
+                .map(|(target, _)| *target)
+                .collect();
+            for target in due {
+                let shard = self.host(id);
+                shard.unanswered.remove(&target);
+                shard.outboxes.get_mut(&target).expect("an unanswered stream has an outbox").rewind();
+                self.lanes[lane].sending.insert((id, target));
+            }
+        }
+    }
+
+    /// The client has these replies: they need not be kept.
+    pub(super) fn acknowledge_replies(&mut self, id: ShardId, client: crate::message::ClientId, floor: u64) {
+        if floor == 0 {
+            return;
+        }
+        let shard = self.shards[id.0 as usize].as_deref_mut().expect("judged at the door");
+        let writes = &mut shard.changes.writes;
+        let rose = shard.requests.acknowledge(client, floor, |number| {
+            delete(&[&[RowType::Reply as u8], &client.0.to_be_bytes(), &number.to_be_bytes()], writes);
+        });
+        if rose {
+            self.touch(id).changes.clients.insert(client);
+        }
+    }
+
+    /// Raises the horizons and drops the replies behind them.
+    pub(super) fn expire_requests(&mut self) {
+        let horizon = self.now.before(self.limits.reply_retention);
+        for at in 0..self.hosted.len() {
+            let id = self.hosted[at];
+            let shard = self.shards[id.0 as usize].as_deref_mut().expect("hosted");
+            if shard.requests.clients() == 0 {
+                continue;
+            }
+            let mut writes = std::mem::take(&mut shard.changes.writes);
+            let mut clients = Vec::new();
+            let changed = shard.requests.expire(
+                horizon,
+                |client, number| {
+                    delete(
+                        &[&[RowType::Reply as u8], &client.0.to_be_bytes(), &number.to_be_bytes()],
+                        &mut writes,
+                    );
+                },
+                |client| clients.push(client),
+            );
+            for client in &clients {
+                delete(&[&[RowType::Client as u8], &client.0.to_be_bytes()], &mut writes);
+                shard.changes.clients.remove(client);
+            }
+            shard.changes.writes = writes;
+            if changed {
+                self.touch(id).changes.head = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Entities that fail or cannot be read: they stop nobody but themselves (P3).
+//!
+//! A message whose handler panics stays at the head of its entity's mailbox and is tried again after a pause. An entity
+//! that fails for longer than a second, or is parked, lets go of its streams: its messages are consumed into its durable
+//! waiting queue, in order, and tried from there.
+
+use super::{Kernel, Outcome, Output};
+use crate::{
+    activation::{Activation, Mail, Origin, Phase, ReplyTo, Slot, Trouble, Waiting},
+    error::Refusal,
+    message::Envelope,
+    placement::ShardId,
+    requests::{Reply, ReplyClass},
+    shard::{DeadLetter, encode_waiting, hash_of},
+    store::{
+        NoRoom, RowType,
+        batch::{delete, put},
+    },
+    timestamp::Timestamp,
+};
+use std::{collections::VecDeque, time::Duration};
+
+/// Longest pause between two tries.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+impl Kernel {
+    /// The handler of a message panicked; its turn is undone.
+    pub(super) fn failed(&mut self, lane: usize, slot: Slot, mail: Mail, reason: String) {
+        if let Origin::Volatile(to) = mail.origin {
+            let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
+            if let Some(to) = to {
+                self.put_now(Output::Reply(to, Outcome::Done(reply)));
+            }
+            return;
+        }
+        let (now, tries_max, retry_after) = (self.now, self.limits.tries_max, self.limits.retry_after);
+        let activation = self.activations.get_mut(slot).expect("a turn has an activation");
+        let shard = activation.shard;
+        let trouble = activation.trouble.get_or_insert_with(|| {
+            Box::new(Trouble {
+                since: now,
+                tries: 0,
+                retry_at: now,
+                reason: String::new(),
+                waiting: VecDeque::new(),
+            })
+        });
+        self.retries.remove(&(trouble.retry_at, slot));
+        trouble.tries += 1;
+        trouble.reason = reason;
+        let view = mail.envelope.view();
+        tracing::warn!(kind = view.kind, key = ?view.key, message = view.name, tries = trouble.tries, reason = trouble.reason, "a handler panicked");
+        if tries_max <= trouble.tries {
+            let (tries, reason) = (trouble.tries, format!("its handler panicked: {}", trouble.reason));
+            self.dead_letter(shard, mail, tries, reason);
+            self.head_is_done(slot);
+            let _ = lane;
+            return;
+        }
+        let pause = retry_after.saturating_mul(1 << (trouble.tries - 1).min(16)).min(RETRY_AFTER_MAX);
+        trouble.retry_at = now + pause;
+        self.retries.insert((trouble.retry_at, slot));
+        if !matches!(mail.origin, Origin::Waiting(_)) {
+            activation.mailbox.get_or_insert_default().push_front(mail);
+        }
+    }
+
+    /// The head of a troubled entity's queue is dealt with: the next one starts with all its tries.
+    fn head_is_done(&mut self, slot: Slot) {
+        let now = self.now;
+        let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
+        let Some(trouble) = activation.trouble.as_mut() else { return };
+        self.retries.remove(&(trouble.retry_at, slot));
+        if trouble.waiting.is_empty() {
+            activation.trouble = None;
+        } else {
+            trouble.tries = 0;
+            trouble.retry_at = now;
+        }
+        self.schedule(slot);
+    }
+
+    /// The work of an entity in trouble: retry its head when it is due, and let its messages wait where they block nobody.
+    pub(super) fn run_troubled(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
+        if room.is_err() {
+            self.schedule(slot);
+            return;
+        }
+        let (now, failing_for_max) = (self.now, self.limits.failing_for_max);
+        let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
+        let (phase, id) = (activation.phase, activation.shard);
+        let trouble = activation.trouble.as_ref().expect("called for those in trouble");
+        let long =
+            phase == Phase::Parked || trouble.since + failing_for_max <= now || !trouble.waiting.is_empty();
+        if phase == Phase::Active && trouble.retry_at <= now {
+            self.retry_head(lane, slot, id);
+            return;
+        }
+        if long {
+            while self.lanes[lane].batch_bytes < self.limits.batch_len {
+                let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
+                let Some(mail) = activation.mailbox.as_mut().and_then(|mailbox| mailbox.pop_front()) else {
+                    break;
+                };
+                self.set_waiting(lane, slot, mail);
+            }
+            if self.activations.get(slot).is_some_and(|activation| activation.mailbox_len() > 0) {
+                self.schedule(slot);
+            }
+        }
+    }
+
+    fn retry_head(&mut self, lane: usize, slot: Slot, id: ShardId) {
+        let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
+        let trouble = activation.trouble.as_mut().expect("called for those in trouble");
+        self.retries.remove(&(trouble.retry_at, slot));
+        let (before, mail) = match trouble.waiting.front().copied() {
+            Some(number) => {
+                let envelope = self.host(id).waiting[&number].envelope.clone();
+                (Some(number), Mail { envelope, origin: Origin::Waiting(number) })
+            }
+            None => match activation.mailbox.as_mut().and_then(|mailbox| mailbox.pop_front()) {
+                Some(mail) => (None, mail),
+                None => {
+                    activation.trouble = None;
+                    return;
+                }
+            },
+        };
+        let origin = mail.origin;
+        self.turn(lane, slot, mail);
+        // Consumed: by an applied or rejected turn, or as a dead letter.
+        if before.is_some() && !self.host(id).waiting.contains_key(&before.expect("just seen")) {
+            let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
+            if let Some(trouble) = activation.trouble.as_mut() {
+                trouble.waiting.retain(|number| Some(*number) != before);
+            }
+            self.head_is_done(slot);
+        } else if before.is_none() && self.is_mark_set(id, &origin) {
+            self.head_is_done(slot);
+        }
+    }
+
+    fn is_mark_set(&mut self, id: ShardId, origin: &Origin) -> bool {
+        let shard = self.host(id);
+        match *origin {
+            Origin::Stream { source, number } => shard.inboxes[&source].is_consumed(number),
+            Origin::Feed { feed, number } => shard.feeds[&feed].is_consumed(number),
+            Origin::Request { id, .. } => shard.requests.is_done(id),
+            Origin::Reminder(id) => !shard.reminders.is_set(id),
+            Origin::Waiting(_) | Origin::Query(_) | Origin::Volatile(_) => true,
+        }
+    }
+
+    /// Consumes a message into its entity's waiting queue, or into the dead letters where that is full.
+    fn set_waiting(&mut self, lane: usize, slot: Slot, mail: Mail) {
+        let (len_max, bytes_max) = (self.limits.waiting_len_max, self.limits.waiting_bytes_max);
+        let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
+        let id = activation.shard;
+        if let Origin::Query(to) = mail.origin {
+            let reason =
+                activation.trouble.as_ref().map_or_else(String::new, |trouble| trouble.reason.clone());
+            if activation.phase == Phase::Active {
+                self.turn(lane, slot, mail);
+            } else {
+                self.put_now(Output::Reply(to, Outcome::Refused(Refusal::Parked(reason))));
+            }
+            return;
+        }
+        let trouble = activation.trouble.as_mut().expect("called for those in trouble");
+        let queued = trouble.waiting.len();
+        if len_max <= queued
+            || bytes_max <= self.shards[id.0 as usize].as_ref().map_or(0, |shard| shard.waiting_bytes)
+        {
+            let reason = format!("its entity is stuck ({}) and the waiting queue is full", trouble.reason);
+            self.dead_letter(id, mail, 0, reason);
+            return;
+        }
+        let number = self.push_waiting(id, slot, &mail);
+        // The mark is set as for a turn, but the request stays open until the message is done.
+        let shard = self.touch(id);
+        match mail.origin {
+            Origin::Stream { source, number } => {
+                shard.inboxes.get_mut(&source).expect("judged at the door").consume(number);
+                shard.changes.inboxes.insert(source);
+            }
+            Origin::Feed { feed, number } => {
+                shard.feeds.get_mut(&feed).expect("judged at the door").consume(number);
+                shard.changes.feeds.insert(feed);
+            }
+            Origin::Request { id: request, listener } => {
+                if listener.wants_reply {
+                    shard.listeners.entry(request).or_default().push(listener);
+                } else {
+                    self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
+                }
+            }
+            Origin::Reminder(reminder) => {
+                shard.reminders.remove(reminder);
+                delete(&[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()], &mut shard.changes.writes);
+            }
+            Origin::Waiting(_) | Origin::Query(_) | Origin::Volatile(_) => {
+                unreachable!("they do not wait: {number}")
+            }
+        }
+        self.lanes[lane].counts.set_waiting += 1;
+    }
+
+    /// Appends to the waiting queue and its rows; the caller counts it.
+    fn push_waiting(&mut self, id: ShardId, slot: Slot, mail: &Mail) -> u64 {
+        let request = match mail.origin {
+            Origin::Request { id, .. } => Some(id),
+            _ => None,
+        };
+        let waiting = Waiting { envelope: mail.envelope.clone(), request, tries: 0 };
+        let mut value = Vec::new();
+        encode_waiting(&waiting, &mut value);
+        let shard = self.touch(id);
+        let number = shard.head.waiting_next;
+        shard.head.waiting_next += 1;
+        shard.changes.head = true;
+        put(&[&[RowType::Waiting as u8], &number.to_be_bytes()], &[&value], &mut shard.changes.writes);
+        shard.waiting_bytes += waiting.envelope.len();
+        shard.waiting.insert(number, waiting);
+        let lane = shard.lane;
+        self.lanes[lane].batch_bytes += value.len() + 16;
+        let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
+        activation.trouble.as_mut().expect("only those in trouble have a queue").waiting.push_back(number);
+        number
+    }
+
+    /// Gives a message up, in the commit that marks it as consumed.
+    pub(super) fn dead_letter(&mut self, id: ShardId, mail: Mail, tries: u32, reason: String) {
+        let view = mail.envelope.view();
+        tracing::error!(kind = view.kind, key = ?view.key, message = view.name, tries, reason, "dead-lettered");
+        let letter =
+            DeadLetter { at: self.now, tries, reason: reason.clone(), envelope: mail.envelope.clone() };
+        let mut value = Vec::new();
+        letter.encode(&mut value);
+        let shard = self.touch(id);
+        let (lane, number) = (shard.lane, shard.head.dead_next);
+        shard.head.dead_next += 1;
+        shard.changes.head = true;
+        shard.dead.insert(number);
+        put(&[&[RowType::DeadLetter as u8], &number.to_be_bytes()], &[&value], &mut shard.changes.writes);
+        self.lanes[lane].batch_bytes += value.len() + 16;
+        let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
+        self.consume(lane, id, &mail, &reply);
+        self.lanes[lane].counts.dead_lettered += 1;
+    }
+
+    /// The entity's stored state cannot be read: its messages wait, and the state is left as it is.
+    pub(super) fn park(&mut self, slot: Slot, reason: String) {
+        let now = self.now;
+        let activation = self.activations.get_mut(slot).expect("called for activations in memory");
+        tracing::error!(key = ?activation.key, reason, "an entity is parked: its stored state cannot be read");
+        activation.phase = Phase::Parked;
+        activation.state = None;
+        let trouble = activation.trouble.get_or_insert_with(|| {
+            Box::new(Trouble {
+                since: now,
+                tries: 0,
+                retry_at: now,
+                reason: String::new(),
+                waiting: VecDeque::new(),
+            })
+        });
+        self.retries.remove(&(trouble.retry_at, slot));
+        trouble.reason = reason;
+        trouble.retry_at = Timestamp::NEVER;
+    }
+
+    pub(super) fn retry_failing(&mut self) {
+        while let Some(&(at, slot)) = self.retries.first() {
+            if self.now < at {
+                break;
+            }
+            self.retries.pop_first();
+            if self.activations.get(slot).is_some() {
+                self.schedule(slot);
+            }
+        }
+        // An entity that has just been failing for too long must let go of its streams, also between two tries.
+        let due: Vec<Slot> = self.retries.iter().map(|(_, slot)| *slot).collect();
+        for slot in due {
+            let long = self.activations.get(slot).is_some_and(|activation: &Activation| {
+                activation.mailbox_len() > 0
+                    && activation
+                        .trouble
+                        .as_ref()
+                        .is_some_and(|trouble| trouble.since + self.limits.failing_for_max <= self.now)
+            });
+            if long {
+                self.schedule(slot);
+            }
+        }
+    }
+
+    /// After a load: the entities of waiting messages come into memory and try them again, in order.
+    pub(super) fn restore_waiting(&mut self, id: ShardId) {
+        let waiting: Vec<(u64, Envelope)> = self
+            .host(id)
+            .waiting
+            .iter()
+            .map(|(number, waiting)| (*number, waiting.envelope.clone()))
+            .collect();
+        for (number, envelope) in waiting {
+            let Some(slot) = self.activate(id, hash_of(&envelope), &envelope) else {
+                tracing::warn!(target = %envelope.target(), "a message waits for a kind that is not registered");
+                continue;
+            };
+            self.trouble_of(slot).waiting.push_back(number);
+        }
+    }
+
+    fn trouble_of(&mut self, slot: Slot) -> &mut Trouble {
+        let now = self.now;
+        let activation = self.activations.get_mut(slot).expect("just activated");
+        let trouble = activation.trouble.get_or_insert_with(|| {
+            let reason = "it was failing before".to_owned();
+            Box::new(Trouble { since: now, tries: 0, retry_at: now, reason, waiting: VecDeque::new() })
+        });
+        if activation.phase != Phase::Loading {
+            self.retries.insert((trouble.retry_at, slot));
+        }
+        trouble
+    }
+
+    /// An operator tries a dead letter again, as a new message behind the entity's others, or drops it (P1).
+    pub(super) fn operate(&mut self, id: ShardId, number: u64, retry: Option<Envelope>, to: ReplyTo) {
+        let known = self.shard(id).is_some_and(|shard| shard.dead.contains(&number));
+        if !known {
+            self.put_now(Output::Reply(to, Outcome::Refused(Refusal::NoDeadLetter(number))));
+            return;
+        }
+        if let Some(envelope) = retry {
+            let Some(slot) = self.activate(id, hash_of(&envelope), &envelope) else {
+                let kind = envelope.view().kind.to_owned();
+                self.put_now(Output::Reply(to, Outcome::Refused(Refusal::UnknownKind(kind))));
+                return;
+            };
+            self.trouble_of(slot);
+            let lane = self.host(id).lane;
+            // It goes through the waiting queue, so that nothing is lost between the two rows.
+            self.push_waiting(id, slot, &Mail { envelope, origin: Origin::Waiting(0) });
+            self.counters.accepted += 1;
+            self.lanes[lane].counts.set_waiting += 1;
+            if self.activations.get(slot).is_some_and(|activation| activation.phase != Phase::Loading) {
+                self.schedule(slot);
+            }
+        }
+        let shard = self.touch(id);
+        shard.dead.remove(&number);
+        delete(&[&[RowType::DeadLetter as u8], &number.to_be_bytes()], &mut shard.changes.writes);
+        let lane = shard.lane;
+        let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
+        self.put_gated(lane, Output::Reply(to, Outcome::Done(reply)));
+    }
+}

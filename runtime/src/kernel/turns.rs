@@ -1,0 +1,521 @@
+//! Running turns: the message is applied, and what counts becomes rows of the batch being built.
+
+use super::{Arrival, From, Kernel, Outcome, Output};
+use crate::{
+    activation::{Activation, Mail, Origin, Phase, Slot},
+    context::{Effects, ReminderId, TurnInput},
+    error::Refusal,
+    kinds::Kinds,
+    message::{Envelope, EnvelopeView},
+    placement::ShardId,
+    reminders::Reminder,
+    requests::{Reply, ReplyClass},
+    store::{
+        NoRoom, RowType,
+        batch::{delete, put},
+        row::put_varint,
+    },
+    stream::Outbox,
+    turn,
+};
+use bytes::Bytes;
+use std::sync::Arc;
+
+impl Kernel {
+    /// Gives entities with mail their share of turns.
+    pub(super) fn run_ready(&mut self, lane: usize, room: Result<(), NoRoom>) {
+        for _ in 0..self.lanes[lane].ready.len() {
+            if self.limits.batch_len <= self.lanes[lane].batch_bytes {
+                break;
+            }
+            let slot = self.lanes[lane].ready.pop_front().expect("counted");
+            let Some(activation) = self.activations.get_mut(slot) else { continue };
+            activation.scheduled = false;
+            self.run_mailbox(lane, slot, room);
+        }
+    }
+
+    fn run_mailbox(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
+        loop {
+            if self.limits.batch_len <= self.lanes[lane].batch_bytes {
+                self.schedule(slot);
+                return;
+            }
+            let Some(activation) = self.activations.get_mut(slot) else { return };
+            if activation.phase == Phase::Loading {
+                return;
+            }
+            if self.is_past_its_share(slot) {
+                self.schedule(slot);
+                return;
+            }
+            let activation = self.activations.get_mut(slot).expect("just seen");
+            if activation.trouble.is_some() {
+                self.run_troubled(lane, slot, room);
+                return;
+            }
+            let Some(mail) = activation.mailbox.as_mut().and_then(|mailbox| mailbox.pop_front()) else {
+                activation.mailbox = None;
+                return;
+            };
+            if room.is_err() && !matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_)) {
+                activation.mailbox.as_mut().expect("just popped from").push_front(mail);
+                self.schedule(slot);
+                return;
+            }
+            self.turn(lane, slot, mail);
+        }
+    }
+
+    /// Runs a message now, or puts it in its entity's mailbox where it must wait its turn.
+    pub(super) fn take_turn(&mut self, lane: usize, slot: Slot, mail: Mail) {
+        let full = self.limits.batch_len <= self.lanes[lane].batch_bytes;
+        let waits = full || self.is_past_its_share(slot) || {
+            let activation = self.activations.get(slot).expect("found in this chunk");
+            activation.phase != Phase::Active || activation.trouble.is_some() || activation.mailbox_len() > 0
+        };
+        if waits {
+            self.mail_later(slot, mail);
+        } else {
+            self.turn(lane, slot, mail);
+        }
+    }
+
+    /// Whether the entity has had its turns of this run; counts the next one where it has not.
+    fn is_past_its_share(&mut self, slot: Slot) -> bool {
+        let (run, most) = (self.run, self.limits.turns_in_row_max);
+        let Some(activation) = self.activations.get_mut(slot) else { return false };
+        if activation.run != run {
+            activation.run = run;
+            activation.turns_in_run = 0;
+        }
+        if activation.turns_in_run == most {
+            return true;
+        }
+        activation.turns_in_run += 1;
+        false
+    }
+
+    /// Puts a message in its entity's mailbox and sees that it is run.
+    pub(super) fn mail_later(&mut self, slot: Slot, mail: Mail) {
+        let activation = self.activations.get_mut(slot).expect("mail goes to activations in memory");
+        activation.mailbox.get_or_insert_default().push_back(mail);
+        if activation.phase != Phase::Loading {
+            self.schedule(slot);
+        }
+    }
+
+    /// Puts the entity in the queue of those with work.
+    pub(super) fn schedule(&mut self, slot: Slot) {
+        let activation = self.activations.get_mut(slot).expect("only activations in memory have work");
+        if !activation.scheduled {
+            activation.scheduled = true;
+            let shard = activation.shard;
+            let lane = self.host(shard).lane;
+            self.lanes[lane].ready.push_back(slot);
+        }
+    }
+
+    /// One turn of an active entity.
+    pub(super) fn turn(&mut self, lane: usize, slot: Slot, mail: Mail) {
+        let shard = self.activations.get(slot).expect("a turn has an activation").shard;
+        if self.is_consumed(shard, &mail.origin) {
+            return;
+        }
+        if let Origin::Query(to) = mail.origin {
+            self.answer(lane, slot, &mail, to);
+            return;
+        }
+        self.turns += 1;
+        let seed = xxhash_rust::xxh3::xxh3_64_with_seed(&self.turns.to_le_bytes(), self.seed);
+        let reminder_next = self.host(shard).head.reminder_next;
+        let kinds = Arc::clone(&self.kinds);
+        let seconds = self.seconds();
+        let activation = self.activations.get_mut(slot).expect("a turn has an activation");
+        let kind = kinds.get(activation.kind);
+        activation.used_at = seconds;
+        keep_image(activation);
+        let view = mail.envelope.view();
+        let input = TurnInput {
+            kind: kind.name(),
+            key: view.key,
+            sender: view.sender,
+            now: self.now,
+            seed,
+            reminder_next,
+            message_len_max: self.limits.message_len_max,
+        };
+        self.effects.clear();
+        let state = activation.state.as_deref_mut().expect("an active entity has a state");
+        let mut outcome = turn::run(state, &view, &input, &mut self.effects);
+        if outcome == turn::Outcome::Applied
+            && let Err(reason) = self.take_image(slot)
+        {
+            outcome = turn::Outcome::Refused(reason);
+        }
+        match outcome {
+            turn::Outcome::Applied => self.applied(lane, slot, shard, &mail, &kinds),
+            turn::Outcome::Rejected => {
+                self.undo(slot);
+                self.rejected(lane, shard, &mail);
+            }
+            turn::Outcome::Panicked(reason) => {
+                self.undo(slot);
+                self.counters.panics += 1;
+                self.failed(lane, slot, mail, reason);
+            }
+            turn::Outcome::Refused(reason) => {
+                self.undo(slot);
+                if let Origin::Volatile(to) = mail.origin {
+                    self.drop_volatile(to, reason);
+                } else {
+                    self.dead_letter(shard, mail, 0, reason);
+                }
+            }
+        }
+    }
+
+    /// The verdict again, in the turn that would set the mark (P7).
+    fn is_consumed(&mut self, shard: ShardId, origin: &Origin) -> bool {
+        let shard = self.host(shard);
+        let consumed = match *origin {
+            Origin::Stream { source, number } => shard.inboxes[&source].is_consumed(number),
+            Origin::Feed { feed, number } => shard.feeds[&feed].is_consumed(number),
+            Origin::Request { id, .. } => shard.requests.is_done(id),
+            Origin::Reminder(id) => !shard.reminders.is_set(id),
+            Origin::Waiting(number) => !shard.waiting.contains_key(&number),
+            Origin::Query(_) | Origin::Volatile(_) => false,
+        };
+        if consumed {
+            // Only a reminder that was cancelled after it fired gets here: nothing was accepted after all.
+            self.counters.accepted -= 1;
+        }
+        consumed
+    }
+
+    fn answer(&mut self, lane: usize, slot: Slot, mail: &Mail, to: crate::activation::ReplyTo) {
+        let activation = self.activations.get(slot).expect("a turn has an activation");
+        let mut reply = Vec::new();
+        let state = activation.state.as_deref().expect("an active entity has a state");
+        let outcome = match turn::ask(state, &mail.envelope.view(), &mut reply) {
+            Ok(()) => Outcome::Done(Reply { class: ReplyClass::Applied, body: reply.into() }),
+            Err(reason) => Outcome::Refused(Refusal::QueryFailed(reason)),
+        };
+        if self.kinds.get(activation.kind).is_volatile() {
+            self.put_now(Output::Reply(to, outcome));
+        } else {
+            // It has seen state that may not be durable yet (P14).
+            self.put_gated(lane, Output::Reply(to, outcome));
+        }
+    }
+
+    /// Encodes the state after a turn into the entity's image.
+    fn take_image(&mut self, slot: Slot) -> Result<(), String> {
+        let kinds = Arc::clone(&self.kinds);
+        let activation = self.activations.get_mut(slot).expect("a turn has an activation");
+        let kind = kinds.get(activation.kind);
+        if self.limits.turn_len_max < self.effects.len() {
+            return Err(format!(
+                "the turn's effects have {} bytes; the limit is {}",
+                self.effects.len(),
+                self.limits.turn_len_max
+            ));
+        }
+        if self.limits.reminders_max
+            < self.effects.reminders().len()
+                + self.shards[activation.shard.0 as usize].as_ref().map_or(0, |shard| shard.reminders.len())
+        {
+            return Err(format!(
+                "the shard has {} reminders, the most it may have",
+                self.limits.reminders_max
+            ));
+        }
+        if self.effects.is_deleted() {
+            activation.state = Some(kind.create());
+            activation.image.clear();
+            activation.has_image = false;
+            if activation.exists {
+                activation.exists = false;
+                self.mark_dirty(slot);
+            }
+            return Ok(());
+        }
+        self.scratch.clear();
+        activation.state.as_deref().expect("an active entity has a state").encode(&mut self.scratch)?;
+        if self.limits.state_len_max < self.scratch.len() {
+            return Err(format!(
+                "the state would have {} bytes; the limit is {}",
+                self.scratch.len(),
+                self.limits.state_len_max
+            ));
+        }
+        if activation.exists && activation.image == self.scratch {
+            return Ok(());
+        }
+        std::mem::swap(&mut activation.image, &mut self.scratch);
+        activation.has_image = true;
+        activation.exists = true;
+        let len = activation.image.len();
+        if !kind.is_volatile() {
+            self.mark_dirty(slot);
+        }
+        self.weigh(slot, len);
+        Ok(())
+    }
+
+    /// The entity's image belongs in the batch being built.
+    fn mark_dirty(&mut self, slot: Slot) {
+        let activation = self.activations.get_mut(slot).expect("a turn has an activation");
+        let (shard, len) = (activation.shard, activation.image.len() + activation.key.len() + 16);
+        let first = !std::mem::replace(&mut activation.dirty, true);
+        let shard = self.touch(shard);
+        let lane = shard.lane;
+        if first {
+            shard.changes.images.push(slot);
+            self.lanes[lane].batch_bytes += len;
+        }
+    }
+
+    /// Restores the state from its image (P2).
+    fn undo(&mut self, slot: Slot) {
+        let kinds = Arc::clone(&self.kinds);
+        let activation = self.activations.get_mut(slot).expect("a turn has an activation");
+        let kind = kinds.get(activation.kind);
+        if !activation.exists {
+            activation.state = Some(kind.create());
+            return;
+        }
+        match kind.decode(kind.version(), &activation.image) {
+            Ok(state) => activation.state = Some(state),
+            // Its own encoding does not decode: the state in the store is the same, so nothing else is true of it.
+            Err(error) => self.park(slot, error.to_string()),
+        }
+    }
+
+    fn applied(&mut self, lane: usize, slot: Slot, shard: ShardId, mail: &Mail, kinds: &Kinds) {
+        let mut effects = std::mem::take(&mut self.effects);
+        if let Origin::Volatile(to) = mail.origin {
+            self.send_volatile(&effects, kinds);
+            if let Some(to) = to {
+                let reply =
+                    Reply { class: ReplyClass::Applied, body: Bytes::copy_from_slice(effects.reply()) };
+                self.put_now(Output::Reply(to, Outcome::Done(reply)));
+            }
+        } else {
+            self.record(lane, slot, shard, &effects, kinds);
+            let reply = Reply { class: ReplyClass::Applied, body: Bytes::copy_from_slice(effects.reply()) };
+            self.consume(lane, shard, mail, &reply);
+            self.lanes[lane].counts.applied += 1;
+        }
+        effects.clear();
+        self.effects = effects;
+    }
+
+    fn rejected(&mut self, lane: usize, shard: ShardId, mail: &Mail) {
+        let body = Bytes::copy_from_slice(self.effects.reply());
+        let reply = Reply { class: ReplyClass::Rejected, body };
+        if let Origin::Volatile(to) = mail.origin {
+            if let Some(to) = to {
+                self.put_now(Output::Reply(to, Outcome::Done(reply)));
+            }
+            return;
+        }
+        if !matches!(mail.origin, Origin::Request { .. }) {
+            let view = mail.envelope.view();
+            tracing::debug!(kind = view.kind, key = ?view.key, message = view.name, "rejected without a waiting client");
+        }
+        self.consume(lane, shard, mail, &reply);
+        self.lanes[lane].counts.applied += 1;
+        self.lanes[lane].counts.rejected += 1;
+    }
+
+    /// Messages, reminders and cancellations of a turn that counts.
+    fn record(&mut self, lane: usize, slot: Slot, shard: ShardId, effects: &Effects, kinds: &Kinds) {
+        for bytes in effects.sends() {
+            self.send(lane, shard, Bytes::copy_from_slice(bytes), kinds);
+        }
+        if effects.is_deleted() || !effects.cancelled().is_empty() || !effects.reminders().is_empty() {
+            self.record_reminders(slot, shard, effects);
+        }
+    }
+
+    fn record_reminders(&mut self, slot: Slot, id: ShardId, effects: &Effects) {
+        let kinds = Arc::clone(&self.kinds);
+        let activation = self.activations.get(slot).expect("a turn has an activation");
+        let (hash, kind, key) =
+            (activation.hash(), kinds.get(activation.kind).name(), activation.key.clone());
+        let now = self.now;
+        let shard = self.touch(id);
+        let mut removed: Vec<ReminderId> = Vec::new();
+        for reminder in effects.reminders() {
+            let envelope = Envelope::from_bytes(Bytes::copy_from_slice(effects.envelope(&reminder.envelope)))
+                .expect("the turn has just encoded it");
+            let mut value = Vec::new();
+            put_varint(reminder.due.as_micros(), &mut value);
+            value.extend_from_slice(envelope.bytes());
+            put(
+                &[&[RowType::Reminder as u8], &reminder.id.0.to_be_bytes()],
+                &[&value],
+                &mut shard.changes.writes,
+            );
+            let due = reminder.due.max(now);
+            shard.reminders.set(reminder.id, Reminder { due, hash, envelope, fired: false });
+            shard.head.reminder_next = reminder.id.0 + 1;
+            shard.changes.head = true;
+        }
+        for &reminder in effects.cancelled() {
+            if shard.reminders.remove_of(reminder, kind, &key) {
+                removed.push(reminder);
+            }
+        }
+        if effects.is_deleted() {
+            for reminder in shard.reminders.of_entity(hash, kind, &key) {
+                shard.reminders.remove(reminder);
+                removed.push(reminder);
+            }
+        }
+        for reminder in removed {
+            delete(&[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()], &mut shard.changes.writes);
+        }
+    }
+
+    /// One message sent by a durable entity: into the outbox, numbered, or aside where the target is volatile.
+    fn send(&mut self, lane: usize, source: ShardId, bytes: Bytes, kinds: &Kinds) {
+        let envelope = Envelope::from_bytes(bytes).expect("the turn has just encoded it");
+        let view = envelope.view();
+        let hash = crate::placement::hash(view.kind, view.key);
+        let target = self.layout.place(hash);
+        if kinds.find(view.kind).is_some_and(|kind| kinds.get(kind).is_volatile()) {
+            // Sent after the sender's commit (P5).
+            self.put_gated(
+                lane,
+                Output::Hand(Arrival { shard: target, hash, envelope, from: From::Volatile }),
+            );
+            return;
+        }
+        let shard = self.touch(source);
+        let len = envelope.len();
+        let number = shard.outboxes.entry(target).or_insert_with(Outbox::new).push(envelope.bytes().clone());
+        shard.outbox_bytes += len;
+        put(
+            &[&[RowType::Outbox as u8], &target.0.to_be_bytes(), &number.to_be_bytes()],
+            &[envelope.bytes()],
+            &mut shard.changes.writes,
+        );
+        self.lanes[lane].batch_bytes += len + 24;
+        self.lanes[lane].sending.insert((source, target));
+    }
+
+    fn send_volatile(&mut self, effects: &Effects, kinds: &Kinds) {
+        for bytes in effects.sends() {
+            let envelope =
+                Envelope::from_bytes(Bytes::copy_from_slice(bytes)).expect("the turn has just encoded it");
+            let view: EnvelopeView<'_> = envelope.view();
+            let hash = crate::placement::hash(view.kind, view.key);
+            let shard = self.layout.place(hash);
+            if kinds.find(view.kind).is_none() {
+                tracing::warn!(
+                    kind = view.kind,
+                    "a volatile entity sent to a kind that is not registered; dropped"
+                );
+                continue;
+            }
+            self.put_now(Output::Hand(Arrival { shard, hash, envelope, from: From::Volatile }));
+        }
+    }
+
+    fn drop_volatile(&mut self, to: Option<crate::activation::ReplyTo>, reason: String) {
+        match to {
+            Some(to) => {
+                let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
+                self.put_now(Output::Reply(to, Outcome::Done(reply)));
+            }
+            None => tracing::warn!(reason, "a message to a volatile entity was dropped"),
+        }
+    }
+
+    /// Marks a message as consumed in the batch being built, and answers its caller when that is durable.
+    pub(super) fn consume(&mut self, lane: usize, id: ShardId, mail: &Mail, reply: &Reply) {
+        let shard = self.touch(id);
+        let mut cost = 24;
+        match mail.origin {
+            Origin::Stream { source, number } => {
+                shard.inboxes.get_mut(&source).expect("judged at the door").consume(number);
+                shard.changes.inboxes.insert(source);
+            }
+            Origin::Feed { feed, number } => {
+                shard.feeds.get_mut(&feed).expect("judged at the door").consume(number);
+                shard.changes.feeds.insert(feed);
+            }
+            Origin::Request { id: request, listener } => {
+                cost += self.complete(lane, id, request, reply, Some(listener));
+            }
+            Origin::Reminder(reminder) => {
+                if shard.reminders.remove(reminder).is_some() {
+                    delete(
+                        &[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()],
+                        &mut shard.changes.writes,
+                    );
+                }
+            }
+            Origin::Waiting(number) => {
+                let waiting = shard.waiting.remove(&number).expect("judged before its turn");
+                shard.waiting_bytes -= waiting.envelope.len();
+                delete(&[&[RowType::Waiting as u8], &number.to_be_bytes()], &mut shard.changes.writes);
+                self.lanes[lane].counts.left_waiting += 1;
+                if let Some(request) = waiting.request {
+                    cost += self.complete(lane, id, request, reply, None);
+                }
+            }
+            Origin::Query(_) | Origin::Volatile(_) => unreachable!("they leave no mark"),
+        }
+        self.lanes[lane].batch_bytes += cost;
+    }
+
+    /// Stores a reply and answers everyone who waits for it. Returns the bytes it takes in the batch, about.
+    fn complete(
+        &mut self,
+        lane: usize,
+        id: ShardId,
+        request: crate::message::RequestId,
+        reply: &Reply,
+        listener: Option<crate::activation::Listener>,
+    ) -> usize {
+        let mut value = std::mem::take(&mut self.scratch);
+        value.clear();
+        let shard = self.touch(id);
+        if shard.requests.complete(request, reply, &mut value) {
+            put(
+                &[&[RowType::Reply as u8], &request.client.0.to_be_bytes(), &request.number.to_be_bytes()],
+                &[&value],
+                &mut shard.changes.writes,
+            );
+        }
+        let others = if shard.listeners.is_empty() { None } else { shard.listeners.remove(&request) };
+        for listener in listener.into_iter().chain(others.into_iter().flatten()) {
+            self.put_gated(lane, Output::Reply(listener.to, Outcome::Done(reply.clone())));
+        }
+        let cost = value.len() + 32;
+        self.scratch = value;
+        cost
+    }
+
+    /// Notes the memory an activation takes.
+    pub(super) fn weigh(&mut self, slot: Slot, state_len: usize) {
+        let Some(activation) = self.activations.get_mut(slot) else { return };
+        let weight = activation.bytes(state_len) as u32;
+        let before = std::mem::replace(&mut activation.weight, weight);
+        self.activation_bytes = self.activation_bytes + weight as usize - before as usize;
+    }
+}
+
+/// Every turn runs with the image of the state before it in hand; one that was dropped while the entity was idle is
+/// encoded anew.
+fn keep_image(activation: &mut Activation) {
+    if activation.exists && !activation.has_image {
+        activation.image.clear();
+        let state = activation.state.as_deref().expect("an active entity has a state");
+        // It was encoded before by the same code; should it fail now, the turn ends the same way and parks it.
+        activation.has_image = state.encode(&mut activation.image).is_ok();
+    }
+}

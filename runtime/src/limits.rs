@@ -1,0 +1,97 @@
+//! Every bound of the runtime in one place, each with what happens when it is reached.
+
+use std::time::Duration;
+
+/// Bounds and times of a runtime. [`Limits::default`] suits a service with a gigabyte to spare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Longest message with its envelope, in bytes. A client's is refused, a turn that sends a longer one is undone and
+    /// its message dead-lettered.
+    pub message_len_max: usize,
+    /// Longest encoded state, in bytes. A turn that ends with a longer one is undone and its message dead-lettered.
+    pub state_len_max: usize,
+    /// Most bytes one turn may record (messages, reminders, reply). As above.
+    pub turn_len_max: usize,
+    /// Most messages waiting in one entity's mailbox. A client's is refused as busy, a stream's or feed's is refused from
+    /// that number on and sent again.
+    pub mailbox_len_max: usize,
+    /// Most turns one entity runs before the others of its worker have theirs.
+    pub turns_in_row_max: u32,
+    /// Bytes of messages a worker holds that are not yet in a turn. Clients are refused as busy beyond it.
+    pub inbox_bytes_max: usize,
+    /// A batch is closed when it has this many bytes, one turn's effects more at the most.
+    pub batch_len: usize,
+    /// Bytes of batches a lane may have submitted and not yet durable. Turns of the lane wait beyond it.
+    pub undurable_bytes_max: usize,
+    /// Messages of one stream on their way to the receiver at a time. More wait in the outbox.
+    pub stream_window: u64,
+    /// Bytes a shard keeps for its receivers. Beyond it clients and feeds are held back, streams and reminders never (P8).
+    pub outbox_bytes_max: usize,
+    /// Memory for activations of one worker, in bytes. The least recently used are passivated; where none can be, new
+    /// ones are refused as busy.
+    pub activation_bytes_max: usize,
+    /// An activation without messages for this long is passivated.
+    pub idle_after: Duration,
+    /// How long a reply is kept for a repeat of its request. Older requests are refused as expired, never run again.
+    pub reply_retention: Duration,
+    /// Most stored replies of one shard. Requests are refused as busy beyond it.
+    pub replies_max: usize,
+    /// Most clients with a stored floor in one shard, and most feeds. Requests are refused as busy beyond it.
+    pub clients_max: usize,
+    /// Tries of a message whose handler panics, before it is dead-lettered.
+    pub tries_max: u32,
+    /// Pause before the second try; it doubles with each further one, up to a minute.
+    pub retry_after: Duration,
+    /// How long a failing entity may hold its streams before its messages go to the waiting queue (P3).
+    pub failing_for_max: Duration,
+    /// Most messages in the waiting queue of one entity. Further ones are dead-lettered.
+    pub waiting_len_max: usize,
+    /// Most bytes in the waiting queues of one shard. Further messages are dead-lettered.
+    pub waiting_bytes_max: usize,
+    /// Most reminders of one shard. A turn that sets one more is undone and its message dead-lettered.
+    pub reminders_max: usize,
+    /// A message that was not acknowledged for this long is sent again.
+    pub resend_after: Duration,
+    /// Acknowledged messages leave the store after this long, where no batch comes by earlier (P9).
+    pub trim_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MIB: usize = 1 << 20;
+        Self {
+            message_len_max: MIB,
+            state_len_max: 8 * MIB,
+            turn_len_max: 8 * MIB,
+            mailbox_len_max: 1_024,
+            turns_in_row_max: 64,
+            inbox_bytes_max: 16 * MIB,
+            batch_len: MIB,
+            undurable_bytes_max: 64 * MIB,
+            stream_window: 1_024,
+            outbox_bytes_max: 16 * MIB,
+            activation_bytes_max: 512 * MIB,
+            idle_after: Duration::from_secs(600),
+            reply_retention: Duration::from_secs(600),
+            replies_max: 65_536,
+            clients_max: 4_096,
+            tries_max: 6,
+            retry_after: Duration::from_millis(100),
+            failing_for_max: Duration::from_secs(1),
+            waiting_len_max: 16_384,
+            waiting_bytes_max: 64 * MIB,
+            reminders_max: 1 << 20,
+            resend_after: Duration::from_secs(1),
+            trim_after: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Limits {
+    /// Most bytes a batch can have: what is reserved in the store before its turns run (P15).
+    pub fn batch_len_max(&self) -> usize {
+        // The soft limit may be passed by one turn: its effects, its entity's state, and the frames around them.
+        self.batch_len + self.turn_len_max + self.state_len_max + (1 << 20)
+    }
+}

@@ -1,0 +1,360 @@
+//! One shard in memory: everything but its activations, and the part of the batch that is being built for it.
+
+use crate::{
+    activation::{Listener, Slot, Waiting},
+    context::ReminderId,
+    feeds::{Feed, FeedId},
+    kernel::Arrival,
+    message::{ClientId, Envelope, RequestId},
+    placement::{Epoch, ShardId},
+    reminders::{Reminder, Reminders},
+    requests::Requests,
+    store::{
+        Row, RowType,
+        batch::put,
+        row::{put_varint, take, take_u32, take_u64, take_u128, take_varint},
+    },
+    stream::{Inbox, Outbox},
+    timestamp::Timestamp,
+};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Whether a shard's rows have been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardPhase {
+    /// They are being read; what arrives is held.
+    Loading,
+    /// It serves.
+    Serving,
+}
+
+/// Counters of a shard that never restart, and its horizon.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Id of the next reminder.
+    pub reminder_next: u64,
+    /// Number of the next waiting message.
+    pub waiting_next: u64,
+    /// Number of the next dead letter.
+    pub dead_next: u64,
+    /// See [`Requests::horizon`].
+    pub horizon: Timestamp,
+}
+
+impl Head {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for number in [self.reminder_next, self.waiting_next, self.dead_next, self.horizon.as_micros()] {
+            put_varint(number, out);
+        }
+    }
+
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
+        Some(Self {
+            reminder_next: take_varint(&mut bytes)?,
+            waiting_next: take_varint(&mut bytes)?,
+            dead_next: take_varint(&mut bytes)?,
+            horizon: Timestamp::from_micros(take_varint(&mut bytes)?),
+        })
+    }
+}
+
+/// What of a shard belongs in the batch being built. Rows that change often are named here and encoded once, when the
+/// batch is closed; the others are encoded at once into `writes`.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Encoded writes.
+    pub writes: Vec<u8>,
+    /// Activations whose image changed.
+    pub images: Vec<Slot>,
+    /// Streams consumed from.
+    pub inboxes: BTreeSet<ShardId>,
+    /// Feeds consumed from.
+    pub feeds: BTreeSet<FeedId>,
+    /// Clients whose floor rose.
+    pub clients: BTreeSet<ClientId>,
+    /// The head changed.
+    pub head: bool,
+    /// The shard is in the lane's list of touched shards.
+    pub touched: bool,
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    /// Which.
+    pub id: ShardId,
+    /// Epoch of the ownership.
+    pub epoch: Epoch,
+    /// Number of the last section submitted.
+    pub number: u64,
+    /// The kernel's index of its lane.
+    pub lane: usize,
+    /// How often its memory was voided; late answers from before are dropped (P12).
+    pub resets: u64,
+    /// Whether it serves.
+    pub phase: ShardPhase,
+    /// What arrived while it was loading.
+    pub held: VecDeque<Arrival>,
+    /// Counters.
+    pub head: Head,
+    /// Receiving ends, by source shard.
+    pub inboxes: BTreeMap<ShardId, Inbox>,
+    /// Sending ends, by target shard.
+    pub outboxes: BTreeMap<ShardId, Outbox>,
+    /// Bytes in all outboxes.
+    pub outbox_bytes: usize,
+    /// Targets with acknowledged messages that are still in the store.
+    pub trims: BTreeSet<ShardId>,
+    /// Targets with something handed and not acknowledged, and since when.
+    pub unanswered: BTreeMap<ShardId, Timestamp>,
+    /// Feeds.
+    pub feeds: BTreeMap<FeedId, Feed>,
+    /// Clients' requests.
+    pub requests: Requests,
+    /// Callers beyond the first of a request, and those of waiting messages.
+    pub listeners: BTreeMap<RequestId, Vec<Listener>>,
+    /// Reminders.
+    pub reminders: Reminders,
+    /// Messages of stuck entities.
+    pub waiting: BTreeMap<u64, Waiting>,
+    /// Bytes of them.
+    pub waiting_bytes: usize,
+    /// Numbers of the dead letters; the letters themselves are in the store.
+    pub dead: BTreeSet<u64>,
+    /// The batch being built.
+    pub changes: Changes,
+}
+
+/// A row of the store is not what this build writes: corruption, or a newer build's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{shard} has a row that this build cannot read (type {row_type:#04x}); it may be a newer build's")]
+pub struct RowError {
+    /// The shard.
+    pub shard: ShardId,
+    /// Type byte of the row.
+    pub row_type: u8,
+}
+
+impl Shard {
+    /// A shard whose rows are not read yet.
+    pub fn new(id: ShardId, lane: usize) -> Self {
+        Self {
+            id,
+            epoch: Epoch(0),
+            number: 0,
+            lane,
+            resets: 0,
+            phase: ShardPhase::Loading,
+            held: VecDeque::new(),
+            head: Head::default(),
+            inboxes: BTreeMap::new(),
+            outboxes: BTreeMap::new(),
+            outbox_bytes: 0,
+            trims: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            requests: Requests::default(),
+            listeners: BTreeMap::new(),
+            reminders: Reminders::default(),
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
+            dead: BTreeSet::new(),
+            changes: Changes::default(),
+        }
+    }
+
+    /// Forgets all memory: the lane was voided. What was held has not been judged and stays.
+    pub fn reset(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        *self = Self { resets: self.resets + 1, epoch: self.epoch, held, ..Self::new(self.id, self.lane) };
+    }
+
+    /// Takes the rows read from the store, in key order.
+    ///
+    /// # Errors
+    /// A row is not what this build writes.
+    pub fn restore(&mut self, rows: Vec<Row>) -> Result<(), RowError> {
+        for (key, value) in rows {
+            let row_type = key.first().copied().unwrap_or(0);
+            let error = RowError { shard: self.id, row_type };
+            let rest = key.get(1..).unwrap_or_default();
+            RowType::from_byte(row_type)
+                .and_then(|row_type| self.restore_row(row_type, rest, value))
+                .ok_or(error)?;
+        }
+        self.phase = ShardPhase::Serving;
+        Ok(())
+    }
+
+    fn restore_row(&mut self, row_type: RowType, mut key: &[u8], value: Vec<u8>) -> Option<()> {
+        match row_type {
+            RowType::Head => {
+                self.head = Head::decode(&value)?;
+                self.requests.set_horizon(self.head.horizon);
+            }
+            RowType::Inbox => {
+                self.inboxes.insert(ShardId(take_u32(&mut key)?), Inbox::decode(&value)?);
+            }
+            RowType::Sent => {
+                self.outboxes.insert(ShardId(take_u32(&mut key)?), Outbox::decode(&value)?);
+            }
+            RowType::Outbox => {
+                let (target, number) = (ShardId(take_u32(&mut key)?), take_u64(&mut key)?);
+                let envelope = Envelope::from_bytes(value.into()).ok()?;
+                self.outbox_bytes += envelope.len();
+                let outbox = self.outboxes.entry(target).or_insert_with(Outbox::new);
+                outbox.restore(number, envelope.bytes().clone()).then_some(())?;
+            }
+            RowType::Feed => {
+                let id = FeedId(take_u128(&mut key)?);
+                // The second row of a feed holds its name, for operators.
+                if key == [0] {
+                    self.feeds.insert(id, Feed::decode(&value)?);
+                }
+            }
+            RowType::Client => self.requests.restore_client(key, &value).then_some(())?,
+            RowType::Reply => self.requests.restore_reply(key, &value).then_some(())?,
+            RowType::Reminder => {
+                let id = ReminderId(take_u64(&mut key)?);
+                let mut value = value.as_slice();
+                let due = Timestamp::from_micros(take_varint(&mut value)?);
+                let envelope = Envelope::from_bytes(Bytes::copy_from_slice(value)).ok()?;
+                let hash = hash_of(&envelope);
+                self.reminders.set(id, Reminder { due, hash, envelope, fired: false });
+            }
+            RowType::Waiting => {
+                let number = take_u64(&mut key)?;
+                let waiting = decode_waiting(&value)?;
+                if let Some(request) = waiting.request {
+                    let digest = xxhash_rust::xxh3::xxh3_64(waiting.envelope.bytes());
+                    self.requests.restore_pending(request, digest).then_some(())?;
+                }
+                self.waiting_bytes += waiting.envelope.len();
+                self.waiting.insert(number, waiting);
+            }
+            RowType::DeadLetter => {
+                self.dead.insert(take_u64(&mut key)?);
+            }
+            RowType::Image => return None,
+        }
+        Some(())
+    }
+
+    /// Appends the changes since the last batch to `out`, the images aside, and forgets them.
+    pub fn write_changes(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.changes.writes);
+        let mut value = Vec::new();
+        for source in std::mem::take(&mut self.changes.inboxes) {
+            value.clear();
+            self.inboxes[&source].encode(&mut value);
+            put(&[&[RowType::Inbox as u8], &source.0.to_be_bytes()], &[&value], out);
+        }
+        for feed in std::mem::take(&mut self.changes.feeds) {
+            value.clear();
+            self.feeds[&feed].encode(&mut value);
+            put(&[&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[0]], &[&value], out);
+        }
+        for client in std::mem::take(&mut self.changes.clients) {
+            value.clear();
+            self.requests.encode_client(client, &mut value);
+            put(&[&[RowType::Client as u8], &client.0.to_be_bytes()], &[&value], out);
+        }
+        for target in std::mem::take(&mut self.trims) {
+            let outbox = self.outboxes.get_mut(&target).expect("a trimmed stream has an outbox");
+            if let Some((from, through)) = outbox.trim() {
+                let prefix: [&[u8]; 2] = [&[RowType::Outbox as u8], &target.0.to_be_bytes()];
+                crate::store::batch::delete_range(&prefix, from, through, out);
+                value.clear();
+                outbox.encode(&mut value);
+                put(&[&[RowType::Sent as u8], &target.0.to_be_bytes()], &[&value], out);
+            }
+        }
+        if std::mem::take(&mut self.changes.head) {
+            value.clear();
+            self.head.horizon = self.requests.horizon();
+            self.head.encode(&mut value);
+            put(&[&[RowType::Head as u8]], &[&value], out);
+        }
+    }
+
+    /// Appends the rows of a new feed: its name, beside the row of its marks.
+    pub fn name_feed(&mut self, feed: FeedId, name: &str) {
+        put(
+            &[&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[1]],
+            &[name.as_bytes()],
+            &mut self.changes.writes,
+        );
+    }
+}
+
+/// Hash of an envelope's target.
+pub fn hash_of(envelope: &Envelope) -> u64 {
+    let view = envelope.view();
+    crate::placement::hash(view.kind, view.key)
+}
+
+/// Row value of a waiting message: tries, the request if any, the envelope.
+pub fn encode_waiting(waiting: &Waiting, out: &mut Vec<u8>) {
+    put_varint(u64::from(waiting.tries), out);
+    match waiting.request {
+        None => out.push(0),
+        Some(id) => {
+            out.push(1);
+            out.extend_from_slice(&id.client.0.to_be_bytes());
+            put_varint(id.number, out);
+            put_varint(id.issued_at.as_micros(), out);
+        }
+    }
+    out.extend_from_slice(waiting.envelope.bytes());
+}
+
+/// Reads the row value of a waiting message; `None` where it is not one.
+pub fn decode_waiting(mut value: &[u8]) -> Option<Waiting> {
+    let tries = u32::try_from(take_varint(&mut value)?).ok()?;
+    let request = match take(&mut value, 1)?[0] {
+        0 => None,
+        1 => Some(RequestId {
+            client: ClientId(take_u128(&mut value)?),
+            number: take_varint(&mut value)?,
+            issued_at: Timestamp::from_micros(take_varint(&mut value)?),
+        }),
+        _ => return None,
+    };
+    let envelope = Envelope::from_bytes(Bytes::copy_from_slice(value)).ok()?;
+    Some(Waiting { envelope, request, tries })
+}
+
+/// A message that was given up, as it lies in the store for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// When it was given up.
+    pub at: Timestamp,
+    /// How often it was tried.
+    pub tries: u32,
+    /// Why.
+    pub reason: String,
+    /// The message.
+    pub envelope: Envelope,
+}
+
+impl DeadLetter {
+    /// Row value.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(self.at.as_micros(), out);
+        put_varint(u64::from(self.tries), out);
+        put_varint(self.reason.len() as u64, out);
+        out.extend_from_slice(self.reason.as_bytes());
+        out.extend_from_slice(self.envelope.bytes());
+    }
+
+    /// Reads a row value; `None` where it is not one.
+    pub fn decode(mut value: &[u8]) -> Option<Self> {
+        let at = Timestamp::from_micros(take_varint(&mut value)?);
+        let tries = u32::try_from(take_varint(&mut value)?).ok()?;
+        let len = usize::try_from(take_varint(&mut value)?).ok()?;
+        let reason = std::str::from_utf8(take(&mut value, len)?).ok()?.to_owned();
+        let envelope = Envelope::from_bytes(Bytes::copy_from_slice(value)).ok()?;
+        Some(Self { at, tries, reason, envelope })
+    }
+}
