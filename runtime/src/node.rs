@@ -1,0 +1,262 @@
+//! One process: workers, lanes, loader and maintainer around one store.
+//!
+//! ```text
+//!   client, feed ──Event──► Inbox ──► Worker (arbiter, one per core) ──Submission──► LaneQueue ──► writer thread
+//!        ▲                    ▲           │  LoadShard, LoadImages                                     │
+//!        │                    └───────────┼──────────── loader thread ◄──┘                             │
+//!        └──────── Port ◄─────────────────┴──────── outputs, when their batch is durable ◄─────────────┘
+//! ```
+//!
+//! Work lies in inboxes and queues of our own, bounded by admission at the client; an actix message is only a wake.
+
+mod inbox;
+mod lane;
+mod loader;
+mod maintainer;
+mod ports;
+
+pub(crate) use inbox::{Inbox, Stats};
+pub(crate) use lane::{LaneProgress, LaneQueue, Submitted};
+pub(crate) use loader::Loader;
+pub(crate) use ports::{Port, Ports};
+
+use crate::{
+    clock::{Clock, random_u128},
+    kernel::{Arrival, Counters, Event, Kernel, Output, Receipt},
+    kinds::Kinds,
+    limits::Limits,
+    placement::{ShardId, Shards},
+    store::{LaneId, LoadError, Store},
+    worker::{Host, WorkerSeat},
+};
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+/// What every part of a node holds on to.
+pub(crate) struct Shared {
+    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) limits: Limits,
+    pub(crate) layout: Shards,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Clock,
+    pub(crate) inboxes: Vec<Arc<Inbox>>,
+    pub(crate) lanes: Vec<Arc<LaneQueue>>,
+    pub(crate) ports: Ports,
+    pub(crate) loader: Loader,
+    /// No new messages are taken.
+    pub(crate) stopping: AtomicBool,
+    /// Why the node failed, once it has.
+    failure: Mutex<Option<String>>,
+    /// The store should make what is committed loadable soon.
+    pub(crate) want_loadable: AtomicBool,
+}
+
+impl Shared {
+    /// The worker that hosts a shard.
+    pub(crate) fn worker_of(&self, shard: ShardId) -> usize {
+        shard.0 as usize % self.inboxes.len()
+    }
+
+    /// Hands messages to the workers of their shards, one push per worker.
+    pub(crate) fn hand(&self, arrivals: Vec<Arrival>) {
+        if self.inboxes.len() == 1 {
+            self.inboxes[0].push(Event::Arrived(arrivals));
+            return;
+        }
+        let mut per_worker: Vec<Vec<Arrival>> = self.inboxes.iter().map(|_| Vec::new()).collect();
+        for arrival in arrivals {
+            per_worker[self.worker_of(arrival.shard)].push(arrival);
+        }
+        for (inbox, arrivals) in self.inboxes.iter().zip(per_worker) {
+            if !arrivals.is_empty() {
+                inbox.push(Event::Arrived(arrivals));
+            }
+        }
+    }
+
+    /// Lets outputs out, in order, in one push per receiver.
+    pub(crate) fn put(&self, outputs: impl IntoIterator<Item = Output>) {
+        let mut replies = Vec::new();
+        let mut receipts: Vec<Vec<Receipt>> = self.inboxes.iter().map(|_| Vec::new()).collect();
+        let mut arrivals = Vec::new();
+        for output in outputs {
+            match output {
+                Output::Reply(to, outcome) => replies.push((to, outcome)),
+                Output::FeedReceipt(receipt) => self.ports.feed(receipt),
+                Output::Receipt(receipt) => receipts[self.worker_of(receipt.source)].push(receipt),
+                Output::Hand(arrival) => arrivals.push(arrival),
+            }
+        }
+        if !replies.is_empty() {
+            self.ports.reply(replies);
+        }
+        for (inbox, receipts) in self.inboxes.iter().zip(receipts) {
+            if !receipts.is_empty() {
+                inbox.push(Event::Receipts(receipts));
+            }
+        }
+        if !arrivals.is_empty() {
+            self.hand(arrivals);
+        }
+    }
+
+    /// The node cannot go on: the store has failed. Everyone who waits is told that the outcome is unknown.
+    pub(crate) fn fail(&self, why: String) {
+        tracing::error!(why, "the node has failed and takes no more messages; restart it from its store");
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why.clone());
+        self.stopping.store(true, Ordering::SeqCst);
+        self.ports.fail(&why);
+    }
+
+    /// Why the node failed, if it has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A running node. Dropping it stops it without draining; what was acknowledged is durable all the same.
+pub(crate) struct Node {
+    pub(crate) shared: Arc<Shared>,
+    host: Option<Host>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Starts the threads and loads the shards. Returns when every shard serves.
+    pub(crate) async fn start(
+        kinds: Arc<Kinds>,
+        limits: Limits,
+        store: Arc<dyn Store>,
+        workers: usize,
+    ) -> io::Result<Self> {
+        let layout = store.shards();
+        let workers = workers.clamp(1, layout.count() as usize);
+        let inboxes: Vec<Arc<Inbox>> = (0..workers).map(|_| Arc::new(Inbox::new(store.lanes()))).collect();
+        let lanes: Vec<Arc<LaneQueue>> = (0..store.lanes()).map(|lane| Arc::new(LaneQueue::new(LaneId(lane)))).collect();
+        let shared = Arc::new(Shared {
+            kinds,
+            limits,
+            layout,
+            store,
+            clock: Clock::start(),
+            inboxes,
+            lanes,
+            ports: Ports::default(),
+            loader: Loader::default(),
+            stopping: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            want_loadable: AtomicBool::new(false),
+        });
+        let mut threads = vec![loader::spawn(&shared)?, maintainer::spawn(&shared)?];
+        for lane in 0..shared.lanes.len() {
+            threads.push(lane::spawn(&shared, lane)?);
+        }
+        let seed = random_u128()? as u64;
+        let seats = (0..workers).map(|worker| {
+            let shared = Arc::clone(&shared);
+            WorkerSeat { shared, worker, seed: seed.wrapping_add(worker as u64) }
+        });
+        let host = Host::start(seats.collect()).await?;
+        let node = Self { shared, host: Some(host), threads };
+        node.serving().await?;
+        Ok(node)
+    }
+
+    /// Waits until every shard serves, or the node has failed.
+    async fn serving(&self) -> io::Result<()> {
+        for inbox in &self.shared.inboxes {
+            inbox.serving().await;
+        }
+        match self.shared.failure() {
+            Some(why) => Err(io::Error::other(why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until no message is on its way in this node.
+    pub(crate) async fn quiesce(&self) {
+        loop {
+            // A message handed from one worker to another is in neither for a moment: all must be quiet twice in a row.
+            if self.all_quiet().await && self.all_quiet().await || self.shared.failure().is_some() {
+                return;
+            }
+            self.shared.inboxes[0].next_tick().await;
+        }
+    }
+
+    async fn all_quiet(&self) -> bool {
+        for inbox in &self.shared.inboxes {
+            if !inbox.is_quiet().await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The counters of all workers, as of their last step.
+    pub(crate) fn counters(&self) -> Counters {
+        self.shared.inboxes.iter().fold(Counters::default(), |sum, inbox| sum.plus(inbox.stats().counters))
+    }
+
+    /// Takes no more messages, finishes what is in memory, and stops the threads.
+    pub(crate) async fn stop(mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        if self.shared.failure().is_none() {
+            for inbox in &self.shared.inboxes {
+                inbox.drained().await;
+            }
+        }
+        self.end();
+        let (host, threads) = (self.host.take(), std::mem::take(&mut self.threads));
+        // Joining blocks; nobody's executor should.
+        let joined = tokio::task::spawn_blocking(move || {
+            drop(host);
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the node panicked");
+                }
+            }
+        });
+        let _ = joined.await;
+        self.shared.ports.fail("the runtime has stopped");
+    }
+
+    fn end(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        for lane in &self.shared.lanes {
+            lane.end();
+        }
+        self.shared.loader.end();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The kernel of one worker.
+pub(crate) fn kernel(shared: &Shared, worker: usize, seed: u64) -> Kernel {
+    let hosted = shared.layout.iter().filter(|shard| shared.worker_of(*shard) == worker).collect();
+    Kernel::new(
+        Arc::clone(&shared.kinds),
+        shared.limits.clone(),
+        shared.layout,
+        hosted,
+        |shard| shared.store.lane_of(shard),
+        seed,
+        shared.clock.now(),
+    )
+}
+
+/// The node stops because its store cannot be read.
+pub(crate) fn unreadable(error: &LoadError) -> String {
+    format!("the store cannot be read: {error}")
+}

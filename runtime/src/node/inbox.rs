@@ -1,0 +1,143 @@
+//! A worker's inbox: what waits to be stepped, and what the worker tells of itself.
+
+use super::LaneProgress;
+use crate::{
+    kernel::{Counters, Event},
+    store::LaneId,
+    worker::Waker,
+};
+use std::sync::{
+    Mutex, OnceLock, PoisonError,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+use tokio::sync::watch;
+
+/// What a worker last said of itself.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Stats {
+    pub(crate) counters: Counters,
+    /// Activations in memory, and the bytes they are counted with.
+    pub(crate) activations: (usize, usize),
+    /// Every shard is loaded.
+    pub(crate) serving: bool,
+    /// Nothing is on its way.
+    pub(crate) quiet: bool,
+    /// Nothing is in memory that is not durable.
+    pub(crate) drained: bool,
+    /// Rises with every tick.
+    pub(crate) ticks: u64,
+}
+
+/// The shared end of a worker.
+pub(crate) struct Inbox {
+    events: Mutex<Vec<Event>>,
+    /// The worker has been woken and has not yet taken what is there.
+    awake: AtomicBool,
+    waker: OnceLock<Waker>,
+    /// Bytes of messages in `events` and in the kernel that are not yet in a turn.
+    backlog: AtomicUsize,
+    pub(crate) progress: Vec<LaneProgress>,
+    stats: watch::Sender<Stats>,
+}
+
+impl Inbox {
+    pub(crate) fn new(lanes: u32) -> Self {
+        Self {
+            events: Mutex::default(),
+            awake: AtomicBool::new(false),
+            waker: OnceLock::new(),
+            backlog: AtomicUsize::new(0),
+            progress: (0..lanes).map(|lane| LaneProgress::new(LaneId(lane))).collect(),
+            stats: watch::channel(Stats::default()).0,
+        }
+    }
+
+    /// The worker is there: from now on it is woken.
+    pub(crate) fn attend(&self, waker: Waker) {
+        assert!(self.waker.set(waker).is_ok(), "a worker sits down once");
+        self.wake();
+    }
+
+    /// Adds an event and wakes the worker where it sleeps.
+    pub(crate) fn push(&self, event: Event) {
+        if let Event::Arrived(arrivals) = &event {
+            let bytes = arrivals.iter().map(|arrival| arrival.envelope.len()).sum();
+            self.backlog.fetch_add(bytes, Ordering::Relaxed);
+        }
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.wake();
+    }
+
+    /// Adds one message to the last batch of arrivals.
+    pub(crate) fn push_arrival(&self, arrival: crate::kernel::Arrival) {
+        self.backlog.fetch_add(arrival.envelope.len(), Ordering::Relaxed);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Event::Arrived(arrivals)) = events.last_mut() {
+            arrivals.push(arrival);
+        } else {
+            events.push(Event::Arrived(vec![arrival]));
+        }
+        drop(events);
+        self.wake();
+    }
+
+    pub(crate) fn wake(&self) {
+        if !self.awake.swap(true, Ordering::AcqRel)
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Takes all events. A push from now on wakes the worker again.
+    pub(crate) fn take(&self, into: &mut Vec<Event>) {
+        self.awake.store(false, Ordering::Release);
+        std::mem::swap(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner), into);
+    }
+
+    /// Bytes of messages that wait for a turn.
+    pub(crate) fn backlog(&self) -> usize {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Messages of so many bytes have been taken into turns.
+    pub(crate) fn taken(&self, bytes: usize) {
+        self.backlog.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        *self.stats.borrow()
+    }
+
+    pub(crate) fn tell(&self, stats: Stats) {
+        self.stats.send_replace(stats);
+    }
+
+    async fn until(&self, wanted: impl FnMut(&Stats) -> bool) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.stats.subscribe().wait_for(wanted).await;
+    }
+
+    /// Waits until every shard of the worker serves.
+    pub(crate) async fn serving(&self) {
+        self.until(|stats| stats.serving).await;
+    }
+
+    /// Waits for the worker's next tick and says whether nothing was on its way then.
+    pub(crate) async fn is_quiet(&self) -> bool {
+        self.next_tick().await;
+        self.stats().quiet
+    }
+
+    /// Waits for the worker's next tick.
+    pub(crate) async fn next_tick(&self) {
+        let ticks = self.stats().ticks;
+        self.until(|stats| ticks < stats.ticks).await;
+    }
+
+    /// Waits until nothing is in memory that is not durable.
+    pub(crate) async fn drained(&self) {
+        self.next_tick().await;
+        self.until(|stats| stats.drained).await;
+    }
+}

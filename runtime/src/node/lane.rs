@@ -1,0 +1,253 @@
+//! A lane's queue and its writer thread: group commit, and the outputs that wait for it.
+
+use super::Shared;
+use crate::{
+    kernel::{Event, Submission},
+    store::{Batch, CommitError, Lane, LaneId, Position},
+};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+/// A lane is quiet when nothing came for this long.
+const QUIET_AFTER: Duration = Duration::from_millis(50);
+/// Pause before a group with an unknown outcome is committed again.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(20);
+
+/// A submission and the worker it came from.
+pub(crate) struct Submitted {
+    pub(crate) worker: usize,
+    pub(crate) submission: Submission,
+    /// Room set aside for it in the store.
+    pub(crate) reserved: u64,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Submitted>,
+    /// How often the lane was voided; submissions from before are void.
+    generation: u64,
+    ended: bool,
+}
+
+/// The batches on their way to a lane, in the order of their place in it.
+pub(crate) struct LaneQueue {
+    pub(crate) id: LaneId,
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+impl LaneQueue {
+    pub(crate) fn new(id: LaneId) -> Self {
+        Self { id, queue: Mutex::default(), filled: Condvar::new() }
+    }
+
+    /// Gives a batch its place in the lane.
+    pub(crate) fn push(&self, submitted: Submitted) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = queue.waiting.is_empty();
+        queue.waiting.push_back(submitted);
+        drop(queue);
+        if was_empty {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Lets the writer finish what is queued and end.
+    pub(crate) fn end(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.filled.notify_one();
+    }
+
+    /// Waits for batches and takes them all. `Some(empty)`: a quiet moment. `None`: ended and empty.
+    fn take(&self, into: &mut VecDeque<Submitted>) -> Option<u64> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.waiting.is_empty() {
+            if queue.ended {
+                return None;
+            }
+            let waited = self.filled.wait_timeout(queue, QUIET_AFTER);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        std::mem::swap(&mut queue.waiting, into);
+        Some(queue.generation)
+    }
+
+    /// Voids the lane: returns the new generation and what was queued.
+    fn void(&self) -> (u64, VecDeque<Submitted>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.generation += 1;
+        (queue.generation, std::mem::take(&mut queue.waiting))
+    }
+}
+
+/// How far a worker's batches have come in one lane.
+pub(crate) struct LaneProgress {
+    pub(crate) lane: LaneId,
+    durable: AtomicU64,
+    /// The worker cannot go on before more is durable.
+    pub(crate) blocked: AtomicBool,
+    /// Positions of durable batches that loads may not find yet.
+    positions: Mutex<VecDeque<(u64, Position)>>,
+}
+
+impl LaneProgress {
+    pub(crate) fn new(lane: LaneId) -> Self {
+        let (durable, blocked) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { lane, durable, blocked, positions: Mutex::default() }
+    }
+
+    fn advance(&self, number: u64, position: Position) {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner).push_back((number, position));
+        self.durable.store(number, Ordering::Release);
+    }
+
+    /// The worker's last durable batch.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// The worker's last batch that loads find, if there is news.
+    pub(crate) fn loadable(&self, position: Position) -> Option<u64> {
+        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loadable = None;
+        while let Some(&(number, at)) = positions.front() {
+            if position < at {
+                break;
+            }
+            positions.pop_front();
+            loadable = Some(number);
+        }
+        loadable
+    }
+}
+
+/// Starts the writer of a lane.
+pub(super) fn spawn(shared: &Arc<Shared>, lane: usize) -> io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name(format!("entity-lane-{lane}")).spawn(move || {
+        let queue = Arc::clone(&shared.lanes[lane]);
+        let engine = shared.store.open_lane(queue.id);
+        Writer { shared, queue, engine, group: Vec::new(), batches: Vec::new() }.run();
+    })
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    queue: Arc<LaneQueue>,
+    engine: Box<dyn Lane>,
+    group: Vec<Submitted>,
+    batches: Vec<Batch>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut taken = VecDeque::new();
+        let mut quiet_done = false;
+        while let Some(generation) = self.queue.take(&mut taken) {
+            if taken.is_empty() {
+                if !std::mem::replace(&mut quiet_done, true)
+                    && let Err(error) = self.engine.quiet()
+                {
+                    self.shared.fail(error.to_string());
+                }
+                continue;
+            }
+            quiet_done = false;
+            for submitted in taken.drain(..) {
+                if submitted.submission.generation < generation {
+                    self.void_one(submitted);
+                } else {
+                    self.group.push(submitted);
+                }
+            }
+            if !self.group.is_empty() && !self.commit() {
+                self.give_up();
+                return;
+            }
+        }
+    }
+
+    /// Commits the group. False: the store has failed.
+    fn commit(&mut self) -> bool {
+        self.batches.clear();
+        for submitted in &mut self.group {
+            let batch = std::mem::take(&mut submitted.submission.batch);
+            if !batch.is_empty() {
+                self.batches.push(batch);
+            }
+        }
+        let position = loop {
+            if self.batches.is_empty() {
+                break None;
+            }
+            match self.engine.commit(&self.batches) {
+                Ok(position) => break Some(position),
+                Err(CommitError::Unknown(error)) => {
+                    tracing::warn!(%error, "a commit's outcome is unknown; the same group is committed again");
+                    std::thread::sleep(UNKNOWN_PAUSE);
+                }
+                Err(error @ (CommitError::Fenced(_) | CommitError::Failed(_))) => {
+                    tracing::warn!(%error, "a lane is void; its shards are loaded again");
+                    self.void();
+                    return true;
+                }
+                Err(CommitError::Fatal(error)) => {
+                    self.shared.fail(format!("the store has failed: {error}"));
+                    return false;
+                }
+            }
+        };
+        self.release(position);
+        true
+    }
+
+    /// The group is durable: its outputs may leave.
+    fn release(&mut self, position: Option<Position>) {
+        let lane = self.queue.id;
+        let mut outputs = Vec::new();
+        for submitted in self.group.drain(..) {
+            let Submitted { worker, submission, reserved } = submitted;
+            self.shared.store.release(lane, reserved);
+            let inbox = &self.shared.inboxes[worker];
+            let progress = &inbox.progress[lane.0 as usize];
+            // A group of outputs alone lies at the place of what was durable before it: zero is before everything.
+            progress.advance(submission.number, position.unwrap_or_default());
+            outputs.extend(submission.outputs);
+            if progress.blocked.swap(false, Ordering::AcqRel) {
+                inbox.wake();
+            }
+        }
+        self.shared.put(outputs);
+    }
+
+    fn void_one(&self, submitted: Submitted) {
+        self.shared.store.release(self.queue.id, submitted.reserved);
+        self.shared.put(submitted.submission.outputs.into_iter().map(crate::kernel::Output::into_void));
+    }
+
+    /// The group and everything behind it is void (P13).
+    fn void(&mut self) {
+        let (generation, queued) = self.queue.void();
+        for submitted in std::mem::take(&mut self.group).into_iter().chain(queued) {
+            self.void_one(submitted);
+        }
+        for inbox in &self.shared.inboxes {
+            inbox.push(Event::Voided { lane: self.queue.id, generation });
+        }
+    }
+
+    fn give_up(mut self) {
+        let (_, queued) = self.queue.void();
+        for submitted in std::mem::take(&mut self.group).into_iter().chain(queued) {
+            self.void_one(submitted);
+        }
+    }
+}

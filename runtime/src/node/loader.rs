@@ -1,0 +1,95 @@
+//! Reads on a thread of their own: shards at the start, images of entities that are not in memory.
+
+use super::{Shared, unreadable};
+use crate::{
+    kernel::{Event, ImageTicket},
+    placement::ShardId,
+    store::{ImageKey, LoadError},
+};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::JoinHandle,
+};
+
+enum Job {
+    Shard { worker: usize, shard: ShardId, resets: u64 },
+    Images { worker: usize, tickets: Vec<ImageTicket> },
+}
+
+#[derive(Default)]
+struct Jobs {
+    queue: VecDeque<Job>,
+    ended: bool,
+}
+
+/// The jobs of the loader thread. Bounded by what the kernels ask: one job per shard, one ticket per activation.
+#[derive(Default)]
+pub(crate) struct Loader {
+    jobs: Mutex<Jobs>,
+    filled: Condvar,
+}
+
+impl Loader {
+    pub(crate) fn shard(&self, worker: usize, shard: ShardId, resets: u64) {
+        self.push(Job::Shard { worker, shard, resets });
+    }
+
+    pub(crate) fn images(&self, worker: usize, tickets: Vec<ImageTicket>) {
+        self.push(Job::Images { worker, tickets });
+    }
+
+    pub(crate) fn end(&self) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.filled.notify_one();
+    }
+
+    fn push(&self, job: Job) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).queue.push_back(job);
+        self.filled.notify_one();
+    }
+
+    fn take(&self) -> Option<Job> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if jobs.ended {
+                return None;
+            }
+            if let Some(job) = jobs.queue.pop_front() {
+                return Some(job);
+            }
+            jobs = self.filled.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Starts the loader.
+pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name("entity-loader".into()).spawn(move || {
+        while let Some(job) = shared.loader.take() {
+            if let Err(error) = run(&shared, job) {
+                shared.fail(unreadable(&error));
+                return;
+            }
+        }
+    })
+}
+
+fn run(shared: &Shared, job: Job) -> Result<(), LoadError> {
+    match job {
+        Job::Shard { worker, shard, resets } => {
+            let owned = shared.store.owned()?.into_iter().find(|owned| owned.shard == shard);
+            let owned = owned.ok_or(LoadError::NotOwned(shard))?;
+            let rows = shared.store.load_shard(shard, owned.epoch)?;
+            shared.inboxes[worker].push(Event::ShardLoaded { resets, owned, rows });
+        }
+        Job::Images { worker, tickets } => {
+            let keys: Vec<ImageKey> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
+            let images = shared.store.load_images(&keys)?;
+            shared.inboxes[worker].push(Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
+        }
+    }
+    Ok(())
+}

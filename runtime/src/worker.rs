@@ -1,0 +1,261 @@
+//! The actix ring around a kernel: events in, actions out, one worker per core.
+//!
+//! The actors run in a system of their own on threads of their own, so that a runtime works from any tokio program and
+//! nobody needs a special main. An actor message is only a wake; the work lies in the worker's inbox. An actor whose
+//! mailbox is never empty starves its arbiter, so a worker yields after each batch and takes its ticks from the clock it
+//! passes to the kernel.
+
+use crate::{
+    kernel::{Action, Event, Kernel},
+    node::{self, Inbox, Shared},
+    store::LaneId,
+    timestamp::Timestamp,
+};
+use actix::{Actor, Addr, Arbiter, AsyncContext, Context, Handler, Message, System, WrapFuture};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// Resolution of reminders, retries and time-outs.
+const TICK: Duration = Duration::from_millis(20);
+
+/// There may be something in the inbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Wake;
+
+/// Wakes a worker from any thread.
+pub(crate) struct Waker(Addr<Worker>);
+
+impl Waker {
+    pub(crate) fn wake(&self) {
+        self.0.do_send(Wake);
+    }
+}
+
+/// What a worker is made of, on its own thread.
+pub(crate) struct WorkerSeat {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) worker: usize,
+    pub(crate) seed: u64,
+}
+
+/// The system and arbiters that carry the workers. Dropping it stops them and waits for their threads.
+pub(crate) struct Host {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    /// Starts one arbiter per seat.
+    pub(crate) async fn start(seats: Vec<WorkerSeat>) -> io::Result<Self> {
+        let (ready_tx, ready) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("entity-system".into()).spawn(move || {
+            System::new().block_on(async move {
+                let mut arbiters = Vec::new();
+                let mut workers = Vec::new();
+                for seat in seats {
+                    let arbiter = Arbiter::new();
+                    workers.push(Worker::start_in_arbiter(&arbiter.handle(), move |_| Worker::new(seat)));
+                    arbiters.push(arbiter);
+                }
+                if ready_tx.send(()).is_err() {
+                    return;
+                }
+                // An error means that the host was dropped: stop all the same.
+                let _ = stopped.await;
+                for arbiter in &arbiters {
+                    arbiter.stop();
+                }
+                for arbiter in arbiters {
+                    let _ = arbiter.join();
+                }
+                drop(workers);
+            });
+        })?;
+        ready.await.map_err(io::Error::other)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    worker: usize,
+    kernel: Kernel,
+    lanes: Vec<LaneId>,
+    events: Vec<Event>,
+    ticked_at: Timestamp,
+    ticks: u64,
+    /// What the inbox counts as not yet in a turn.
+    held_bytes: usize,
+}
+
+impl Worker {
+    fn new(seat: WorkerSeat) -> Self {
+        let kernel = node::kernel(&seat.shared, seat.worker, seat.seed);
+        let inbox = Arc::clone(&seat.shared.inboxes[seat.worker]);
+        Self {
+            lanes: kernel.lanes(),
+            inbox,
+            worker: seat.worker,
+            kernel,
+            events: Vec::new(),
+            ticked_at: Timestamp::EPOCH,
+            ticks: 0,
+            held_bytes: 0,
+            shared: seat.shared,
+        }
+    }
+
+    /// Steps everything queued and at most one batch per lane. Returns whether there is more to do at once.
+    fn step(&mut self) -> bool {
+        let now = self.shared.clock.now();
+        let mut events = std::mem::take(&mut self.events);
+        self.inbox.take(&mut events);
+        for event in events.drain(..) {
+            if let Event::Arrived(arrivals) = &event {
+                self.held_bytes += arrivals.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
+            }
+            self.event(event, now);
+        }
+        self.events = events;
+        self.progress(now);
+        let mut more = false;
+        for at in 0..self.lanes.len() {
+            let lane = self.lanes[at];
+            if self.kernel.has_work(lane) {
+                self.run(lane, now);
+                more |= self.kernel.has_work(lane);
+            }
+        }
+        let held = self.kernel.arrival_bytes();
+        self.inbox.taken(self.held_bytes.saturating_sub(held));
+        self.held_bytes = held;
+        if self.ticked_at + TICK <= now {
+            self.ticked_at = now;
+            self.event(Event::Tick, now);
+            self.tell();
+        }
+        more
+    }
+
+    fn event(&mut self, event: Event, now: Timestamp) {
+        let actions = self.kernel.step(event, now);
+        self.perform(actions, 0);
+    }
+
+    /// What has become durable or loadable since.
+    fn progress(&mut self, now: Timestamp) {
+        let inbox = Arc::clone(&self.inbox);
+        for at in 0..self.lanes.len() {
+            let lane = self.lanes[at];
+            let progress = &inbox.progress[lane.0 as usize];
+            debug_assert_eq!(progress.lane, lane, "progress is kept by lane number");
+            self.event(Event::Durable { lane, through: progress.durable() }, now);
+            if let Some(through) = progress.loadable(self.shared.store.loadable(lane)) {
+                self.event(Event::Loadable { lane, through }, now);
+            }
+        }
+    }
+
+    fn run(&mut self, lane: LaneId, now: Timestamp) {
+        let reserved = self.shared.limits.batch_len_max() as u64;
+        let room = self.shared.store.reserve(lane, reserved);
+        let actions = self.kernel.step(Event::Run { lane, room }, now);
+        let submits = actions.iter().any(|action| matches!(action, Action::Commit(_)));
+        let granted = if room.is_ok() { reserved } else { 0 };
+        self.perform(actions, if submits { granted } else { 0 });
+        if !submits {
+            self.shared.store.release(lane, granted);
+        }
+        if !self.kernel.has_work(lane) {
+            // What is left may wait for batches to become durable; the writer wakes the worker then.
+            self.inbox.progress[lane.0 as usize].blocked.store(true, Ordering::Release);
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>, mut reserved: u64) {
+        let shared = Arc::clone(&self.shared);
+        for action in actions {
+            match action {
+                Action::Commit(submission) => {
+                    let lane = submission.lane.0 as usize;
+                    let reserved = std::mem::take(&mut reserved);
+                    shared.lanes[lane].push(node::Submitted { worker: self.worker, submission, reserved });
+                }
+                Action::Put(output) => shared.put([output]),
+                Action::Hand(arrivals) => shared.hand(arrivals),
+                Action::LoadShard { shard, resets } => shared.loader.shard(self.worker, shard, resets),
+                Action::LoadImages(tickets) => shared.loader.images(self.worker, tickets),
+                Action::WantLoadable => shared.want_loadable.store(true, Ordering::Release),
+                Action::Stop(error) => shared.fail(error.to_string()),
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        self.ticks += 1;
+        let quiet = self.kernel.is_quiet();
+        let counters = self.kernel.counters();
+        self.inbox.tell(node::Stats {
+            counters,
+            activations: self.kernel.activations(),
+            serving: self.kernel.is_serving() || self.shared.failure().is_some(),
+            quiet,
+            drained: quiet || self.kernel.is_drained(),
+            ticks: self.ticks,
+        });
+    }
+}
+
+impl Actor for Worker {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.inbox.attend(Waker(ctx.address()));
+        ctx.run_interval(TICK, |worker, ctx| worker.go_on(ctx));
+    }
+}
+
+impl Worker {
+    fn go_on(&mut self, ctx: &mut Context<Self>) {
+        if self.step() {
+            // The inbox's own flag, so that at most one wake is ever queued.
+            self.inbox.wake();
+        }
+        // The only yield actix knows; without it the arbiter's timers and neighbours starve.
+        ctx.wait(tokio::task::yield_now().into_actor(self));
+    }
+}
+
+impl Handler<Wake> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, ctx: &mut Self::Context) {
+        self.go_on(ctx);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // An actor that panicked is gone without a word: whoever waits must hear of it.
+        if std::thread::panicking() {
+            self.shared.fail(format!("worker {} panicked; this is a bug of the runtime", self.worker));
+        }
+    }
+}
