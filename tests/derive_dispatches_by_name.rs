@@ -1,6 +1,7 @@
 //! A derived entity runs the handler of the message's name, and reads every state it ever stored.
 //!
 //! Driven as the runtime drives it: without the entity's type, through its kind and an envelope's view.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::{
     codec,
@@ -102,12 +103,12 @@ struct AccountV2 {
     cents: u64,
 }
 
-fn from_v1(old: AccountV1) -> AccountV2 {
-    AccountV2 { cents: old.euros * 100 }
+fn from_v1(AccountV1 { euros }: AccountV1) -> AccountV2 {
+    AccountV2 { cents: euros * 100 }
 }
 
-fn from_v2(old: AccountV2) -> Account {
-    Account { cents: old.cents, log: vec!["from version 2".to_owned()] }
+fn from_v2(AccountV2 { cents }: AccountV2) -> Account {
+    Account { cents, log: vec!["from version 2".to_owned()] }
 }
 
 /// Stays at version 1, and handles nothing.

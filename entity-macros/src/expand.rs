@@ -123,15 +123,13 @@ fn decode_versioned(entity: &Entity) -> Option<TokenStream> {
     if upcasts.is_empty() {
         return None;
     }
-    let arms = upcasts.iter().enumerate().map(|(at, upcast)| {
-        let from = &upcast.from;
-        let place = upcast.function.span();
-        let bytes = Ident::new("bytes", Span::call_site());
-        let krate = placed(krate, place);
-        let decoded = quote_spanned!(place=> #krate::entity::decode_old(#bytes));
-        let state = upcasts[at..].iter().fold(decoded, |state, step| {
-            let function = &step.function;
-            quote_spanned!(function.span()=> ::core::result::Result::map(#state, #function))
+    let bytes = Ident::new("bytes", Span::call_site());
+    let arms = upcasts.iter().enumerate().map(|(at, (from, first))| {
+        let decode_old = placed(&parse_quote!(#krate::entity::decode_old), first.span());
+        let decoded = quote_spanned!(first.span()=> #decode_old(#bytes));
+        let state = upcasts[at..].iter().fold(decoded, |state, (_, step)| {
+            let upcast = placed(&parse_quote!(#krate::entity::upcast), step.span());
+            quote_spanned!(step.span()=> #upcast(#state, #step))
         });
         quote!(#from => #state,)
     });

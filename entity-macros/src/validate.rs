@@ -5,7 +5,7 @@
 use crate::parse::{EntityAttrs, Errors, Given, MessageAttrs, Upcast};
 use proc_macro2::{Ident, Span};
 use quote::ToTokens as _;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use syn::{
     Attribute, Data, DeriveInput, LitInt, LitStr, Path, Type, ext::IdentExt as _, spanned::Spanned as _,
 };
@@ -23,9 +23,9 @@ pub(crate) struct Entity {
     /// Where `handles` or `queries` stands, for what is wrong with the lists as a whole.
     pub(crate) lists_at: Span,
     /// `None`: the trait's own 1.
-    pub(crate) version: Option<LitInt>,
-    /// The function from each version to the next, from version 1 to the one before the present.
-    pub(crate) upcasts: Vec<Upcast>,
+    pub(crate) version: Option<u32>,
+    /// Each older version, in order from 1, with the function to the next.
+    pub(crate) upcasts: Vec<(u32, Path)>,
     pub(crate) volatile: bool,
 }
 
@@ -79,11 +79,12 @@ pub(crate) fn entity(
     let queries = attrs.queries.map_or_else(Vec::new, |list| list.value);
     refuse_repeats(&handles, &queries, &mut errors);
 
-    if attrs.volatile.is_some() {
-        for (name, at) in [
-            ("version", attrs.version.as_ref().map(Given::at)),
-            ("upcast", attrs.upcasts.as_ref().map(Given::at)),
-        ] {
+    let chain = if attrs.volatile.is_some() {
+        let versioned = [
+            ("version", attrs.version.map(|version| version.at)),
+            ("upcast", attrs.upcasts.map(|upcasts| upcasts.at)),
+        ];
+        for (name, at) in versioned {
             if let Some(at) = at {
                 errors.at(
                     at,
@@ -93,11 +94,12 @@ pub(crate) fn entity(
                 );
             }
         }
+        None
     } else {
-        check_chain(attrs.version.as_ref(), attrs.upcasts.as_ref(), &mut errors);
-    }
-    let mut upcasts = attrs.upcasts.map_or_else(Vec::new, |list| list.value);
-    upcasts.sort_by_cached_key(|upcast| number(&upcast.from).ok());
+        chain(attrs.version, attrs.upcasts, &mut errors)
+    };
+    let (version, upcasts) =
+        chain.map_or_else(Default::default, |(present, steps)| (Some(present), steps.into_iter().collect()));
 
     let entity = kind.map(|kind| Entity {
         krate,
@@ -106,7 +108,7 @@ pub(crate) fn entity(
         handles,
         queries,
         lists_at,
-        version: attrs.version.map(|version| version.value),
+        version,
         upcasts,
         volatile: attrs.volatile.is_some(),
     });
@@ -130,22 +132,22 @@ pub(crate) fn message(
     );
     refuse_inner_attributes("message", &input.data, &mut errors);
 
-    let name = match attrs.name {
-        Some(given) => {
-            check_name("message name", &given.value, &mut errors);
-            given.value
+    let name = if let Some(given) = attrs.name {
+        check_name("message name", &given.value, &mut errors);
+        given.value
+    } else {
+        let name = kebab(&input.ident);
+        if !is_name(&name) {
+            errors.at(
+                input.ident.span(),
+                format_args!(
+                    "`{name}`, made from the type's name, is no message name: add `#[message(name = \"...\")]` with \
+                     {NAME_RULE}"
+                ),
+            );
         }
-        None => LitStr::new(&kebab(&input.ident), input.ident.span()),
+        LitStr::new(&name, input.ident.span())
     };
-    if !is_name(&name.value()) && name.value() == kebab(&input.ident) {
-        errors.at(
-            input.ident.span(),
-            format_args!(
-                "the name `{}` made from the type is no message name: add `#[message(name = \"...\")]` with {NAME_RULE}",
-                name.value()
-            ),
-        );
-    }
 
     let reply = attrs.reply.map(|reply| reply.value);
     let may_reject = match reply.as_ref().and_then(last_segment) {
@@ -163,12 +165,6 @@ pub(crate) fn message(
         _ => false,
     };
     errors.finish(Some(Message { krate, ident: input.ident.clone(), name, reply, may_reject }))
-}
-
-impl<T> Given<T> {
-    fn at(&self) -> Span {
-        self.at
-    }
 }
 
 fn refuse_generics(input: &DeriveInput, text: &str, errors: &mut Errors) {
@@ -256,35 +252,40 @@ fn refuse_repeats(handles: &[Path], queries: &[Path], errors: &mut Errors) {
     }
 }
 
-/// Each version below the present must lead to the next, or stored state could not be read any more.
-fn check_chain(version: Option<&Given<LitInt>>, upcasts: Option<&Given<Vec<Upcast>>>, errors: &mut Errors) {
-    let present = match version.map(|version| (version, number(&version.value))) {
-        None => {
-            if let Some(upcasts) = upcasts {
-                errors.at(upcasts.at, "`upcast` needs `version = N`: the version it leads to");
-            }
-            return;
+/// The present version and the function from each older one to the next. Each must lead on, or stored state could not be
+/// read any more.
+fn chain(
+    version: Option<Given<LitInt>>,
+    upcasts: Option<Given<Vec<Upcast>>>,
+    errors: &mut Errors,
+) -> Option<(u32, BTreeMap<u32, Path>)> {
+    let Some(version) = version else {
+        if let Some(upcasts) = upcasts {
+            errors.at(upcasts.at, "`upcast` needs `version = N`: the version it leads to");
         }
-        Some((version, Err(()))) => {
-            return errors.at(version.value.span(), "a version is a whole number up to 4294967295");
-        }
-        Some((version, Ok(0))) => return errors.at(version.value.span(), "versions start at 1"),
-        Some((_, Ok(present))) => present,
+        return None;
     };
+    let present = match number(&version.value) {
+        Ok(present) => present,
+        Err(complaint) => {
+            errors.at(version.value.span(), complaint);
+            return None;
+        }
+    };
+    let list_at = upcasts.as_ref().map_or(version.at, |upcasts| upcasts.at);
+    let mut steps = BTreeMap::new();
     let mut sound = true;
-    let mut known = Vec::new();
-    for upcast in upcasts.iter().flat_map(|upcasts| &upcasts.value) {
+    for upcast in upcasts.into_iter().flat_map(|upcasts| upcasts.value) {
         let complaint = match number(&upcast.from) {
-            Err(()) => "a version is a whole number up to 4294967295".to_owned(),
-            Ok(0) => "versions start at 1".to_owned(),
-            Ok(from) if from >= present => {
+            Err(complaint) => complaint.to_owned(),
+            Ok(from) if present <= from => {
                 format!(
                     "an upcast starts below the present version {present}; from {from} there is nowhere to go"
                 )
             }
-            Ok(from) if known.contains(&from) => format!("a second upcast from version {from}"),
+            Ok(from) if steps.contains_key(&from) => format!("a second upcast from version {from}"),
             Ok(from) => {
-                known.push(from);
+                steps.insert(from, upcast.function);
                 continue;
             }
         };
@@ -292,10 +293,10 @@ fn check_chain(version: Option<&Given<LitInt>>, upcasts: Option<&Given<Vec<Upcas
         errors.at(upcast.from.span(), complaint);
     }
     // A wrong number would be reported again as the gap it left.
-    let gap = (1..present).find(|from| !known.contains(from));
-    if let (true, Some(gap), Some(version)) = (sound, gap, version) {
+    let gap = (1..present).find(|from| !steps.contains_key(from)).filter(|_| sound);
+    if let Some(gap) = gap {
         errors.at(
-            upcasts.map_or(version.at, |upcasts| upcasts.at),
+            list_at,
             format_args!(
                 "no upcast from version {gap}: add `upcast({gap} => function)`, a function from the state of version \
                  {gap} to that of version {}",
@@ -303,10 +304,15 @@ fn check_chain(version: Option<&Given<LitInt>>, upcasts: Option<&Given<Vec<Upcas
             ),
         );
     }
+    Some((present, steps))
 }
 
-fn number(literal: &LitInt) -> Result<u32, ()> {
-    literal.base10_parse().map_err(|_| ())
+fn number(literal: &LitInt) -> Result<u32, &'static str> {
+    match literal.base10_parse() {
+        Ok(0) => Err("versions start at 1"),
+        Ok(number) => Ok(number),
+        Err(_) => Err("a version is a whole number up to 4294967295"),
+    }
 }
 
 /// `Result` of `std::result::Result<T, E>`; also inside the invisible groups of a macro's `$reply:ty`.

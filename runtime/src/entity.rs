@@ -350,6 +350,17 @@ pub fn decode_old<Old: DeserializeOwned>(bytes: &[u8]) -> Result<Old, StateError
     codec::decode(bytes).map_err(StateError::Undecodable)
 }
 
+/// One step of an upcast: `step` leads from the state of a version to that of the next.
+///
+/// # Errors
+/// The state before could not be read.
+pub fn upcast<Old, New>(
+    old: Result<Old, StateError>,
+    step: impl FnOnce(Old) -> New,
+) -> Result<New, StateError> {
+    old.map(step)
+}
+
 /// A kind of entity as the runtime sees it, without its type. Kinds from elsewhere than the derive can implement it too.
 pub trait Kind: Send + Sync + 'static {
     /// Name of the kind.
