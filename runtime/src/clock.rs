@@ -24,12 +24,12 @@ impl Clock {
     }
 }
 
-/// Random bytes for identities and seeds.
+/// A random number for identities and seeds.
 ///
-/// # Errors
-/// The operating system has none to give.
-pub fn random_u128() -> std::io::Result<u128> {
+/// # Panics
+/// The operating system has no randomness to give: identities would repeat, so nothing may go on.
+pub fn random_u128() -> u128 {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
-    Ok(u128::from_le_bytes(bytes))
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    u128::from_le_bytes(bytes)
 }

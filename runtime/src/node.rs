@@ -157,7 +157,7 @@ impl Node {
         for lane in 0..shared.lanes.len() {
             threads.push(lane::spawn(&shared, lane)?);
         }
-        let seed = random_u128()? as u64;
+        let seed = random_u128() as u64;
         let seats = (0..workers).map(|worker| {
             let shared = Arc::clone(&shared);
             WorkerSeat { shared, worker, seed: seed.wrapping_add(worker as u64) }

@@ -8,7 +8,7 @@ use crate::{
 };
 use std::sync::{
     Mutex, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::sync::watch;
 
@@ -36,6 +36,8 @@ pub(crate) struct Inbox {
     waker: OnceLock<Waker>,
     /// Bytes of messages in `events` and in the kernel that are not yet in a turn.
     backlog: AtomicUsize,
+    /// Messages refused because of the backlog.
+    refused: AtomicU64,
     pub(crate) progress: Vec<LaneProgress>,
     stats: watch::Sender<Stats>,
 }
@@ -47,6 +49,7 @@ impl Inbox {
             awake: AtomicBool::new(false),
             waker: OnceLock::new(),
             backlog: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
             progress: (0..lanes).map(|lane| LaneProgress::new(LaneId(lane))).collect(),
             stats: watch::channel(Stats::default()).0,
         }
@@ -95,6 +98,11 @@ impl Inbox {
         std::mem::swap(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner), into);
     }
 
+    /// A message was refused before it got here.
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Bytes of messages that wait for a turn.
     pub(crate) fn backlog(&self) -> usize {
         self.backlog.load(Ordering::Relaxed)
@@ -106,7 +114,9 @@ impl Inbox {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        *self.stats.borrow()
+        let mut stats = *self.stats.borrow();
+        stats.counters.refused += self.refused.load(Ordering::Relaxed);
+        stats
     }
 
     pub(crate) fn tell(&self, stats: Stats) {

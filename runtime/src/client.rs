@@ -1,0 +1,243 @@
+//! What a user holds to talk to entities: [`Client`], its [`Ask`]s, and [`Feed`]s.
+//!
+//! Every request has an id. While the runtime can find out by itself what became of a request it does (a lane that was
+//! voided, a shard that was loaded anew): it asks again under the same id. What it cannot find out is [`AskError::Unknown`],
+//! and asking again with [`Ask::with_id`] finds out later.
+
+mod feed;
+mod pending;
+
+pub use feed::{Feed, FeedError};
+
+use crate::{
+    activation::{Listener, ReplyTo},
+    clock::random_u128,
+    codec,
+    entity::{Answers, Entity, EntityId, EntityRef},
+    error::{AskError, Bound, Refusal},
+    kernel::{self, Arrival, Outcome},
+    message::{self, ClientId, Envelope, Message, RequestId},
+    node::Shared,
+    requests::{Reply, ReplyClass},
+};
+use pending::Pending;
+use serde::de::DeserializeOwned;
+use std::{
+    future::{Future, IntoFuture},
+    marker::PhantomData,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// How long an ask waits for its outcome, unless it is told otherwise.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// How often a request is asked again by itself before its outcome is given back as unknown.
+const TRIES_MAX: u32 = 64;
+
+/// Sends messages to entities of this runtime. Cheap to clone; the clones share one identity.
+///
+/// Messages of one client to one entity take effect in the order they were sent, while each is sent after the call
+/// before it was made; a [`Feed`] keeps its order through restarts too.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    connection: u32,
+    pending: Arc<Pending>,
+}
+
+impl Client {
+    pub(crate) fn open(shared: &Arc<Shared>) -> Self {
+        let connection = shared.ports.next();
+        let pending = Arc::new(Pending::new(ClientId(random_u128()), shared.clock));
+        shared.ports.open(connection, pending.clone());
+        Self { inner: Arc::new(Inner { shared: Arc::clone(shared), connection, pending }) }
+    }
+
+    /// Sends a message or asks a query, and waits for the reply: of a message after its commit is durable, of a query
+    /// after everything it saw is.
+    ///
+    /// # Errors
+    /// When awaited; [`AskError`] tells the outcomes apart.
+    pub fn ask<E: Answers<M, Way>, M: Message, Way>(&self, target: EntityRef<E>, message: M) -> Ask<M::Reply> {
+        self.request(&target, &message, E::IS_QUERY, true)
+    }
+
+    /// Sends a message and waits until it is durably accepted: applied, rejected, waiting for an entity that is stuck,
+    /// or dead-lettered. The reply is not looked at.
+    ///
+    /// # Errors
+    /// When awaited: refused, or unknown.
+    pub fn send<E: Entity + crate::entity::Handle<M>, M: Message>(&self, target: EntityRef<E>, message: M) -> Ask<()> {
+        self.request::<E, M, ()>(&target, &message, false, false)
+    }
+
+    /// Opens the feed of this name: a source whose whole input can be sent again and changes nothing (P10).
+    ///
+    /// # Errors
+    /// The name is empty or too long.
+    pub async fn feed(&self, name: &str) -> Result<Feed, FeedError> {
+        Feed::open(&self.inner.shared, name).await
+    }
+
+    fn request<E: Entity, M: Message, R>(
+        &self,
+        target: &EntityRef<E>,
+        message: &M,
+        is_query: bool,
+        wants_reply: bool,
+    ) -> Ask<R> {
+        let envelope = envelope::<E, M>(target, message, self.inner.shared.limits.message_len_max);
+        Ask {
+            client: self.clone(),
+            envelope,
+            is_query,
+            wants_reply,
+            id: None,
+            timeout: TIMEOUT_DEFAULT,
+            reply: PhantomData,
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.ports.close(self.connection);
+    }
+}
+
+/// Encodes a client's message, once.
+fn envelope<E: Entity, M: Message>(target: &EntityRef<E>, message: &M, len_max: usize) -> Result<Envelope, Refusal> {
+    EntityId::check(E::KIND, target.key())?;
+    let mut bytes = Vec::with_capacity(128);
+    Envelope::write_head(E::KIND, target.key(), M::NAME, None, &mut bytes);
+    message::encode(message, &mut bytes).map_err(Refusal::Unencodable)?;
+    if len_max < bytes.len() {
+        return Err(Refusal::TooLarge { what: "the message", len: bytes.len(), max: len_max });
+    }
+    Ok(Envelope::from_bytes(bytes.into()).expect("just written"))
+}
+
+/// A request that is sent when it is awaited.
+#[must_use = "a request is sent when it is awaited"]
+pub struct Ask<R> {
+    client: Client,
+    envelope: Result<Envelope, Refusal>,
+    is_query: bool,
+    wants_reply: bool,
+    id: Option<RequestId>,
+    timeout: Duration,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<R> Ask<R> {
+    /// Asks again under an id used before: the same message gets the stored reply, byte for byte, if it has run.
+    pub fn with_id(mut self, id: RequestId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// The id this request has or will have. Keep it to be able to ask again.
+    pub fn id(&mut self) -> RequestId {
+        *self.id.get_or_insert_with(|| self.client.inner.pending.allot())
+    }
+
+    /// Waits this long at the most; then the outcome is unknown.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    async fn outcome(mut self) -> Result<Reply, AskError> {
+        let envelope = self.envelope.clone()?;
+        let inner = Arc::clone(&self.client.inner);
+        let view = envelope.view();
+        let hash = crate::placement::hash(view.kind, view.key);
+        let shard = inner.shared.layout.place(hash);
+        // A query is its own repeat: it needs no id.
+        let id = if self.is_query { None } else { Some(self.id()) };
+        let mut why = String::new();
+        for _ in 0..TRIES_MAX {
+            let waiter = inner.pending.wait(id, self.timeout);
+            let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
+            let from = match id {
+                None => kernel::From::Query(to),
+                Some(id) => {
+                    let listener = Listener { to, wants_reply: self.wants_reply };
+                    kernel::From::Request { id, acknowledged: inner.pending.acknowledged(id), listener }
+                }
+            };
+            inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })?;
+            match waiter.await {
+                Outcome::Done(reply) => return Ok(reply),
+                Outcome::Waiting => return Ok(Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() }),
+                Outcome::Refused(refusal) => return Err(refusal.into()),
+                Outcome::Unknown(reason) => {
+                    why = reason;
+                    if inner.shared.stopping.load(Ordering::SeqCst) || why == pending::TIMED_OUT {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        Err(AskError::Unknown(why))
+    }
+}
+
+impl Shared {
+    /// Takes a client's message, or refuses it where the worker has too much to do.
+    fn admit(&self, arrival: Arrival) -> Result<(), Refusal> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Refusal::Stopping);
+        }
+        let inbox = &self.inboxes[self.worker_of(arrival.shard)];
+        if self.limits.inbox_bytes_max <= inbox.backlog() {
+            inbox.refused();
+            return Err(Refusal::Busy(Bound::Inbox));
+        }
+        inbox.push_arrival(arrival);
+        Ok(())
+    }
+}
+
+/// What a reply is read as.
+trait FromReply: Sized {
+    fn from_reply(reply: Reply) -> Result<Self, AskError>;
+}
+
+impl<R: DeserializeOwned> FromReply for R {
+    fn from_reply(reply: Reply) -> Result<Self, AskError> {
+        match reply.class {
+            ReplyClass::Applied | ReplyClass::Rejected => codec::decode(&reply.body).map_err(AskError::Reply),
+            ReplyClass::DeadLettered => {
+                Err(AskError::DeadLettered(String::from_utf8_lossy(&reply.body).into_owned()))
+            }
+        }
+    }
+}
+
+impl<R: DeserializeOwned + Send + 'static> IntoFuture for Ask<R> {
+    type Output = Result<R, AskError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let wants_reply = self.wants_reply;
+        Box::pin(async move {
+            let reply = self.outcome().await?;
+            if wants_reply {
+                R::from_reply(reply)
+            } else {
+                // `send` promises acceptance alone; `()` is what its reply is read as.
+                codec::decode(NIL).map_err(AskError::Reply)
+            }
+        })
+    }
+}
+
+/// The encoding of `()`.
+const NIL: &[u8] = &[0xc0];

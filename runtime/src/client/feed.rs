@@ -1,0 +1,341 @@
+//! A feed: a source that can be sent again from its start, and changes nothing then (P10).
+
+use crate::{
+    activation::ReplyTo,
+    entity::{Entity, EntityId, EntityRef, Handle},
+    error::Refusal,
+    feeds::{FEED_NAME_LEN_MAX, FeedId},
+    kernel::{self, Arrival, Event, FeedNews, FeedReceipt, Outcome},
+    message::{self, Envelope, Message},
+    node::{Port, Shared},
+    placement::ShardId,
+};
+use bytes::BytesMut;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+};
+use tokio::sync::Notify;
+
+/// Messages that may be sent and not yet durable.
+const UNDURABLE_MAX: usize = 16_384;
+/// Bytes of them.
+const UNDURABLE_BYTES_MAX: usize = 8 << 20;
+/// Messages gathered for one worker before they are handed over.
+const GATHER: usize = 256;
+
+/// Why a feed cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FeedError {
+    /// The name is empty or too long.
+    #[error("a feed's name has 1 to {FEED_NAME_LEN_MAX} bytes, this one {0}")]
+    Name(usize),
+    /// Own numbers must rise, so that another input under the name can be told.
+    #[error("the feed's own number {own} does not rise above {before}")]
+    NotRising {
+        /// The number given.
+        own: u64,
+        /// The one before.
+        before: u64,
+    },
+    /// Another input was sent under this name before. Nothing of this one is applied from there on.
+    #[error("feed `{name}` was used for another input before: its message {own} is not what was sent then; give this input a name of its own")]
+    Collision {
+        /// Name of the feed.
+        name: String,
+        /// The feed's own number where they part.
+        own: u64,
+    },
+    /// The message cannot be sent, or the runtime takes no more.
+    #[error("feed `{name}` cannot go on: {refusal}")]
+    Refused {
+        /// Name of the feed.
+        name: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The runtime has failed; what was not acknowledged may be durable or not. Send the input again from its start.
+    #[error("feed `{name}` was cut off: {why}; start again and send the input from its start")]
+    CutOff {
+        /// Name of the feed.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+struct Unacknowledged {
+    own: u64,
+    hash: u64,
+    envelope: Envelope,
+}
+
+/// The sending end towards one shard.
+#[derive(Default)]
+struct Stream {
+    /// Number of the first message that is not known to be durable.
+    first: u64,
+    kept: VecDeque<Unacknowledged>,
+    /// Messages from this number on are to be sent again at the next tick.
+    again: Option<u64>,
+}
+
+impl Stream {
+    fn last(&self) -> u64 {
+        self.first - 1 + self.kept.len() as u64
+    }
+}
+
+#[derive(Default)]
+struct State {
+    streams: BTreeMap<ShardId, Stream>,
+    /// Messages not known to be durable, and their bytes.
+    undurable: usize,
+    undurable_bytes: usize,
+    durable: u64,
+    own: u64,
+    gathered: Vec<Vec<Arrival>>,
+    error: Option<FeedError>,
+}
+
+struct FeedPort {
+    shared: Arc<Shared>,
+    id: FeedId,
+    name: Arc<str>,
+    to: ReplyTo,
+    state: Mutex<State>,
+    progress: Notify,
+}
+
+/// A client with a stable name that numbers its messages, so that sending the whole input again changes nothing.
+///
+/// Messages take effect in the order sent per entity. Nothing need be kept by the sender: after any crash it opens the
+/// feed of the same name and sends its input again from the start, with the same own numbers (rows, offsets).
+pub struct Feed {
+    port: Arc<FeedPort>,
+    chunk: BytesMut,
+    scratch: Vec<u8>,
+}
+
+impl Feed {
+    pub(super) async fn open(shared: &Arc<Shared>, name: &str) -> Result<Self, FeedError> {
+        if name.is_empty() || FEED_NAME_LEN_MAX < name.len() {
+            return Err(FeedError::Name(name.len()));
+        }
+        let (id, name) = (FeedId::of(name), Arc::<str>::from(name));
+        let to = ReplyTo { connection: shared.ports.next(), slot: 0 };
+        let state = State { gathered: shared.inboxes.iter().map(|_| Vec::new()).collect(), ..State::default() };
+        let port = Arc::new(FeedPort {
+            shared: Arc::clone(shared),
+            id,
+            name: Arc::clone(&name),
+            to,
+            state: Mutex::new(state),
+            progress: Notify::new(),
+        });
+        shared.ports.open(to.connection, port.clone());
+        for inbox in &shared.inboxes {
+            inbox.push(Event::OpenFeed { feed: id, name: Arc::clone(&name), to });
+        }
+        Ok(Self { port, chunk: BytesMut::new(), scratch: Vec::new() })
+    }
+
+    /// Name of the feed.
+    pub fn name(&self) -> &str {
+        &self.port.name
+    }
+
+    /// Sends one message. `own` is the feed's own number of it (the row, the offset) and rises from message to message.
+    /// Returns at once while there is room for more undurable messages, and waits for some to become durable otherwise.
+    ///
+    /// # Errors
+    /// See [`FeedError`]; after one the feed takes no more, and what it sent before stays applied.
+    pub async fn send<E: Entity + Handle<M>, M: Message>(
+        &mut self,
+        own: u64,
+        target: EntityRef<E>,
+        message: M,
+    ) -> Result<(), FeedError> {
+        let (hash, envelope) = self.envelope(&target, &message)?;
+        loop {
+            let progress = self.port.progress.notified();
+            {
+                let mut state = self.port.state();
+                if let Some(error) = &state.error {
+                    return Err(error.clone());
+                }
+                if state.undurable < UNDURABLE_MAX && state.undurable_bytes < UNDURABLE_BYTES_MAX {
+                    return self.port.push(&mut state, own, hash, envelope);
+                }
+                self.port.hand_all(&mut state);
+            }
+            progress.await;
+        }
+    }
+
+    /// How many of the messages sent through this value are known to be durable, those found durable already included.
+    pub fn durable(&self) -> u64 {
+        self.port.state().durable
+    }
+
+    /// Waits until everything sent is durable.
+    ///
+    /// # Errors
+    /// See [`FeedError`].
+    pub async fn flush(&mut self) -> Result<(), FeedError> {
+        loop {
+            let progress = self.port.progress.notified();
+            {
+                let mut state = self.port.state();
+                if let Some(error) = &state.error {
+                    return Err(error.clone());
+                }
+                self.port.hand_all(&mut state);
+                if state.undurable == 0 {
+                    return Ok(());
+                }
+            }
+            progress.await;
+        }
+    }
+
+    fn envelope<E: Entity, M: Message>(&mut self, target: &EntityRef<E>, message: &M) -> Result<(u64, Envelope), FeedError> {
+        let refused = |refusal| FeedError::Refused { name: self.port.name.to_string(), refusal };
+        EntityId::check(E::KIND, target.key()).map_err(refused)?;
+        self.scratch.clear();
+        Envelope::write_head(E::KIND, target.key(), M::NAME, None, &mut self.scratch);
+        message::encode(message, &mut self.scratch).map_err(Refusal::Unencodable).map_err(refused)?;
+        let (len, max) = (self.scratch.len(), self.port.shared.limits.message_len_max);
+        if max < len {
+            return Err(refused(Refusal::TooLarge { what: "the message", len, max }));
+        }
+        // Many messages share one allocation.
+        if self.chunk.capacity() < len {
+            self.chunk = BytesMut::with_capacity(len.max(1 << 16));
+        }
+        self.chunk.extend_from_slice(&self.scratch);
+        let envelope = Envelope::from_bytes(self.chunk.split().freeze()).expect("just written");
+        Ok((crate::placement::hash(E::KIND, target.key()), envelope))
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let port = &self.port;
+        port.hand_all(&mut port.state());
+        port.shared.ports.close(port.to.connection);
+        for inbox in &port.shared.inboxes {
+            inbox.push(Event::CloseFeed { feed: port.id, to: port.to });
+        }
+    }
+}
+
+impl FeedPort {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Numbers a message and gathers it for its worker.
+    fn push(&self, state: &mut State, own: u64, hash: u64, envelope: Envelope) -> Result<(), FeedError> {
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            return Err(FeedError::Refused { name: self.name.to_string(), refusal: Refusal::Stopping });
+        }
+        if own <= state.own {
+            return Err(FeedError::NotRising { own, before: state.own });
+        }
+        state.own = own;
+        state.undurable += 1;
+        state.undurable_bytes += envelope.len();
+        let shard = self.shared.layout.place(hash);
+        let stream = state.streams.entry(shard).or_insert_with(|| Stream { first: 1, ..Stream::default() });
+        stream.kept.push_back(Unacknowledged { own, hash, envelope: envelope.clone() });
+        let number = stream.last();
+        if stream.again.is_some() {
+            // It goes with those before it, when they are sent again.
+            return Ok(());
+        }
+        let worker = self.shared.worker_of(shard);
+        let from = kernel::From::Feed { feed: self.id, number, own };
+        state.gathered[worker].push(Arrival { shard, hash, envelope, from });
+        if GATHER <= state.gathered[worker].len() {
+            self.hand(state, worker);
+        }
+        Ok(())
+    }
+
+    fn hand(&self, state: &mut State, worker: usize) {
+        if !state.gathered[worker].is_empty() {
+            let arrivals = std::mem::replace(&mut state.gathered[worker], Vec::with_capacity(GATHER));
+            self.shared.inboxes[worker].push(Event::Arrived(arrivals));
+        }
+    }
+
+    fn hand_all(&self, state: &mut State) {
+        (0..state.gathered.len()).for_each(|worker| self.hand(state, worker));
+    }
+
+    fn stop(&self, state: &mut State, error: FeedError) {
+        state.error.get_or_insert(error);
+        self.progress.notify_waiters();
+    }
+}
+
+impl Port for FeedPort {
+    fn reply(&self, outcomes: &mut dyn Iterator<Item = (u64, Outcome)>) {
+        outcomes.for_each(drop);
+    }
+
+    fn feed(&self, receipt: FeedReceipt) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let stream = state.streams.get_mut(&receipt.shard);
+        match (receipt.news, stream) {
+            (FeedNews::Durable { through, .. }, Some(stream)) => {
+                while stream.first <= through {
+                    // A feed that starts over is told of messages it has not sent yet in this run.
+                    let Some(done) = stream.kept.pop_front() else { break };
+                    stream.first += 1;
+                    state.undurable -= 1;
+                    state.undurable_bytes -= done.envelope.len();
+                    state.durable += 1;
+                }
+                self.progress.notify_waiters();
+            }
+            (FeedNews::SendFrom(number), Some(stream)) => {
+                stream.again = Some(stream.again.map_or(number, |again| again.min(number)));
+            }
+            (FeedNews::Lost, Some(stream)) => stream.again = Some(stream.first),
+            (FeedNews::Durable { .. } | FeedNews::SendFrom(_) | FeedNews::Lost, None) => {}
+            (FeedNews::Collision { own, .. }, _) => {
+                self.stop(state, FeedError::Collision { name: self.name.to_string(), own });
+            }
+            (FeedNews::Refused(refusal), _) => {
+                self.stop(state, FeedError::Refused { name: self.name.to_string(), refusal });
+            }
+        }
+    }
+
+    fn tick(&self) {
+        let mut state = self.state();
+        let state = &mut *state;
+        for (&shard, stream) in &mut state.streams {
+            let Some(again) = stream.again.take() else { continue };
+            let skip = again.saturating_sub(stream.first) as usize;
+            let worker = self.shared.worker_of(shard);
+            let from = stream.first + skip as u64;
+            for (number, kept) in (from..).zip(stream.kept.iter().skip(skip)) {
+                let from = kernel::From::Feed { feed: self.id, number, own: kept.own };
+                let (hash, envelope) = (kept.hash, kept.envelope.clone());
+                state.gathered[worker].push(Arrival { shard, hash, envelope, from });
+            }
+        }
+        self.hand_all(state);
+    }
+
+    fn fail(&self, why: &str) {
+        let mut state = self.state();
+        let error = FeedError::CutOff { name: self.name.to_string(), why: why.to_owned() };
+        self.stop(&mut state, error);
+    }
+}

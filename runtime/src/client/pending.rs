@@ -1,0 +1,176 @@
+//! The requests of one client that wait for their outcome.
+
+use crate::{
+    clock::Clock,
+    kernel::{FeedReceipt, Outcome},
+    message::{ClientId, RequestId},
+    node::Port,
+    timestamp::Timestamp,
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// Said of a request whose outcome did not come in time.
+pub(super) const TIMED_OUT: &str = "no answer in time";
+/// A request whose outcome stayed unknown may be asked again for this long before its reply is given up.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
+
+struct Entry {
+    tell: oneshot::Sender<Outcome>,
+    number: Option<u64>,
+    until: Timestamp,
+}
+
+/// Which numbers are settled, to tell the shards which replies they need not keep.
+#[derive(Default)]
+struct Numbers {
+    /// Everything up to here is settled.
+    floor: u64,
+    /// Settled or not, from `floor + 1`.
+    above: VecDeque<bool>,
+}
+
+impl Numbers {
+    fn allot(&mut self) -> u64 {
+        self.above.push_back(false);
+        self.floor + self.above.len() as u64
+    }
+
+    fn settle(&mut self, number: u64) {
+        if let Some(settled) = number.checked_sub(self.floor + 1).and_then(|at| self.above.get_mut(at as usize)) {
+            *settled = true;
+        }
+        while self.above.front() == Some(&true) {
+            self.above.pop_front();
+            self.floor += 1;
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    next_slot: u64,
+    entries: BTreeMap<u64, Entry>,
+    numbers: Numbers,
+    /// Requests given back as unknown, with the time after which they are given up.
+    abandoned: VecDeque<(Timestamp, u64)>,
+    failure: Option<String>,
+}
+
+/// See the module.
+pub(super) struct Pending {
+    client: ClientId,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+impl Pending {
+    pub(super) fn new(client: ClientId, clock: Clock) -> Self {
+        Self { client, clock, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A fresh request id.
+    pub(super) fn allot(&self) -> RequestId {
+        let number = self.state().numbers.allot();
+        RequestId { client: self.client, number, issued_at: self.clock.now() }
+    }
+
+    /// The floor to tell with a request of this id: 0 for one that is another client's.
+    pub(super) fn acknowledged(&self, id: RequestId) -> u64 {
+        if id.client == self.client { self.state().numbers.floor } else { 0 }
+    }
+
+    /// Waits for the outcome that is delivered to the waiter's slot.
+    pub(super) fn wait(self: &Arc<Self>, id: Option<RequestId>, timeout: Duration) -> Waiter {
+        let (tell, outcome) = oneshot::channel();
+        let number = id.filter(|id| id.client == self.client).map(|id| id.number);
+        let until = self.clock.now() + timeout;
+        let mut state = self.state();
+        let slot = state.next_slot;
+        state.next_slot += 1;
+        if let Some(why) = &state.failure {
+            let _ = tell.send(Outcome::Unknown(why.clone()));
+        } else {
+            state.entries.insert(slot, Entry { tell, number, until });
+        }
+        Waiter { slot, outcome }
+    }
+}
+
+impl Port for Pending {
+    fn reply(&self, outcomes: &mut dyn Iterator<Item = (u64, Outcome)>) {
+        let mut told = Vec::new();
+        let mut state = self.state();
+        for (slot, outcome) in outcomes {
+            let Some(entry) = state.entries.remove(&slot) else { continue };
+            if let Some(number) = entry.number
+                && !matches!(outcome, Outcome::Unknown(_))
+            {
+                state.numbers.settle(number);
+            }
+            told.push((entry.tell, outcome));
+        }
+        drop(state);
+        // Waking a task takes longer than anything above; the lock is not held for it.
+        for (tell, outcome) in told {
+            let _ = tell.send(outcome);
+        }
+    }
+
+    fn feed(&self, _: FeedReceipt) {}
+
+    fn tick(&self) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let late: Vec<u64> =
+            state.entries.iter().filter(|(_, entry)| entry.until <= now).map(|(slot, _)| *slot).collect();
+        for slot in late {
+            let entry = state.entries.remove(&slot).expect("just listed");
+            if let Some(number) = entry.number {
+                state.abandoned.push_back((now + ABANDONED_AFTER, number));
+            }
+            let _ = entry.tell.send(Outcome::Unknown(TIMED_OUT.into()));
+        }
+        while let Some(&(at, number)) = state.abandoned.front()
+            && at <= now
+        {
+            state.abandoned.pop_front();
+            state.numbers.settle(number);
+        }
+    }
+
+    fn fail(&self, why: &str) {
+        let mut state = self.state();
+        state.failure = Some(why.to_owned());
+        for (_, entry) in std::mem::take(&mut state.entries) {
+            let _ = entry.tell.send(Outcome::Unknown(why.to_owned()));
+        }
+    }
+}
+
+/// Resolves with the outcome delivered to its slot.
+pub(super) struct Waiter {
+    pub(super) slot: u64,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Future for Waiter {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        Pin::new(&mut self.outcome)
+            .poll(cx)
+            .map(|outcome| outcome.unwrap_or_else(|_| Outcome::Unknown("the runtime has stopped".into())))
+    }
+}

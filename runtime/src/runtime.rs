@@ -1,0 +1,218 @@
+//! The runtime a program holds: built from kinds and a store, asked for clients, stopped.
+
+use crate::{
+    client::Client,
+    entity::{Entity, Kind, KindOf},
+    kernel::Counters,
+    kinds::Kinds,
+    limits::Limits,
+    node::Node,
+    placement::{SHARDS_DEFAULT, SHARDS_MAX, Shards},
+    store::{Store, embedded, memory},
+};
+use std::{io, path::PathBuf, sync::Arc};
+
+/// Why a runtime did not start. Each says the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No place to keep state was chosen.
+    #[error("no store was chosen; call `.data_dir(\"...\")` to keep state on disk, or `.in_memory()` to lose it at the end")]
+    NoStore,
+    /// No kind was registered.
+    #[error("no entity is registered; call `.entity::<...>()` for each kind")]
+    NoEntities,
+    /// Two kinds have the same name.
+    #[error("two entities are called `{0}`; a kind names durable data and must be unique")]
+    DuplicateKind(&'static str),
+    /// The number of shards is not possible.
+    #[error("{0} shards are not possible; choose a power of two from 1 to {SHARDS_MAX}")]
+    Shards(u32),
+    /// The program is built so that a panicking handler ends the process.
+    #[error("this program is built with `panic = \"abort\"`, so a panicking handler could not be undone; build it with `panic = \"unwind\"`")]
+    PanicAborts,
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] embedded::OpenError),
+    /// Threads could not be started, or the store could not be read.
+    #[error("the runtime cannot start: {0}")]
+    Io(#[from] io::Error),
+}
+
+enum StoreChoice {
+    Memory,
+    Embedded(PathBuf),
+    Given(Arc<dyn Store>),
+}
+
+/// Builds a [`Runtime`].
+#[must_use = "a builder does nothing before `start`"]
+pub struct Builder {
+    kinds: Kinds,
+    duplicate: Option<&'static str>,
+    store: Option<StoreChoice>,
+    workers: Option<usize>,
+    shards: u32,
+    limits: Limits,
+}
+
+impl Builder {
+    /// Registers an entity.
+    pub fn entity<E: Entity>(self) -> Self {
+        self.kind(KindOf::<E>::new())
+    }
+
+    /// Registers a kind that was not written by the derive.
+    pub fn kind(mut self, kind: impl Kind) -> Self {
+        let name = kind.name();
+        if !self.kinds.register(Box::new(kind)) {
+            self.duplicate = Some(name);
+        }
+        self
+    }
+
+    /// Keeps state in this directory, which is made where it is missing. One process at a time uses it.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.store = Some(StoreChoice::Embedded(path.into()));
+        self
+    }
+
+    /// Keeps state in memory only: it is lost when the runtime stops.
+    pub fn in_memory(mut self) -> Self {
+        self.store = Some(StoreChoice::Memory);
+        self
+    }
+
+    /// Keeps state in a store that is open already.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(StoreChoice::Given(store));
+        self
+    }
+
+    /// How many workers run turns: one per core unless said otherwise.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// How many shards a new store is founded with, a power of two. It cannot be changed later.
+    pub fn shards(mut self, shards: u32) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Other bounds than the default.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Opens the store, recovers what it holds, and serves.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(self) -> Result<Runtime, StartError> {
+        if cfg!(panic = "abort") {
+            return Err(StartError::PanicAborts);
+        }
+        if let Some(name) = self.duplicate {
+            return Err(StartError::DuplicateKind(name));
+        }
+        if self.kinds.names().next().is_none() {
+            return Err(StartError::NoEntities);
+        }
+        let shards = Shards::new(self.shards).ok_or(StartError::Shards(self.shards))?;
+        let workers = self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let store: Arc<dyn Store> = match self.store.ok_or(StartError::NoStore)? {
+            StoreChoice::Given(store) => store,
+            StoreChoice::Memory => Arc::new(memory::MemoryStore::new(shards, 1)),
+            StoreChoice::Embedded(path) => {
+                let config = embedded::Config { shards, ..embedded::Config::default() };
+                let batch_len_max = self.limits.batch_len_max() as u64;
+                let opened = tokio::task::spawn_blocking(move || embedded::open_dir(&path, config, batch_len_max, workers));
+                Arc::new(opened.await.map_err(io::Error::other)??)
+            }
+        };
+        let node = Node::start(Arc::new(self.kinds), self.limits, Arc::clone(&store), workers).await?;
+        Ok(Runtime { node, store })
+    }
+}
+
+/// A running runtime: one node of one process.
+///
+/// ```
+/// # use entity_runtime::prelude::*;
+/// #[derive(Entity, Default, Serialize, Deserialize)]
+/// #[entity(kind = "counter", handles(Add))]
+/// struct Counter { count: u64 }
+///
+/// #[derive(Message, Serialize, Deserialize)]
+/// #[message(reply = u64)]
+/// struct Add { by: u64 }
+///
+/// impl Handle<Add> for Counter {
+///     fn handle(&mut self, add: Add, _: &mut Context<'_, Self>) -> u64 { self.count += add.by; self.count }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> anyhow::Result<()> {
+/// let runtime = Runtime::builder().entity::<Counter>().in_memory().start().await?;
+/// let count = runtime.client().ask(Counter::at("visits"), Add { by: 1 }).await?;
+/// assert_eq!(count, 1);
+/// runtime.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping it without [`Runtime::shutdown`] stops it at once; what was acknowledged is durable all the same.
+pub struct Runtime {
+    node: Node,
+    store: Arc<dyn Store>,
+}
+
+impl Runtime {
+    /// Begins a runtime.
+    pub fn builder() -> Builder {
+        Builder {
+            kinds: Kinds::default(),
+            duplicate: None,
+            store: None,
+            workers: None,
+            shards: SHARDS_DEFAULT,
+            limits: Limits::default(),
+        }
+    }
+
+    /// A client with an identity of its own.
+    pub fn client(&self) -> Client {
+        Client::open(&self.node.shared)
+    }
+
+    /// What the runtime has done since it started, as of the last 20 ms or so.
+    pub fn counters(&self) -> Counters {
+        self.node.counters()
+    }
+
+    /// Activations in memory, and the bytes they are counted with.
+    pub fn activations(&self) -> (usize, usize) {
+        self.node.shared.inboxes.iter().map(|inbox| inbox.stats().activations).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// Why the runtime takes no more messages, if its store has failed. It must be started anew.
+    pub fn failure(&self) -> Option<String> {
+        self.node.shared.failure()
+    }
+
+    /// Waits until no message is on its way: every outbox is empty and everything is durable. Waiting messages of stuck
+    /// entities and reminders that are not due do not count.
+    pub async fn quiesce(&self) {
+        self.node.quiesce().await;
+    }
+
+    /// Takes no more messages, finishes those in memory, and stops. Messages between entities that are still in an
+    /// outbox go on at the next start.
+    pub async fn shutdown(self) {
+        self.node.stop().await;
+        self.store.close();
+    }
+}
