@@ -69,13 +69,16 @@ impl Feed {
         let another = known.is_some_and(|known| 0 < number && known != own)
             || number == 1 && self.first_digest != 0 && digest != self.first_digest;
         let verdict = self.inbox.judge(number, window_max);
-        let falls = verdict == Verdict::Fresh && own <= self.last_own();
+        let falls = verdict == Verdict::Fresh && !self.rises(number, own);
         if another || falls { FeedVerdict::Collision } else { FeedVerdict::Stream(verdict) }
     }
 
-    fn last_own(&self) -> u64 {
-        // Numbers and own numbers rise together, so the highest number taken has the highest own number.
-        self.owns.last_key_value().map_or(self.own_at_floor, |(_, &own)| own)
+    /// Whether an own number lies between those of the messages before and after: they rise together. After a restart
+    /// the window may hold messages behind the one that arrives.
+    fn rises(&self, number: u64, own: u64) -> bool {
+        let before = self.owns.range(..number).next_back().map_or(self.own_at_floor, |(_, own)| *own);
+        let after = self.owns.range(number + 1..).next().map(|(_, own)| *own);
+        before < own && after.is_none_or(|after| own < after)
     }
 
     /// Takes the next message into memory.
@@ -174,6 +177,22 @@ mod tests {
         assert_eq!((again.floor(), again.own_at_floor()), (3, 30));
         assert_eq!(again.judge(6, 61, 6, 8), FeedVerdict::Collision);
         assert_eq!(again.judge(6, 60, 6, 8), FeedVerdict::Stream(Verdict::Duplicate));
+    }
+
+    #[test]
+    fn after_a_restart_the_message_in_a_hole_is_no_collision() {
+        let mut feed = fed(1..=3);
+        for number in 4..=6 {
+            feed.take(number, 10 * number, number);
+        }
+        feed.consume(6);
+        let mut row = Vec::new();
+        feed.encode(&mut row);
+        let mut again = Feed::decode(&row).expect("just written");
+        assert_eq!(again.judge(4, 60, 4, 8), FeedVerdict::Collision, "it must lie below the one behind it");
+        assert_eq!(again.judge(4, 40, 4, 8), FeedVerdict::Stream(Verdict::Fresh));
+        again.take(4, 40, 4);
+        assert_eq!(again.judge(5, 50, 5, 8), FeedVerdict::Stream(Verdict::Fresh));
     }
 
     proptest::proptest! {

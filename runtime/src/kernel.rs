@@ -498,6 +498,11 @@ impl Kernel {
                 .all(|shard| shard.held.is_empty() && shard.outboxes.values().all(|outbox| outbox.is_empty()))
     }
 
+    /// Whether nothing is in memory that is not durable, beside what is sent again from the store at the next start.
+    pub fn is_drained(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.undurable.is_empty() && !self.has_work(lane.id))
+    }
+
     /// How many activations are in memory, and the bytes they are counted with.
     pub fn activations(&self) -> (usize, usize) {
         (self.activations.len(), self.activation_bytes)

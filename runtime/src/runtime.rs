@@ -8,9 +8,18 @@ use crate::{
     limits::Limits,
     node::Node,
     placement::{SHARDS_DEFAULT, SHARDS_MAX, Shards},
-    store::{Store, embedded, memory},
+    clock::random_u128,
+    store::{
+        Store,
+        embedded::{EmbeddedConfig, EmbeddedStore, Founding, OpenError},
+        memory::MemoryStore,
+    },
 };
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Why a runtime did not start. Each says the way out.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +42,7 @@ pub enum StartError {
     PanicAborts,
     /// The store cannot be opened.
     #[error(transparent)]
-    Open(#[from] embedded::OpenError),
+    Open(#[from] OpenError),
     /// Threads could not be started, or the store could not be read.
     #[error("the runtime cannot start: {0}")]
     Io(#[from] io::Error),
@@ -125,16 +134,26 @@ impl Builder {
         let workers = self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let store: Arc<dyn Store> = match self.store.ok_or(StartError::NoStore)? {
             StoreChoice::Given(store) => store,
-            StoreChoice::Memory => Arc::new(memory::MemoryStore::new(shards, 1)),
+            StoreChoice::Memory => Arc::new(MemoryStore::new(shards, 1)),
             StoreChoice::Embedded(path) => {
-                let config = embedded::Config { shards, ..embedded::Config::default() };
-                let batch_len_max = self.limits.batch_len_max() as u64;
-                let opened = tokio::task::spawn_blocking(move || embedded::open_dir(&path, config, batch_len_max, workers));
+                let opened = tokio::task::spawn_blocking(move || open_or_found(&path, shards));
                 Arc::new(opened.await.map_err(io::Error::other)??)
             }
         };
         let node = Node::start(Arc::new(self.kinds), self.limits, Arc::clone(&store), workers).await?;
         Ok(Runtime { node, store })
+    }
+}
+
+/// The one-process runtime founds its store by itself (P19).
+fn open_or_found(path: &Path, shards: Shards) -> Result<EmbeddedStore, OpenError> {
+    let config = EmbeddedConfig { shards: Some(shards), ..EmbeddedConfig::default() };
+    match EmbeddedStore::open(path, &config) {
+        Err(OpenError::NotFounded { .. }) => {
+            let founding = Founding { cluster: random_u128(), store: random_u128(), shards };
+            EmbeddedStore::found(path, &founding, &config)
+        }
+        opened => opened,
     }
 }
 
@@ -212,7 +231,15 @@ impl Runtime {
     /// Takes no more messages, finishes those in memory, and stops. Messages between entities that are still in an
     /// outbox go on at the next start.
     pub async fn shutdown(self) {
+        let failed = self.node.shared.failure().is_some();
         self.node.stop().await;
-        self.store.close();
+        if failed {
+            return;
+        }
+        let store = self.store;
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        if let Ok(Err(error)) = closed {
+            tracing::warn!(%error, "the store was not closed in peace; the next start recovers it");
+        }
     }
 }

@@ -151,6 +151,14 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// The medium failed; a full disk is no error here but shows in [`Store::reserve`].
     fn maintain(&self) -> Result<(), LoadError>;
+
+    /// Ends the run in peace, so that the next open has little to recover. Nothing is committed after it.
+    ///
+    /// # Errors
+    /// The medium failed; the next open recovers as after a crash.
+    fn close(&self) -> Result<(), LoadError> {
+        Ok(())
+    }
 }
 
 /// The writing end of a lane.

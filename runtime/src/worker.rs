@@ -24,9 +24,11 @@ use tokio::sync::oneshot;
 const TICK: Duration = Duration::from_millis(20);
 
 /// There may be something in the inbox.
-#[derive(Message)]
-#[rtype(result = "()")]
 struct Wake;
+
+impl Message for Wake {
+    type Result = ();
+}
 
 /// Wakes a worker from any thread.
 pub(crate) struct Waker(Addr<Worker>);

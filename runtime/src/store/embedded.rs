@@ -534,6 +534,10 @@ impl Store for EmbeddedStore {
         self.inner.log.release(bytes);
     }
 
+    fn close(&self) -> Result<(), LoadError> {
+        EmbeddedStore::close(self)
+    }
+
     fn wants_maintenance(&self) -> bool {
         self.inner.log.wants_spares() || self.tail_bytes() > self.inner.config.tail_bytes / 4
     }
