@@ -2,10 +2,9 @@
 //! commit, or not at all.
 
 use crate::{
-    codec,
     entity::{Entity, EntityId, EntityRef, Handle},
     error::Refusal,
-    message::{Envelope, Message},
+    message::{self, Envelope, Message},
     timestamp::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -155,7 +154,7 @@ impl Effects {
         }
         let start = self.bytes.len();
         Envelope::write_head(kind, key, M::NAME, Some((input.kind, input.key)), &mut self.bytes);
-        if let Err(error) = codec::encode(message, &mut self.bytes) {
+        if let Err(error) = message::encode(message, &mut self.bytes) {
             self.bytes.truncate(start);
             self.over = Some(Refusal::Unencodable(error));
             return None;

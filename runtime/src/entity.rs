@@ -32,6 +32,7 @@
 //! }
 //!
 //! impl Entity for Counter {
+//!     type State = Self;
 //!     const KIND: &'static str = "counter";
 //!     const HANDLES: &'static [&'static str] = &[<Add as Message>::NAME];
 //!     const QUERIES: &'static [&'static str] = &[<Total as Message>::NAME];
@@ -58,7 +59,7 @@ use crate::{
     codec,
     context::{Context, Effects, TurnInput},
     error::{Refusal, StateError},
-    message::Message,
+    message::{self, Message},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{borrow::Cow, fmt, marker::PhantomData};
@@ -166,7 +167,13 @@ impl<E: Entity> fmt::Debug for EntityRef<E> {
     message = "`{Self}` is not an entity",
     label = "add `#[derive(Entity)]` and `#[entity(kind = \"...\", handles(...))]` to `{Self}`"
 )]
-pub trait Entity: State {
+pub trait Entity: Sized + 'static {
+    /// How the state is made, written and read: `Self`, for every entity.
+    ///
+    /// A bound on this type and not on the trait, because the bounds of a trait are asked for again wherever it is used:
+    /// a missing serde derive would be an error at each `Account::at(..)`, and so it is one at the entity.
+    #[doc(hidden)]
+    type State: State<Self>;
     /// Name of the kind in keys, logs and on the wire; [`is_name`] says what is allowed. Renaming it makes new entities.
     const KIND: &'static str;
     /// Version of the state's shape, from 1. Raise it when old bytes no longer decode, and give an upcast.
@@ -237,31 +244,31 @@ pub trait Query<M: Message>: Sized {
     fn query(&self, message: M) -> M::Reply;
 }
 
-/// What the state of an entity can do: be made empty, written and read. Implemented for every
+/// What the state of entity `E` can do: be made empty, written and read. Implemented for every
 /// `Default + Serialize + Deserialize` type; hidden so that a missing derive is one error and not one per trait.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "the state of entity `{Self}` cannot be stored",
-    label = "derive `Default`, `Serialize` and `Deserialize` for `{Self}`",
+    message = "the state of entity `{E}` cannot be stored",
+    label = "derive `Default`, `Serialize` and `Deserialize` for `{E}`",
     note = "an entity starts from `Default` and is kept with serde"
 )]
-pub trait State: Sized + 'static {
-    fn empty() -> Self;
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), String>;
-    fn decode(bytes: &[u8]) -> Result<Self, String>;
+pub trait State<E> {
+    fn empty() -> E;
+    fn encode(entity: &E, out: &mut Vec<u8>) -> Result<(), String>;
+    fn decode(bytes: &[u8]) -> Result<E, String>;
 }
 
 #[diagnostic::do_not_recommend]
-impl<T: Default + Serialize + DeserializeOwned + 'static> State for T {
-    fn empty() -> Self {
-        T::default()
+impl<E: Default + Serialize + DeserializeOwned> State<E> for E {
+    fn empty() -> E {
+        E::default()
     }
 
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), String> {
-        codec::encode(self, out)
+    fn encode(entity: &E, out: &mut Vec<u8>) -> Result<(), String> {
+        codec::encode(entity, out)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    fn decode(bytes: &[u8]) -> Result<E, String> {
         codec::decode(bytes)
     }
 }
@@ -299,7 +306,7 @@ pub fn handle<E: Entity + Handle<M>, M: Message>(
     input: &TurnInput<'_>,
     effects: &mut Effects,
 ) -> Result<Answer, MessageError> {
-    let message: M = codec::decode(body).map_err(MessageError::Undecodable)?;
+    let message: M = message::decode(body).map_err(MessageError::Undecodable)?;
     let reply = {
         let mut context = Context::new(input, effects);
         <E as Handle<M>>::handle(entity, message, &mut context)
@@ -317,7 +324,7 @@ pub fn query<E: Entity + Query<M>, M: Message>(
     body: &[u8],
     reply: &mut Vec<u8>,
 ) -> Result<(), MessageError> {
-    let message: M = codec::decode(body).map_err(MessageError::Undecodable)?;
+    let message: M = message::decode(body).map_err(MessageError::Undecodable)?;
     codec::encode(&<E as Query<M>>::query(entity, message), reply).map_err(MessageError::Unencodable)
 }
 
@@ -332,7 +339,7 @@ pub fn decode_present<E: Entity>(version: u32, bytes: &[u8]) -> Result<E, StateE
     if version < E::VERSION {
         return Err(StateError::NoUpcast { stored: version });
     }
-    <E as State>::decode(bytes).map_err(StateError::Undecodable)
+    <E::State as State<E>>::decode(bytes).map_err(StateError::Undecodable)
 }
 
 /// Reads a state of an older shape, for the first step of an upcast.
@@ -341,6 +348,17 @@ pub fn decode_present<E: Entity>(version: u32, bytes: &[u8]) -> Result<E, StateE
 /// The bytes do not decode.
 pub fn decode_old<Old: DeserializeOwned>(bytes: &[u8]) -> Result<Old, StateError> {
     codec::decode(bytes).map_err(StateError::Undecodable)
+}
+
+/// One step of an upcast: `step` leads from the state of a version to that of the next.
+///
+/// # Errors
+/// The state before could not be read.
+pub fn upcast<Old, New>(
+    old: Result<Old, StateError>,
+    step: impl FnOnce(Old) -> New,
+) -> Result<New, StateError> {
+    old.map(step)
 }
 
 /// A kind of entity as the runtime sees it, without its type. Kinds from elsewhere than the derive can implement it too.
@@ -405,7 +423,7 @@ impl<E: Entity> AnyEntity for E {
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), String> {
-        <E as State>::encode(self, out)
+        <E::State as State<E>>::encode(self, out)
     }
 }
 
@@ -447,7 +465,7 @@ impl<E: Entity> Kind for KindOf<E> {
     }
 
     fn create(&self) -> Box<dyn AnyEntity> {
-        Box::new(<E as State>::empty())
+        Box::new(<E::State as State<E>>::empty())
     }
 
     fn decode(&self, version: u32, bytes: &[u8]) -> Result<Box<dyn AnyEntity>, StateError> {

@@ -21,11 +21,15 @@ pub mod store;
 pub mod stream;
 pub mod timestamp;
 pub mod turn;
+
+pub use entity_macros::{Entity, Message};
+
 pub mod prelude {
     pub use crate::{
         context::Context,
         entity::{Entity, EntityId, Handle, Query},
         message::Message,
     };
+    pub use entity_macros::{Entity, Message};
     pub use serde::{Deserialize, Serialize};
 }

@@ -3,7 +3,7 @@
 //! A message is encoded once, where it is sent; from there its [`Envelope`] travels as the same bytes through outbox,
 //! log and mailbox.
 
-use crate::{entity::EntityId, timestamp::Timestamp};
+use crate::{codec, entity::EntityId, timestamp::Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, str::FromStr};
@@ -13,7 +13,7 @@ use std::{fmt, str::FromStr};
     message = "`{Self}` is not a message",
     label = "add `#[derive(Message, Serialize, Deserialize)]` to `{Self}`"
 )]
-pub trait Message: Serialize + DeserializeOwned + Send + 'static {
+pub trait Message: Sized + Send + 'static {
     /// Name on the wire and in the log. The derive takes the type's name in kebab case unless `name = "..."` is given.
     const NAME: &'static str;
     /// What the handler answers.
@@ -25,6 +25,52 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
         let _ = reply;
         false
     }
+
+    /// How the message becomes bytes: `Self`, for every message.
+    ///
+    /// A bound on this type and not on the trait, because the bounds of a trait are asked for again wherever it is
+    /// named: a message without serde would be an error at each handler and each list, and so it is one at its derive.
+    #[doc(hidden)]
+    type Body: Body<Self>;
+}
+
+/// Writes and reads messages `M` with serde. Hidden so that a missing derive is one error, as for an entity's state.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "message `{M}` cannot be sent",
+    label = "derive `Serialize` and `Deserialize` for `{M}`",
+    note = "a message is encoded with serde where it is sent"
+)]
+pub trait Body<M> {
+    fn encode(message: &M, out: &mut Vec<u8>) -> Result<(), String>;
+    fn decode(bytes: &[u8]) -> Result<M, String>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<M: Serialize + DeserializeOwned> Body<M> for M {
+    fn encode(message: &M, out: &mut Vec<u8>) -> Result<(), String> {
+        codec::encode(message, out)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<M, String> {
+        codec::decode(bytes)
+    }
+}
+
+/// Appends the encoding of `message` to `out`.
+///
+/// # Errors
+/// The type's own `Serialize` failed; `out` then holds a part that the caller must cut off.
+pub fn encode<M: Message>(message: &M, out: &mut Vec<u8>) -> Result<(), String> {
+    <M::Body as Body<M>>::encode(message, out)
+}
+
+/// Reads the message `bytes` are the encoding of.
+///
+/// # Errors
+/// The bytes are not what the type expects; see [`codec::decode`].
+pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, String> {
+    <M::Body as Body<M>>::decode(bytes)
 }
 
 /// Who sent a request. Random, and the same for the lifetime of one client.

@@ -1,0 +1,21 @@
+//! The attribute was forgotten altogether.
+use entity_runtime::prelude::*;
+
+#[derive(Message, Serialize, Deserialize)]
+struct Deposit {
+    cents: u64,
+}
+
+#[derive(Entity, Default, Serialize, Deserialize)]
+struct Account {
+    cents: u64,
+}
+
+impl Handle<Deposit> for Account {
+    fn handle(&mut self, deposit: Deposit, ctx: &mut Context<'_, Self>) {
+        self.cents += deposit.cents;
+        ctx.send(Account::at("bank"), deposit);
+    }
+}
+
+fn main() {}

@@ -1,0 +1,26 @@
+//! A message is handled or queried.
+use entity_runtime::prelude::*;
+
+#[derive(Message, Serialize, Deserialize)]
+struct Deposit {
+    cents: u64,
+}
+
+#[derive(Entity, Default, Serialize, Deserialize)]
+#[entity(kind = "account", handles(Deposit), queries(Deposit))]
+struct Account {
+    cents: u64,
+}
+
+impl Handle<Deposit> for Account {
+    fn handle(&mut self, deposit: Deposit, ctx: &mut Context<'_, Self>) {
+        self.cents += deposit.cents;
+        ctx.send(Account::at("bank"), deposit);
+    }
+}
+
+impl Query<Deposit> for Account {
+    fn query(&self, _: Deposit) {}
+}
+
+fn main() {}

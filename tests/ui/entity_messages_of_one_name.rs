@@ -1,0 +1,30 @@
+//! Two types with one name, found although one is handled and one queried.
+use entity_runtime::prelude::*;
+
+#[derive(Message, Serialize, Deserialize)]
+struct Deposit {
+    cents: u64,
+}
+
+#[derive(Entity, Default, Serialize, Deserialize)]
+#[entity(kind = "account", handles(Deposit), queries(Paid))]
+struct Account {
+    cents: u64,
+}
+
+impl Handle<Deposit> for Account {
+    fn handle(&mut self, deposit: Deposit, ctx: &mut Context<'_, Self>) {
+        self.cents += deposit.cents;
+        ctx.send(Account::at("bank"), deposit);
+    }
+}
+
+#[derive(Message, Serialize, Deserialize)]
+#[message(name = "deposit")]
+struct Paid;
+
+impl Query<Paid> for Account {
+    fn query(&self, _: Paid) {}
+}
+
+fn main() {}

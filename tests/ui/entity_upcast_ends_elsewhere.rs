@@ -1,0 +1,26 @@
+//! The last function does not give the entity.
+use entity_runtime::prelude::*;
+
+#[derive(Message, Serialize, Deserialize)]
+struct Deposit {
+    cents: u64,
+}
+
+#[derive(Entity, Default, Serialize, Deserialize)]
+#[entity(kind = "account", handles(Deposit), version = 2, upcast(1 => euros))]
+struct Account {
+    cents: u64,
+}
+
+impl Handle<Deposit> for Account {
+    fn handle(&mut self, deposit: Deposit, ctx: &mut Context<'_, Self>) {
+        self.cents += deposit.cents;
+        ctx.send(Account::at("bank"), deposit);
+    }
+}
+
+fn euros(old: u64) -> u64 {
+    old
+}
+
+fn main() {}

@@ -1,0 +1,22 @@
+//! A version is a number; the other attributes are still read.
+use entity_runtime::prelude::*;
+
+#[derive(Message, Serialize, Deserialize)]
+struct Deposit {
+    cents: u64,
+}
+
+#[derive(Entity, Default, Serialize, Deserialize)]
+#[entity(kind = "account", version = "2", handels(Deposit))]
+struct Account {
+    cents: u64,
+}
+
+impl Handle<Deposit> for Account {
+    fn handle(&mut self, deposit: Deposit, ctx: &mut Context<'_, Self>) {
+        self.cents += deposit.cents;
+        ctx.send(Account::at("bank"), deposit);
+    }
+}
+
+fn main() {}

@@ -1,0 +1,22 @@
+//! All faults are told at once.
+use entity_runtime::prelude::*;
+
+#[derive(Message, Serialize, Deserialize)]
+struct Deposit {
+    cents: u64,
+}
+
+#[derive(Entity, Default, Serialize, Deserialize)]
+#[entity(kind = "", handles(Deposit, Deposit), queries = Deposit, version = 0, volatil)]
+struct Account {
+    cents: u64,
+}
+
+impl Handle<Deposit> for Account {
+    fn handle(&mut self, deposit: Deposit, ctx: &mut Context<'_, Self>) {
+        self.cents += deposit.cents;
+        ctx.send(Account::at("bank"), deposit);
+    }
+}
+
+fn main() {}
