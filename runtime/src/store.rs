@@ -12,8 +12,11 @@
 //! and the simulator calls them in the order of its seed.
 
 pub mod batch;
+#[cfg(test)]
+mod conformance;
 pub mod disk;
 pub mod embedded;
+mod fence;
 pub mod memory;
 pub mod row;
 

@@ -1,1 +1,544 @@
+//! The embedded store: a commit log of our own, and a checkpoint beside it. Needs nothing but a directory.
+//!
+//! ```text
+//! commit ──> log (one write, one sync) ──> durable ──> acknowledge
+//!             │
+//!  maintain   └──> newest write of each row, sorted ──> checkpoint ──> loads
+//!                  then the segments behind it are used again
+//! ```
+//!
+//! There is one lane. A commit touches the log alone; [`Store::maintain`] reads the durable log itself, so the hot path
+//! keeps no table of rows, and what was committed since the last round must be kept by whoever needs it (P12).
+//! Opening replays the tail of the log into the checkpoint by the same code and is then ready to load everything.
+//! The bytes are in `docs/format.md`.
+//!
+//! # Caveats
+//! * One disk: what it loses after a sync is lost.
+//! * Ownership is OWNED for every shard; sealing and moving shards come with the hand-off (P17, P18).
 
+mod checkpoint;
+mod error;
+mod group;
+mod identity;
+mod lane;
+mod log;
+mod recover;
+mod room;
+mod round;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use error::OpenError;
+pub use identity::Founding;
+pub use segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+
+use checkpoint::Checkpoint;
+use checkpoint::snapshot::{SnapshotCheckpoint, is_snapshot};
+use checkpoint::sorted::SortedCheckpoint;
+use identity::{BOOT, Boot, FOUNDING, FOUNDING_NEW};
+use lane::LogLane;
+use log::{Log, Segments};
+use round::Round;
+use segment::StoreId;
+use walk::Walk;
+
+use super::disk::{Disk, DiskLock, LockError, RealDisk};
+use super::fence::Fence;
+use super::{ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Row, RowType, Store, batch};
+use crate::placement::{Epoch, ShardId, Shards};
+
+/// The checkpoint's directory.
+const CHECKPOINT: &str = "checkpoint";
+/// Taken by [`Disk::lock`].
+const LOCK: &str = "lock";
+/// What a volume's root may hold without being of anyone.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Settings of an embedded store. None of them changes what is promised: every commit is synced.
+#[derive(Debug, Clone)]
+pub struct EmbeddedConfig {
+    /// Length of a log segment, a multiple of 4096 from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. A batch must
+    /// fit in one. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// How long the log may grow beyond the checkpoint, at least two segments: this bounds the time to open. At the
+    /// bound room is refused ([`NoRoom::LogTail`]) until a round of the checkpoint is done. Default 512 MiB.
+    pub tail_bytes: u64,
+    /// How much log a round of the checkpoint takes into memory before it is ingested; exceeded by at most a segment.
+    /// Default 128 MiB.
+    pub round_bytes: u64,
+    /// Memory for blocks of the checkpoint that loads have read. Default 64 MiB.
+    pub cache_bytes: u64,
+    /// The number of shards the store must have been founded with; `None` takes any.
+    pub shards: Option<Shards>,
+}
+
+impl Default for EmbeddedConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            tail_bytes: 512 << 20,
+            round_bytes: 128 << 20,
+            cache_bytes: 64 << 20,
+            shards: None,
+        }
+    }
+}
+
+impl EmbeddedConfig {
+    fn check(&self) -> Result<(), OpenError> {
+        let segment = self.segment_bytes;
+        if !(SEGMENT_BYTES_MIN <= segment && segment <= SEGMENT_BYTES_MAX) || !segment.is_multiple_of(4_096) {
+            return Err(OpenError::Config("segment_bytes is a multiple of 4096 from 64 KiB to 1 GiB"));
+        }
+        if self.tail_bytes < 2 * segment {
+            return Err(OpenError::Config("tail_bytes is at least two segments"));
+        }
+        Ok(())
+    }
+}
+
+/// A store in one directory, used by one process at a time. Clones are handles of the same open store.
+#[derive(Clone)]
+pub struct EmbeddedStore {
+    inner: Arc<Inner>,
+}
+
+/// What lane, loads and maintenance share.
+pub(super) struct Inner {
+    log: Log,
+    checkpoint: Box<dyn Checkpoint>,
+    founding: Founding,
+    boot: Mutex<Boot>,
+    was_clean: bool,
+    /// Numbers of what is committed.
+    fence: Mutex<Fence>,
+    /// Numbers of what is in the checkpoint; held for a whole maintenance, so that there is one at a time.
+    covered: Mutex<Fence>,
+    /// The checkpoint's position.
+    loadable: AtomicU64,
+    config: EmbeddedConfig,
+    lane_taken: AtomicBool,
+    disk: Arc<dyn Disk>,
+    /// Given back last.
+    _lock: Box<dyn DiskLock>,
+}
+
+/// Where the rows of a checkpoint lie.
+enum CheckpointPlace<'p> {
+    Directory(&'p Path),
+    Disk,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `directory`: locks it, recovers, and raises the boot counter.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. A failed open has changed nothing that was durable.
+    pub fn open(directory: &Path, config: &EmbeddedConfig) -> Result<Self, OpenError> {
+        let place = directory.display().to_string();
+        match std::fs::metadata(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OpenError::NotFounded { place });
+            }
+            Err(error) => return Err(OpenError::io(&place, error)),
+            Ok(found) if !found.is_dir() => return Err(OpenError::NotADirectory { place }),
+            Ok(_) => {}
+        }
+        let disk = Arc::new(RealDisk::new(directory));
+        Self::open_at(disk, &CheckpointPlace::Directory(&directory.join(CHECKPOINT)), &place, config)
+    }
+
+    /// Founds a store in `directory`, which is made where it is missing, and opens it. A founding that was interrupted
+    /// is done again from the start.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn found(directory: &Path, founding: &Founding, config: &EmbeddedConfig) -> Result<Self, OpenError> {
+        let place = directory.display().to_string();
+        if directory.exists() && !directory.is_dir() {
+            return Err(OpenError::NotADirectory { place });
+        }
+        let disk = RealDisk::create_directory(directory).map_err(|error| OpenError::io(&place, error))?;
+        Self::found_at(
+            Arc::new(disk),
+            &CheckpointPlace::Directory(&directory.join(CHECKPOINT)),
+            &place,
+            founding,
+            config,
+        )
+    }
+
+    /// Opens a store that lies wholly on `disk`, its checkpoint in two files that are written anew in each round: for
+    /// simulated disks.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_on(disk: Arc<dyn Disk>, config: &EmbeddedConfig) -> Result<Self, OpenError> {
+        Self::open_at(disk, &CheckpointPlace::Disk, "the disk", config)
+    }
+
+    /// Founds a store as [`EmbeddedStore::open_on`] opens it.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn found_on(
+        disk: Arc<dyn Disk>,
+        founding: &Founding,
+        config: &EmbeddedConfig,
+    ) -> Result<Self, OpenError> {
+        Self::found_at(disk, &CheckpointPlace::Disk, "the disk", founding, config)
+    }
+
+    /// What was fixed at founding.
+    pub fn founding(&self) -> &Founding {
+        &self.inner.founding
+    }
+
+    /// How often the store was opened, this time included (P19).
+    pub fn boot(&self) -> u64 {
+        self.inner.boot.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+
+    /// Whether the run before this one ended with [`EmbeddedStore::close`], or there was none.
+    pub fn was_clean(&self) -> bool {
+        self.inner.was_clean
+    }
+
+    /// The most bytes a batch may have. A larger one is never granted room.
+    pub fn batch_bytes_max(&self) -> u64 {
+        room::batch_bytes_max(self.inner.config.segment_bytes)
+    }
+
+    /// Bytes of log beyond the checkpoint: what an open would replay now.
+    pub fn tail_bytes(&self) -> u64 {
+        self.inner.log.durable() - self.inner.loadable()
+    }
+
+    /// Ends this run in peace: brings the checkpoint up to the log and leaves the mark that the next open reports as
+    /// [`EmbeddedStore::was_clean`]. Commits fail from here on. The directory is free when all handles are dropped.
+    ///
+    /// # Errors
+    /// The medium failed; the next open recovers as after a crash.
+    pub fn close(&self) -> Result<(), LoadError> {
+        self.inner.log.check()?;
+        // From here on nothing is committed, so that the checkpoint taken now is of everything.
+        self.inner.log.fail(io::Error::other("the store is closed"));
+        self.inner.maintain()?;
+        let mut boot = self.inner.boot.lock().unwrap_or_else(PoisonError::into_inner);
+        *boot = boot.change(&*self.inner.disk, self.inner.log.store, boot.count, true)?;
+        Ok(())
+    }
+
+    fn found_at(
+        disk: Arc<dyn Disk>,
+        checkpoint: &CheckpointPlace<'_>,
+        place: &str,
+        founding: &Founding,
+        config: &EmbeddedConfig,
+    ) -> Result<Self, OpenError> {
+        config.check()?;
+        let failed = |error| OpenError::io(place, error);
+        {
+            let names = disk.list().map_err(failed)?;
+            if names.iter().any(|name| name == FOUNDING) {
+                return Err(OpenError::AlreadyFounded { place: place.to_owned() });
+            }
+            if let Some(name) = names.iter().find(|name| !is_ours(name)) {
+                return Err(OpenError::NotEmpty { place: place.to_owned(), name: name.clone() });
+            }
+            let _lock = lock(&*disk, place)?;
+            // What an interrupted founding left. It was never part of a store, for that begins with the record's name.
+            for name in
+                names.iter().filter(|name| ![LOCK, LOST_AND_FOUND, CHECKPOINT].contains(&name.as_str()))
+            {
+                disk.remove(name).map_err(failed)?;
+            }
+            let store = StoreId::new(founding.store);
+            Boot::create(&*disk, store).map_err(failed)?;
+            let segments = Segments { live: [].into(), free: Vec::new(), next_number: 1, durable: 0 };
+            let log = Log::new(Arc::clone(&disk), store, config.segment_bytes, config.tail_bytes, segments);
+            log.make_spares().map_err(failed)?;
+            founding.write(&*disk).map_err(failed)?;
+        }
+        Self::open_at(disk, checkpoint, place, config)
+    }
+
+    fn open_at(
+        disk: Arc<dyn Disk>,
+        checkpoint: &CheckpointPlace<'_>,
+        place: &str,
+        config: &EmbeddedConfig,
+    ) -> Result<Self, OpenError> {
+        config.check()?;
+        let failed = |error| OpenError::io(place, error);
+        // Before the lock, which leaves a file: a directory that is not ours stays as it is.
+        if !disk.list().map_err(failed)?.iter().any(|name| name == FOUNDING) {
+            return Err(OpenError::NotFounded { place: place.to_owned() });
+        }
+        let lock = lock(&*disk, place)?;
+        let founding = Founding::read(&*disk)?;
+        if let Some(configured) = config.shards
+            && configured != founding.shards
+        {
+            let (founded, configured) = (founding.shards.count(), configured.count());
+            return Err(OpenError::Shards { founded, configured });
+        }
+        let store = StoreId::new(founding.store);
+        let boot = Boot::read(&*disk, store)?;
+        let checkpoint: Box<dyn Checkpoint> = match checkpoint {
+            CheckpointPlace::Directory(path) => {
+                let opened = SortedCheckpoint::open(path, config.cache_bytes);
+                Box::new(opened.map_err(|error| corrupt_or(CHECKPOINT, 0, failed, error))?)
+            }
+            CheckpointPlace::Disk => {
+                Box::new(SnapshotCheckpoint::open(Arc::clone(&disk), store).map_err(failed)?)
+            }
+        };
+        let (position, numbers) = checkpoint::read_bookkeeping(&*checkpoint)
+            .map_err(|error| corrupt_or(CHECKPOINT, 0, failed, error))?;
+        let mut fence = Fence::new(founding.shards.count());
+        for shard in founding.shards.iter() {
+            fence.own(shard, Epoch(1), 0);
+        }
+        for owned in numbers {
+            if owned.shard.0 >= founding.shards.count() {
+                let what = format!("it has a row of {}, which does not exist", owned.shard);
+                return Err(OpenError::Corrupt { file: CHECKPOINT.into(), position, what });
+            }
+            fence.own(owned.shard, owned.epoch, owned.number);
+        }
+        let found = recover::recover(&*disk, store, position, config.segment_bytes)?;
+        let log = Log::new(Arc::clone(&disk), store, config.segment_bytes, config.tail_bytes, found);
+        let inner = Inner {
+            log,
+            checkpoint,
+            founding,
+            boot: Mutex::new(boot),
+            was_clean: boot.clean,
+            fence: Mutex::new(fence.clone()),
+            covered: Mutex::new(fence),
+            loadable: AtomicU64::new(position),
+            config: config.clone(),
+            lane_taken: AtomicBool::new(false),
+            disk,
+            _lock: lock,
+        };
+        inner.replay().map_err(|error| corrupt_or("the log", inner.loadable(), failed, error))?;
+        inner.serve().map_err(failed)?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+fn lock(disk: &dyn Disk, place: &str) -> Result<Box<dyn DiskLock>, OpenError> {
+    disk.lock().map_err(|error| match error {
+        LockError::Held(by) => OpenError::Locked { place: place.to_owned(), by },
+        LockError::Io(error) => OpenError::io(place, error),
+    })
+}
+
+fn corrupt_or(
+    file: &str,
+    position: u64,
+    failed: impl Fn(io::Error) -> OpenError,
+    error: io::Error,
+) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => {
+            OpenError::Corrupt { file: file.into(), position, what: error.to_string() }
+        }
+        _ => failed(error),
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    [FOUNDING, FOUNDING_NEW, BOOT, LOCK, CHECKPOINT, LOST_AND_FOUND].contains(&name)
+        || is_snapshot(name)
+        || segment::number(name).is_some()
+}
+
+impl Inner {
+    fn fence(&self) -> MutexGuard<'_, Fence> {
+        self.fence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn loadable(&self) -> u64 {
+        self.loadable.load(Ordering::Acquire)
+    }
+
+    /// Brings the checkpoint up to the end of the log, before anything is served.
+    fn replay(&self) -> io::Result<()> {
+        let mut covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rounds(&mut covered)?;
+        *self.fence() = covered.clone();
+        Ok(())
+    }
+
+    /// Opens for commits: from here on a crash is no clean end.
+    fn serve(&self) -> io::Result<()> {
+        match self.log.make_spares() {
+            Err(error) if is_full(&error) => self.log.set_disk_full(true),
+            made => made?,
+        }
+        let mut boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner);
+        *boot = boot.change(&*self.disk, self.log.store, boot.count + 1, false)?;
+        Ok(())
+    }
+
+    fn maintain(&self) -> Result<(), LoadError> {
+        let mut covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
+        // Segments before rounds: room is what commits wait for. The checkpoint is tried on a full disk too, for it
+        // may free segments.
+        let spares = self.log.make_spares();
+        let rounds = self.rounds(&mut covered);
+        let spares = spares.and_then(|()| self.log.make_spares());
+        let mut full = false;
+        for result in [spares, rounds] {
+            match result {
+                Err(error) if is_full(&error) => full = true,
+                result => result?,
+            }
+        }
+        self.log.set_disk_full(full);
+        Ok(())
+    }
+
+    /// Ingests the log up to what is durable now.
+    fn rounds(&self, covered: &mut Fence) -> io::Result<()> {
+        let through = self.log.durable();
+        while self.loadable() < through {
+            self.round(covered, through)?;
+        }
+        Ok(())
+    }
+
+    fn round(&self, covered: &mut Fence, through: u64) -> io::Result<()> {
+        let live = self.log.live();
+        let mut walk = Walk::new(&live, self.log.store, self.loadable());
+        let mut spans = Vec::new();
+        let mut len = 0;
+        while len < self.config.round_bytes
+            && let Some(span) = walk.next_span(through)?
+        {
+            len += span.len();
+            spans.push(span);
+        }
+        if spans.is_empty() {
+            return Err(invalid(format!(
+                "what was durable at position {} can no longer be read",
+                walk.position
+            )));
+        }
+        let mut after = covered.clone();
+        let mut touched = vec![false; self.founding.shards.count() as usize];
+        let mut round = Round::default();
+        for bytes in spans.iter().flat_map(walk::Span::batches) {
+            for section in batch::sections(bytes) {
+                let section = section.map_err(|error| invalid(error.to_string()))?;
+                if !after.continues_with(&section) {
+                    let (shard, number) = (section.shard, section.number);
+                    return Err(invalid(format!(
+                        "section {number} of {shard} does not continue its numbers"
+                    )));
+                }
+                after.own(section.shard, section.epoch, section.number);
+                touched[section.shard.0 as usize] = true;
+                round
+                    .add(&section)
+                    .ok_or_else(|| invalid(format!("a section of {} is unreadable", section.shard)))?;
+            }
+        }
+        let shards = after.owned().into_iter().filter(|owned| touched[owned.shard.0 as usize]);
+        let bookkeeping = checkpoint::bookkeeping(walk.position, shards);
+        self.checkpoint.ingest(&mut round.into_sorted(bookkeeping))?;
+        *covered = after;
+        self.loadable.store(walk.position, Ordering::Release);
+        self.log.recycle(walk.position);
+        Ok(())
+    }
+
+    fn check_owned(&self, shard: ShardId, epoch: Epoch) -> Result<(), LoadError> {
+        if self.fence().epoch(shard) != Some(epoch) {
+            return Err(LoadError::NotOwned(shard));
+        }
+        Ok(())
+    }
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl Store for EmbeddedStore {
+    fn shards(&self) -> Shards {
+        self.inner.founding.shards
+    }
+
+    fn lanes(&self) -> u32 {
+        1
+    }
+
+    fn lane_of(&self, _shard: ShardId) -> LaneId {
+        LaneId(0)
+    }
+
+    fn owned(&self) -> Result<Vec<OwnedShard>, LoadError> {
+        Ok(self.inner.fence().owned())
+    }
+
+    fn open_lane(&self, lane: LaneId) -> Box<dyn Lane> {
+        assert_eq!(lane, LaneId(0), "an embedded store has one lane");
+        let taken = self.inner.lane_taken.swap(true, Ordering::AcqRel);
+        assert!(!taken, "a lane is taken once");
+        Box::new(LogLane::new(Arc::clone(&self.inner)))
+    }
+
+    fn load_shard(&self, shard: ShardId, epoch: Epoch) -> Result<Vec<Row>, LoadError> {
+        self.inner.check_owned(shard, epoch)?;
+        let from = checkpoint::row_key(shard, epoch, &[]);
+        let below = checkpoint::row_key(shard, epoch, &[RowType::Image as u8]);
+        let mut rows = Vec::new();
+        self.inner.checkpoint.scan(&from, &below, &mut |key, value| {
+            rows.push((key[checkpoint::PREFIX..].to_vec(), value.to_vec()));
+        })?;
+        Ok(rows)
+    }
+
+    fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
+        let load = |image: &ImageKey| {
+            self.inner.check_owned(image.shard, image.epoch)?;
+            Ok(self.inner.checkpoint.get(&checkpoint::row_key(image.shard, image.epoch, &image.key))?)
+        };
+        keys.iter().map(load).collect()
+    }
+
+    fn loadable(&self, _lane: LaneId) -> Position {
+        Position(self.inner.loadable())
+    }
+
+    fn reserve(&self, _lane: LaneId, bytes: u64) -> Result<(), NoRoom> {
+        self.inner.log.reserve(bytes)
+    }
+
+    fn release(&self, _lane: LaneId, bytes: u64) {
+        self.inner.log.release(bytes);
+    }
+
+    fn wants_maintenance(&self) -> bool {
+        self.inner.log.wants_spares() || self.tail_bytes() > self.inner.config.tail_bytes / 4
+    }
+
+    fn maintain(&self) -> Result<(), LoadError> {
+        self.inner.maintain()
+    }
+}

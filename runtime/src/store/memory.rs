@@ -1,1 +1,325 @@
+//! The store in memory: no disk, and every fault a store can have, on demand.
+//!
+//! For tests and simulation. Its lanes (shard modulo their count) fail, hang and end unknown independently, so that the
+//! paths a worker takes then (P13) are walked in every test run and not first on a database.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::fence::Fence;
+use super::{
+    Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Row, RowType, Store,
+    Write,
+};
+use crate::placement::{Epoch, ShardId, Shards};
+
+/// A store in memory. Clones share its contents; see [`MemoryStore::restart`] for what survives a node.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shards: Shards,
+    state: Arc<Mutex<State>>,
+    /// Which life of the store this handle belongs to.
+    life: u64,
+}
+
+struct State {
+    life: u64,
+    fence: Fence,
+    rows: BTreeMap<RowId, Vec<u8>>,
+    lanes: Vec<LaneState>,
+    lagging: bool,
+}
+
+/// Rows lie under the epoch of their section, so that a shard that left and came back does not meet its past (P16).
+type RowId = (ShardId, Epoch, Vec<u8>);
+
+#[derive(Default)]
+struct LaneState {
+    taken: bool,
+    position: u64,
+    loadable: u64,
+    /// Committed and, in a lagging store, not loadable yet.
+    pending: VecDeque<Batch>,
+    plan: VecDeque<Fault>,
+    hung: bool,
+    full: Option<NoRoom>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Fail,
+    Unknown { applied: bool },
+    Die,
+}
+
+/// Plans the faults of a [`MemoryStore`].
+#[derive(Clone)]
+pub struct Faults {
+    state: Arc<Mutex<State>>,
+}
+
+impl MemoryStore {
+    /// A store that owns all `shards` under the first epoch, with `lanes` lanes.
+    ///
+    /// # Panics
+    /// `lanes` is zero.
+    pub fn new(shards: Shards, lanes: u32) -> Self {
+        assert!(lanes > 0, "a store has a lane");
+        let mut fence = Fence::new(shards.count());
+        for shard in shards.iter() {
+            fence.own(shard, Epoch(1), 0);
+        }
+        let lanes = (0..lanes).map(|_| LaneState::default()).collect();
+        let state = State { life: 0, fence, rows: BTreeMap::new(), lanes, lagging: false };
+        Self { shards, state: Arc::new(Mutex::new(state)), life: 0 }
+    }
+
+    /// The same, but what is committed becomes loadable only when [`Store::maintain`] is called, as with a log and its
+    /// checkpoint.
+    pub fn lagging(shards: Shards, lanes: u32) -> Self {
+        let store = Self::new(shards, lanes);
+        store.state().lagging = true;
+        store
+    }
+
+    /// The handle that plans this store's faults.
+    pub fn faults(&self) -> Faults {
+        Faults { state: Arc::clone(&self.state) }
+    }
+
+    /// What a node finds when it starts again: all that was committed, every lane free to be taken, no faults planned.
+    /// Handles and lanes of before can change nothing any more; their commits are [`CommitError::Fatal`].
+    pub fn restart(&self) -> Self {
+        let mut state = self.state();
+        state.life += 1;
+        for lane in 0..state.lanes.len() {
+            state.make_loadable(lane);
+            let lane = &mut state.lanes[lane];
+            (lane.taken, lane.hung, lane.full) = (false, false, None);
+            lane.plan.clear();
+        }
+        Self { life: state.life, ..self.clone() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Faults {
+    /// The lane's next commit that has no fault planned yet fails and changes nothing.
+    pub fn fail(&self, lane: LaneId) {
+        self.plan(lane, Fault::Fail);
+    }
+
+    /// The next commit ends [`CommitError::Unknown`], after being `applied` or not.
+    pub fn unknown(&self, lane: LaneId, applied: bool) {
+        self.plan(lane, Fault::Unknown { applied });
+    }
+
+    /// The next commit is [`CommitError::Fatal`], and so is every later one until [`MemoryStore::restart`].
+    pub fn die(&self, lane: LaneId) {
+        self.plan(lane, Fault::Die);
+    }
+
+    /// Until released, commits of the lane come back as [`CommitError::Unknown`] and are not applied: what a caller
+    /// sees of a server that does not answer, once it has stopped waiting.
+    pub fn hang(&self, lane: LaneId) {
+        self.lane(lane, |lane| lane.hung = true);
+    }
+
+    /// Ends [`Faults::hang`].
+    pub fn release(&self, lane: LaneId) {
+        self.lane(lane, |lane| lane.hung = false);
+    }
+
+    /// Refuses room on the lane, or grants it again.
+    pub fn refuse_room(&self, lane: LaneId, reason: Option<NoRoom>) {
+        self.lane(lane, |lane| lane.full = reason);
+    }
+
+    /// Lets another owner take a shard and give it back under a higher epoch: batches of the old one are fenced, and the
+    /// rows are those committed before.
+    pub fn advance_epoch(&self, shard: ShardId) {
+        let mut state = lock(&self.state);
+        let Some(old) = state.fence.epoch(shard) else { return };
+        let lane = shard.0 as usize % state.lanes.len();
+        state.make_loadable(lane);
+        let rows: Vec<_> =
+            state.rows_of(shard, old).map(|((_, _, key), value)| (key.clone(), value.clone())).collect();
+        let new = Epoch(old.0 + 1);
+        for (key, value) in rows {
+            state.rows.remove(&(shard, old, key.clone()));
+            state.rows.insert((shard, new, key), value);
+        }
+        state.fence.own(shard, new, 0);
+    }
+
+    fn plan(&self, lane: LaneId, fault: Fault) {
+        self.lane(lane, |lane| lane.plan.push_back(fault));
+    }
+
+    fn lane(&self, lane: LaneId, change: impl FnOnce(&mut LaneState)) {
+        change(&mut lock(&self.state).lanes[lane.0 as usize]);
+    }
+}
+
+impl State {
+    fn rows_of(&self, shard: ShardId, epoch: Epoch) -> impl Iterator<Item = (&RowId, &Vec<u8>)> {
+        self.rows
+            .range((shard, epoch, Vec::new())..)
+            .take_while(move |((row_shard, row_epoch, _), _)| (*row_shard, *row_epoch) == (shard, epoch))
+    }
+
+    fn check_owned(&self, shard: ShardId, epoch: Epoch) -> Result<(), LoadError> {
+        if self.fence.epoch(shard) != Some(epoch) {
+            return Err(LoadError::NotOwned(shard));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, lane: usize, batches: &[Batch]) {
+        self.fence.advance(batches);
+        self.lanes[lane].position += batches.len() as u64;
+        self.lanes[lane].pending.extend(batches.iter().cloned());
+        if !self.lagging {
+            self.make_loadable(lane);
+        }
+    }
+
+    fn make_loadable(&mut self, lane: usize) {
+        for batch in std::mem::take(&mut self.lanes[lane].pending) {
+            for section in batch.sections() {
+                for write in section.writes() {
+                    let row = |key: &[u8]| (section.shard, section.epoch, key.to_vec());
+                    match write.expect("a batch's bytes are checked when it is made") {
+                        Write::Put { key, value } => drop(self.rows.insert(row(key), value.to_vec())),
+                        Write::Delete { key } => drop(self.rows.remove(&row(key))),
+                        Write::DeleteRange { prefix, from, through } => {
+                            let numbered = |number: u64| row(&[prefix, &number.to_be_bytes()].concat());
+                            let range = numbered(from)..=numbered(through);
+                            let len = prefix.len() + 8;
+                            let gone: Vec<_> = self.rows.range(range).map(|(id, _)| id.clone()).collect();
+                            for id in gone.iter().filter(|(_, _, key)| key.len() == len) {
+                                self.rows.remove(id);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        self.lanes[lane].loadable = self.lanes[lane].position;
+    }
+}
+
+impl Store for MemoryStore {
+    fn shards(&self) -> Shards {
+        self.shards
+    }
+
+    fn lanes(&self) -> u32 {
+        self.state().lanes.len() as u32
+    }
+
+    fn lane_of(&self, shard: ShardId) -> LaneId {
+        LaneId(shard.0 % self.lanes())
+    }
+
+    fn owned(&self) -> Result<Vec<OwnedShard>, LoadError> {
+        Ok(self.state().fence.owned())
+    }
+
+    fn open_lane(&self, lane: LaneId) -> Box<dyn Lane> {
+        let taken = std::mem::replace(&mut self.state().lanes[lane.0 as usize].taken, true);
+        assert!(!taken, "a lane is taken once");
+        Box::new(MemoryLane { store: self.clone(), lane: lane.0 as usize })
+    }
+
+    fn load_shard(&self, shard: ShardId, epoch: Epoch) -> Result<Vec<Row>, LoadError> {
+        let state = self.state();
+        state.check_owned(shard, epoch)?;
+        let rows = state
+            .rows_of(shard, epoch)
+            .filter(|((_, _, key), _)| key.first() != Some(&(RowType::Image as u8)));
+        Ok(rows.map(|((_, _, key), value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
+        let state = self.state();
+        let load = |image: &ImageKey| {
+            state.check_owned(image.shard, image.epoch)?;
+            Ok(state.rows.get(&(image.shard, image.epoch, image.key.clone())).cloned())
+        };
+        keys.iter().map(load).collect()
+    }
+
+    fn loadable(&self, lane: LaneId) -> Position {
+        Position(self.state().lanes[lane.0 as usize].loadable)
+    }
+
+    fn reserve(&self, lane: LaneId, _bytes: u64) -> Result<(), NoRoom> {
+        self.state().lanes[lane.0 as usize].full.map_or(Ok(()), Err)
+    }
+
+    fn release(&self, _lane: LaneId, _bytes: u64) {}
+
+    fn wants_maintenance(&self) -> bool {
+        self.state().lanes.iter().any(|lane| !lane.pending.is_empty())
+    }
+
+    fn maintain(&self) -> Result<(), LoadError> {
+        let mut state = self.state();
+        for lane in 0..state.lanes.len() {
+            state.make_loadable(lane);
+        }
+        Ok(())
+    }
+}
+
+struct MemoryLane {
+    store: MemoryStore,
+    lane: usize,
+}
+
+impl Lane for MemoryLane {
+    fn commit(&mut self, group: &[Batch]) -> Result<Position, CommitError> {
+        let mut state = self.store.state();
+        if state.life != self.store.life {
+            return Err(CommitError::Fatal(io::Error::other("the store was restarted")));
+        }
+        if state.lanes[self.lane].hung {
+            return Err(CommitError::Unknown(io::ErrorKind::TimedOut.into()));
+        }
+        let fault = state.lanes[self.lane].plan.pop_front();
+        match fault {
+            Some(Fault::Fail) => return Err(CommitError::Failed(io::Error::other("planned to fail"))),
+            Some(Fault::Unknown { applied: false }) => {
+                return Err(CommitError::Unknown(io::Error::other("planned to be unknown, not applied")));
+            }
+            Some(Fault::Die) => {
+                state.lanes[self.lane].plan.push_front(Fault::Die);
+                return Err(CommitError::Fatal(io::Error::other("planned to die")));
+            }
+            Some(Fault::Unknown { applied: true }) | None => {}
+        }
+        let lanes = state.lanes.len();
+        for section in group.iter().flat_map(Batch::sections) {
+            assert_eq!(section.shard.0 as usize % lanes, self.lane, "{} is not of this lane", section.shard);
+        }
+        let repeated = state.fence.judge(group)?;
+        state.apply(self.lane, &group[repeated..]);
+        if fault.is_some() {
+            return Err(CommitError::Unknown(io::Error::other("planned to be unknown, applied")));
+        }
+        Ok(Position(state.lanes[self.lane].position))
+    }
+
+    fn quiet(&mut self) -> Result<(), CommitError> {
+        Ok(())
+    }
+}
