@@ -95,6 +95,9 @@ pub enum From {
         source: ShardId,
         /// Its number in the stream.
         number: u64,
+        /// The sending lane's generation when it was handed over. Within one lane it may not be durable yet, and dies
+        /// with its batch: one of an older generation is dropped.
+        generation: u64,
     },
     /// A volatile entity, or a durable one to a volatile one.
     Volatile,

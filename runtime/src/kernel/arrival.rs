@@ -102,7 +102,10 @@ impl Kernel {
                 Some(Taken { slot, mail: Mail { envelope: arrival.envelope, origin: Origin::Query(to) } })
             }
             From::Feed { feed, number, own } => self.judge_feed(arrival, feed, number, own),
-            From::Stream { source, number } => self.judge_stream(arrival, source, number),
+            From::Stream { source, generation, .. } if self.is_void(arrival.shard, source, generation) => {
+                None
+            }
+            From::Stream { source, number, .. } => self.judge_stream(arrival, source, number),
             From::Volatile => {
                 let slot = self.door(&arrival, false)?;
                 self.counters.volatile += 1;
@@ -182,6 +185,13 @@ impl Kernel {
             listeners.remove(0);
         }
         listeners.push(listener);
+    }
+
+    /// Whether a message was handed over out of a batch that has been voided since. Its number will be given to
+    /// another message, which taking this one would make look like a repeat (P13).
+    fn is_void(&self, target: ShardId, source: ShardId, generation: u64) -> bool {
+        let lane = &self.lanes[self.shard(target).expect("judged at the door").lane];
+        self.lane_of[source.0 as usize] == lane.id && generation < lane.generation
     }
 
     fn judge_stream(&mut self, arrival: Arrival, source: ShardId, number: u64) -> Option<Taken> {
@@ -421,7 +431,7 @@ impl Kernel {
             From::Feed { feed, number, .. } => {
                 self.tell_feed(feed, arrival.shard, &FeedNews::SendFrom(number), None);
             }
-            From::Stream { source, number } => self.refuse_stream(source, arrival.shard, number),
+            From::Stream { source, number, .. } => self.refuse_stream(source, arrival.shard, number),
             From::Volatile => {}
         }
     }

@@ -1,6 +1,6 @@
 //! Closing a batch, and what comes back from the store: durable, void, loaded.
 
-use super::{Action, FeedNews, From, ImageTicket, Kernel, Outcome, Output, Submission};
+use super::{Action, FeedNews, ImageTicket, Kernel, Outcome, Output, Submission};
 use crate::{
     activation::{Origin, Phase, Slot},
     shard::ShardPhase,
@@ -141,8 +141,8 @@ impl Kernel {
         work.trim_at = None;
         // Not submitted yet, so nobody else will answer them.
         let outputs = std::mem::take(&mut work.outputs);
-        for output in outputs {
-            self.put_now(output.into_void());
+        for output in outputs.into_iter().filter_map(Output::into_void) {
+            self.put_now(output);
         }
         let mut lost_feeds = Vec::new();
         for at in 0..self.hosted.len() {
@@ -286,20 +286,18 @@ impl Kernel {
 const VOIDED: &str = "the batch it was in did not become durable";
 
 impl Output {
-    /// What is to be told in place of this output when its batch will never be durable.
+    /// What is to be told in place of this output when its batch will never be durable; `None` where nothing is.
     #[must_use]
-    pub fn into_void(self) -> Self {
+    pub fn into_void(self) -> Option<Self> {
         match self {
-            Self::Reply(to, Outcome::Refused(refusal)) => Self::Reply(to, Outcome::Refused(refusal)),
-            Self::Reply(to, _) => Self::Reply(to, Outcome::Unknown(VOIDED.into())),
+            Self::Reply(to, Outcome::Refused(refusal)) => Some(Self::Reply(to, Outcome::Refused(refusal))),
+            Self::Reply(to, _) => Some(Self::Reply(to, Outcome::Unknown(VOIDED.into()))),
             Self::FeedReceipt(receipt) => {
-                Self::FeedReceipt(super::FeedReceipt { news: FeedNews::Lost, ..receipt })
+                Some(Self::FeedReceipt(super::FeedReceipt { news: FeedNews::Lost, ..receipt }))
             }
-            // Nothing is said: the sending end sends again after a while.
-            Self::Receipt(receipt) => {
-                Self::Receipt(super::Receipt { through: 0, refused_from: None, ..receipt })
-            }
-            Self::Hand(arrival) => Self::Hand(super::Arrival { from: From::Volatile, ..arrival }),
+            // The sending end of a stream sends again after a while. A message must not leave: its turn never was, or
+            // it is handed over again when its outbox has been read back.
+            Self::Receipt(_) | Self::Hand(_) => None,
         }
     }
 }

@@ -15,7 +15,7 @@ impl Kernel {
             return;
         }
         let now = self.now;
-        let lane_id = self.lanes[lane].id;
+        let (lane_id, generation) = (self.lanes[lane].id, self.lanes[lane].generation);
         let mut near = Vec::new();
         let mut far = Vec::new();
         for (source, target) in std::mem::take(&mut self.lanes[lane].sending) {
@@ -27,7 +27,7 @@ impl Kernel {
                 let envelope = Envelope::from_bytes(bytes).expect("an outbox holds envelopes");
                 let view = envelope.view();
                 let hash = crate::placement::hash(view.kind, view.key);
-                let from = From::Stream { source, number };
+                let from = From::Stream { source, number, generation };
                 let arrival = Arrival { shard: target, hash, envelope, from };
                 if same_lane { near.push(arrival) } else { far.push(Output::Hand(arrival)) }
             }
