@@ -92,6 +92,12 @@ pub struct Mail {
     pub origin: Origin,
 }
 
+impl Mail {
+    fn bytes(&self) -> usize {
+        self.envelope.len() + size_of::<Self>()
+    }
+}
+
 /// Where a message came from: what is marked when it is consumed, and who is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -177,6 +183,7 @@ pub struct Activations {
     slab: Vec<Option<Activation>>,
     generations: Vec<u32>,
     free: Vec<u32>,
+    mail_bytes: usize,
 }
 
 impl Activations {
@@ -188,6 +195,38 @@ impl Activations {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
+    }
+
+    /// Bytes of all messages in mailboxes.
+    pub fn mail_bytes(&self) -> usize {
+        self.mail_bytes
+    }
+
+    /// Puts a message behind the others of an activation.
+    pub fn push_mail(&mut self, slot: Slot, mail: Mail) {
+        self.mail_bytes += mail.bytes();
+        self.mailbox(slot).push_back(mail);
+    }
+
+    /// Puts a message back before the others of an activation.
+    pub fn push_mail_front(&mut self, slot: Slot, mail: Mail) {
+        self.mail_bytes += mail.bytes();
+        self.mailbox(slot).push_front(mail);
+    }
+
+    fn mailbox(&mut self, slot: Slot) -> &mut VecDeque<Mail> {
+        self.get_mut(slot).expect("mail goes to activations in memory").mailbox.get_or_insert_default()
+    }
+
+    /// Takes the first message of an activation; the mailbox goes with its last.
+    pub fn pop_mail(&mut self, slot: Slot) -> Option<Mail> {
+        let activation = self.get_mut(slot)?;
+        let Some(mail) = activation.mailbox.as_mut()?.pop_front() else {
+            activation.mailbox = None;
+            return None;
+        };
+        self.mail_bytes -= mail.bytes();
+        Some(mail)
     }
 
     /// How many slots there are, used or not, for a sweep by [`Activations::at`].
@@ -261,6 +300,8 @@ impl Activations {
         entry.ok().expect("a used slot is in the index").remove();
         self.generations[slot.index as usize] = slot.generation.wrapping_add(1);
         self.free.push(slot.index);
+        self.mail_bytes -=
+            activation.mailbox.iter().flat_map(|mailbox| mailbox.iter()).map(Mail::bytes).sum::<usize>();
         Some(activation)
     }
 

@@ -63,7 +63,11 @@ impl Client {
     ///
     /// # Errors
     /// When awaited; [`AskError`] tells the outcomes apart.
-    pub fn ask<E: Answers<M, Way>, M: Message, Way>(&self, target: EntityRef<E>, message: M) -> Ask<M::Reply> {
+    pub fn ask<E: Answers<M, Way>, M: Message, Way>(
+        &self,
+        target: EntityRef<E>,
+        message: M,
+    ) -> Ask<M::Reply> {
         self.request(&target, &message, E::IS_QUERY, true)
     }
 
@@ -72,7 +76,11 @@ impl Client {
     ///
     /// # Errors
     /// When awaited: refused, or unknown.
-    pub fn send<E: Entity + crate::entity::Handle<M>, M: Message>(&self, target: EntityRef<E>, message: M) -> Ask<()> {
+    pub fn send<E: Entity + crate::entity::Handle<M>, M: Message>(
+        &self,
+        target: EntityRef<E>,
+        message: M,
+    ) -> Ask<()> {
         self.request::<E, M, ()>(&target, &message, false, false)
     }
 
@@ -111,7 +119,11 @@ impl Drop for Inner {
 }
 
 /// Encodes a client's message, once.
-fn envelope<E: Entity, M: Message>(target: &EntityRef<E>, message: &M, len_max: usize) -> Result<Envelope, Refusal> {
+fn envelope<E: Entity, M: Message>(
+    target: &EntityRef<E>,
+    message: &M,
+    len_max: usize,
+) -> Result<Envelope, Refusal> {
     EntityId::check(E::KIND, target.key())?;
     let mut bytes = Vec::with_capacity(128);
     Envelope::write_head(E::KIND, target.key(), M::NAME, None, &mut bytes);
@@ -174,7 +186,9 @@ impl<R> Ask<R> {
             inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })?;
             match waiter.await {
                 Outcome::Done(reply) => return Ok(reply),
-                Outcome::Waiting => return Ok(Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() }),
+                Outcome::Waiting => {
+                    return Ok(Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() });
+                }
                 Outcome::Refused(refusal) => return Err(refusal.into()),
                 Outcome::Unknown(reason) => {
                     why = reason;

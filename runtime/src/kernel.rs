@@ -265,8 +265,10 @@ pub struct Receipt {
     pub target: ShardId,
     /// Consumed up to here.
     pub through: u64,
-    /// The receiver had no room from this number on.
+    /// The receiver did not take messages from this number on.
     pub refused_from: Option<u64>,
+    /// There is room: send what waits now, and not only after a while.
+    pub go_on: bool,
 }
 
 /// To a feed, about one shard.
@@ -385,6 +387,10 @@ pub struct Kernel {
     /// When failing entities are tried again.
     retries: BTreeSet<(Timestamp, Slot)>,
     open_feeds: BTreeMap<FeedId, OpenFeed>,
+    /// Streams refused from some number on, as (source, target): their senders wait to hear that there is room.
+    starved: BTreeSet<(ShardId, ShardId)>,
+    /// Feeds told to send again since the last tick; one word is enough for a whole burst.
+    refused_feeds: BTreeSet<(FeedId, ShardId)>,
     effects: Effects,
     /// Where a state is encoded before it becomes the image.
     scratch: Vec<u8>,
@@ -432,6 +438,8 @@ impl Kernel {
             sweep_at: 0,
             retries: BTreeSet::new(),
             open_feeds: BTreeMap::new(),
+            starved: BTreeSet::new(),
+            refused_feeds: BTreeSet::new(),
             effects: Effects::new(),
             scratch: Vec::new(),
             seed,
@@ -563,11 +571,13 @@ impl Kernel {
             self.run = self.run.wrapping_add(1);
             self.run_ready(lane, room);
             self.run_arrivals(lane, room);
+            self.feed_starved();
         }
         self.close(lane);
     }
 
     fn tick(&mut self) {
+        self.refused_feeds.clear();
         self.fire_reminders();
         self.retry_failing();
         self.resend();

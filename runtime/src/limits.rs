@@ -13,12 +13,13 @@ pub struct Limits {
     pub state_len_max: usize,
     /// Most bytes one turn may record (messages, reminders, reply). As above.
     pub turn_len_max: usize,
-    /// Most messages waiting in one entity's mailbox. A client's is refused as busy, a stream's or feed's is refused from
+    /// Most messages waiting in one entity's mailbox before a client's is refused as busy, and a feed's is refused from
     /// that number on and sent again.
     pub mailbox_len_max: usize,
     /// Most turns one entity runs before the others of its worker have theirs.
     pub turns_in_row_max: u32,
-    /// Bytes of messages a worker holds that are not yet in a turn. Clients are refused as busy beyond it.
+    /// Bytes of messages a worker holds that are not yet in a turn. Clients are refused as busy beyond it; of each
+    /// stream one message is taken all the same, and the next ones when there is room (P8).
     pub inbox_bytes_max: usize,
     /// A batch is closed when it has this many bytes, one turn's effects more at the most.
     pub batch_len: usize,

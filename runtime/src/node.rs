@@ -138,7 +138,8 @@ impl Node {
         let layout = store.shards();
         let workers = workers.clamp(1, layout.count() as usize);
         let inboxes: Vec<Arc<Inbox>> = (0..workers).map(|_| Arc::new(Inbox::new(store.lanes()))).collect();
-        let lanes: Vec<Arc<LaneQueue>> = (0..store.lanes()).map(|lane| Arc::new(LaneQueue::new(LaneId(lane)))).collect();
+        let lanes: Vec<Arc<LaneQueue>> =
+            (0..store.lanes()).map(|lane| Arc::new(LaneQueue::new(LaneId(lane)))).collect();
         let shared = Arc::new(Shared {
             kinds,
             limits,

@@ -2,13 +2,13 @@
 
 use crate::{
     client::Client,
+    clock::random_u128,
     entity::{Entity, Kind, KindOf},
     kernel::Counters,
     kinds::Kinds,
     limits::Limits,
     node::Node,
     placement::{SHARDS_DEFAULT, SHARDS_MAX, Shards},
-    clock::random_u128,
     store::{
         Store,
         embedded::{EmbeddedConfig, EmbeddedStore, Founding, OpenError},
@@ -26,7 +26,9 @@ use std::{
 #[non_exhaustive]
 pub enum StartError {
     /// No place to keep state was chosen.
-    #[error("no store was chosen; call `.data_dir(\"...\")` to keep state on disk, or `.in_memory()` to lose it at the end")]
+    #[error(
+        "no store was chosen; call `.data_dir(\"...\")` to keep state on disk, or `.in_memory()` to lose it at the end"
+    )]
     NoStore,
     /// No kind was registered.
     #[error("no entity is registered; call `.entity::<...>()` for each kind")]
@@ -38,7 +40,9 @@ pub enum StartError {
     #[error("{0} shards are not possible; choose a power of two from 1 to {SHARDS_MAX}")]
     Shards(u32),
     /// The program is built so that a panicking handler ends the process.
-    #[error("this program is built with `panic = \"abort\"`, so a panicking handler could not be undone; build it with `panic = \"unwind\"`")]
+    #[error(
+        "this program is built with `panic = \"abort\"`, so a panicking handler could not be undone; build it with `panic = \"unwind\"`"
+    )]
     PanicAborts,
     /// The store cannot be opened.
     #[error(transparent)]
@@ -131,7 +135,8 @@ impl Builder {
             return Err(StartError::NoEntities);
         }
         let shards = Shards::new(self.shards).ok_or(StartError::Shards(self.shards))?;
-        let workers = self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let workers =
+            self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let store: Arc<dyn Store> = match self.store.ok_or(StartError::NoStore)? {
             StoreChoice::Given(store) => store,
             StoreChoice::Memory => Arc::new(MemoryStore::new(shards, 1)),
@@ -214,7 +219,12 @@ impl Runtime {
 
     /// Activations in memory, and the bytes they are counted with.
     pub fn activations(&self) -> (usize, usize) {
-        self.node.shared.inboxes.iter().map(|inbox| inbox.stats().activations).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        self.node
+            .shared
+            .inboxes
+            .iter()
+            .map(|inbox| inbox.stats().activations)
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// Why the runtime takes no more messages, if its store has failed. It must be started anew.

@@ -40,7 +40,9 @@ pub enum FeedError {
         before: u64,
     },
     /// Another input was sent under this name before. Nothing of this one is applied from there on.
-    #[error("feed `{name}` was used for another input before: its message {own} is not what was sent then; give this input a name of its own")]
+    #[error(
+        "feed `{name}` was used for another input before: its message {own} is not what was sent then; give this input a name of its own"
+    )]
     Collision {
         /// Name of the feed.
         name: String,
@@ -125,7 +127,8 @@ impl Feed {
         }
         let (id, name) = (FeedId::of(name), Arc::<str>::from(name));
         let to = ReplyTo { connection: shared.ports.next(), slot: 0 };
-        let state = State { gathered: shared.inboxes.iter().map(|_| Vec::new()).collect(), ..State::default() };
+        let state =
+            State { gathered: shared.inboxes.iter().map(|_| Vec::new()).collect(), ..State::default() };
         let port = Arc::new(FeedPort {
             shared: Arc::clone(shared),
             id,
@@ -200,7 +203,11 @@ impl Feed {
         }
     }
 
-    fn envelope<E: Entity, M: Message>(&mut self, target: &EntityRef<E>, message: &M) -> Result<(u64, Envelope), FeedError> {
+    fn envelope<E: Entity, M: Message>(
+        &mut self,
+        target: &EntityRef<E>,
+        message: &M,
+    ) -> Result<(u64, Envelope), FeedError> {
         let refused = |refusal| FeedError::Refused { name: self.port.name.to_string(), refusal };
         EntityId::check(E::KIND, target.key()).map_err(refused)?;
         self.scratch.clear();

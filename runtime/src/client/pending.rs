@@ -44,7 +44,9 @@ impl Numbers {
     }
 
     fn settle(&mut self, number: u64) {
-        if let Some(settled) = number.checked_sub(self.floor + 1).and_then(|at| self.above.get_mut(at as usize)) {
+        if let Some(settled) =
+            number.checked_sub(self.floor + 1).and_then(|at| self.above.get_mut(at as usize))
+        {
             *settled = true;
         }
         while self.above.front() == Some(&true) {

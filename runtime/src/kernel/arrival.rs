@@ -205,7 +205,7 @@ impl Kernel {
                 let (lane, through) = (shard.lane, shard.inboxes[&source].floor());
                 self.put_gated(
                     lane,
-                    Output::Receipt(Receipt { source, target, through, refused_from: None }),
+                    Output::Receipt(Receipt { source, target, through, refused_from: None, go_on: false }),
                 );
                 return None;
             }
@@ -214,20 +214,28 @@ impl Kernel {
                 return None;
             }
             Verdict::Gap { expected } => {
-                self.refuse_stream(source, target, expected);
+                self.refuse_stream(source, target, expected, true);
                 return None;
             }
+        }
+        let inbox = &self.host(target).inboxes[&source];
+        // Of each stream one message is always taken, so that none starves behind the others (P8).
+        let is_first = inbox.floor() == inbox.arrived();
+        if !is_first && self.limits.inbox_bytes_max <= self.activations.mail_bytes() {
+            self.refuse_stream(source, target, number, false);
+            return None;
         }
         let known = self.kinds.find(arrival.envelope.view().kind).is_some();
         let slot = if known {
             let slot = self.door(&arrival, false);
             if slot.is_none() {
-                self.refuse_stream(source, target, number);
+                self.refuse_stream(source, target, number, false);
             }
             Some(slot?)
         } else {
             None
         };
+        self.starved.remove(&(source, target));
         self.host(target).inboxes.get_mut(&source).expect("judged above").take(number);
         self.counters.accepted += 1;
         let mail = Mail { envelope: arrival.envelope, origin: Origin::Stream { source, number } };
@@ -241,10 +249,37 @@ impl Kernel {
         }
     }
 
-    /// Refuses a stream's messages from a number on. What was consumed so far may not be durable, so the receipt
-    /// does not speak of it.
-    fn refuse_stream(&mut self, source: ShardId, target: ShardId, from: u64) {
-        self.put_now(Output::Receipt(Receipt { source, target, through: 0, refused_from: Some(from) }));
+    /// Refuses a stream's messages from a number on, once for a whole burst. What was consumed so far may not be
+    /// durable, so the receipt does not speak of it.
+    fn refuse_stream(&mut self, source: ShardId, target: ShardId, from: u64, go_on: bool) {
+        if self.starved.insert((source, target)) {
+            let refused_from = Some(from);
+            self.put_now(Output::Receipt(Receipt { source, target, through: 0, refused_from, go_on }));
+        }
+    }
+
+    /// Tells the senders of refused streams that there is room again.
+    pub(super) fn feed_starved(&mut self) {
+        let has_room = self.activation_bytes < self.limits.activation_bytes_max
+            && self.activations.mail_bytes() < self.limits.inbox_bytes_max / 2;
+        if has_room {
+            for (source, target) in std::mem::take(&mut self.starved) {
+                self.put_now(Output::Receipt(Receipt {
+                    source,
+                    target,
+                    through: 0,
+                    refused_from: None,
+                    go_on: true,
+                }));
+            }
+        }
+    }
+
+    /// Tells a feed to send again from a number on, once for a whole burst.
+    fn refuse_feed(&mut self, feed: FeedId, shard: ShardId, from: u64) {
+        if self.refused_feeds.insert((feed, shard)) {
+            self.tell_feed(feed, shard, &FeedNews::SendFrom(from), None);
+        }
     }
 
     fn judge_feed(&mut self, arrival: Arrival, id: FeedId, number: u64, own: u64) -> Option<Taken> {
@@ -279,7 +314,7 @@ impl Kernel {
                 return None;
             }
             FeedVerdict::Stream(Verdict::Gap { expected }) => {
-                self.tell_feed(id, target, &FeedNews::SendFrom(expected), None);
+                self.refuse_feed(id, target, expected);
                 return None;
             }
             FeedVerdict::Collision => {
@@ -295,7 +330,7 @@ impl Kernel {
                 let kind = arrival.envelope.view().kind.to_owned();
                 self.tell_feed(id, target, &FeedNews::Refused(Refusal::UnknownKind(kind)), None);
             } else {
-                self.tell_feed(id, target, &FeedNews::SendFrom(number), None);
+                self.refuse_feed(id, target, number);
             }
             return None;
         };
@@ -346,9 +381,7 @@ impl Kernel {
     /// Finds room for a message with its entity, bringing the entity into memory. `None`: there is none, and a
     /// request or query was told so; streams and feeds are told by the caller.
     fn door(&mut self, arrival: &Arrival, is_request: bool) -> Option<Slot> {
-        let view = arrival.envelope.view();
-        let kinds = Arc::clone(&self.kinds);
-        let found = self.activations.find(arrival.hash, view.kind, view.key, |kind| kinds.get(kind).name());
+        let found = self.find(arrival);
         let is_client = is_request || matches!(arrival.from, From::Query(_));
         if is_client && let Some(refusal) = self.unanswerable(arrival, is_request) {
             self.refuse(arrival, refusal);
@@ -364,13 +397,21 @@ impl Kernel {
             return self.activate(arrival.shard, arrival.hash, &arrival.envelope);
         };
         let activation = self.activations.get(slot).expect("just found");
-        if self.limits.mailbox_len_max <= activation.mailbox_len() {
+        // A stream's messages are bounded by the worker's bytes and not one by one: its hot entity must not make it
+        // send again and again.
+        let is_stream = matches!(arrival.from, From::Stream { .. });
+        if !is_stream && self.limits.mailbox_len_max <= activation.mailbox_len() {
             if is_client {
                 self.refuse(arrival, Refusal::Busy(Bound::Mailbox));
             }
             return None;
         }
         Some(slot)
+    }
+
+    fn find(&self, arrival: &Arrival) -> Option<Slot> {
+        let view = arrival.envelope.view();
+        self.activations.find(arrival.hash, view.kind, view.key, |kind| self.kinds.get(kind).name())
     }
 
     /// Why a client's message has nobody to handle it.
@@ -429,9 +470,11 @@ impl Kernel {
             }
             From::Query(to) => self.put_now(Output::Reply(to, Outcome::Refused(refusal))),
             From::Feed { feed, number, .. } => {
-                self.tell_feed(feed, arrival.shard, &FeedNews::SendFrom(number), None);
+                self.refuse_feed(feed, arrival.shard, number);
             }
-            From::Stream { source, number, .. } => self.refuse_stream(source, arrival.shard, number),
+            From::Stream { source, number, .. } => {
+                self.refuse_stream(source, arrival.shard, number, false);
+            }
             From::Volatile => {}
         }
     }

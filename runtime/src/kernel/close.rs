@@ -51,6 +51,7 @@ impl Kernel {
                     target: id,
                     through: shard.inboxes[&source].floor(),
                     refused_from: None,
+                    go_on: false,
                 };
                 self.lanes[lane].outputs.push(Output::Receipt(receipt));
             }

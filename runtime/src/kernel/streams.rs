@@ -54,7 +54,7 @@ impl Kernel {
         }
         let progressed = outbox.acknowledge(receipt.through);
         if let Some(from) = receipt.refused_from {
-            // No room there: again after a pause, by the timer of `resend`.
+            // Again when the receiver says that it has room, or by the timer of `resend`.
             outbox.rewind_to(from);
         }
         let freed = bytes - outbox.bytes();
@@ -69,6 +69,9 @@ impl Kernel {
             shard.unanswered.remove(&target);
         }
         let work = &mut self.lanes[lane];
+        if receipt.go_on {
+            work.sending.insert((receipt.source, target));
+        }
         if progressed {
             work.trim_at = Some(work.trim_at.map_or(now + trim_after, |at| at.min(now + trim_after)));
             work.sending.insert((receipt.source, target));

@@ -61,7 +61,7 @@ impl Kernel {
         trouble.retry_at = now + pause;
         self.retries.insert((trouble.retry_at, slot));
         if !matches!(mail.origin, Origin::Waiting(_)) {
-            activation.mailbox.get_or_insert_default().push_front(mail);
+            self.activations.push_mail_front(slot, mail);
         }
     }
 
@@ -98,10 +98,7 @@ impl Kernel {
         }
         if long {
             while self.lanes[lane].batch_bytes < self.limits.batch_len {
-                let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
-                let Some(mail) = activation.mailbox.as_mut().and_then(|mailbox| mailbox.pop_front()) else {
-                    break;
-                };
+                let Some(mail) = self.activations.pop_mail(slot) else { break };
                 self.set_waiting(lane, slot, mail);
             }
             if self.activations.get(slot).is_some_and(|activation| activation.mailbox_len() > 0) {
@@ -119,9 +116,10 @@ impl Kernel {
                 let envelope = self.host(id).waiting[&number].envelope.clone();
                 (Some(number), Mail { envelope, origin: Origin::Waiting(number) })
             }
-            None => match activation.mailbox.as_mut().and_then(|mailbox| mailbox.pop_front()) {
+            None => match self.activations.pop_mail(slot) {
                 Some(mail) => (None, mail),
                 None => {
+                    let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
                     activation.trouble = None;
                     return;
                 }

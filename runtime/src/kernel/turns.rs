@@ -54,12 +54,9 @@ impl Kernel {
                 self.run_troubled(lane, slot, room);
                 return;
             }
-            let Some(mail) = activation.mailbox.as_mut().and_then(|mailbox| mailbox.pop_front()) else {
-                activation.mailbox = None;
-                return;
-            };
+            let Some(mail) = self.activations.pop_mail(slot) else { return };
             if room.is_err() && !matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_)) {
-                activation.mailbox.as_mut().expect("just popped from").push_front(mail);
+                self.activations.push_mail_front(slot, mail);
                 self.schedule(slot);
                 return;
             }
@@ -98,8 +95,8 @@ impl Kernel {
 
     /// Puts a message in its entity's mailbox and sees that it is run.
     pub(super) fn mail_later(&mut self, slot: Slot, mail: Mail) {
-        let activation = self.activations.get_mut(slot).expect("mail goes to activations in memory");
-        activation.mailbox.get_or_insert_default().push_back(mail);
+        self.activations.push_mail(slot, mail);
+        let activation = self.activations.get(slot).expect("just pushed to");
         if activation.phase != Phase::Loading {
             self.schedule(slot);
         }

@@ -230,7 +230,8 @@ impl Writer {
 
     fn void_one(&self, submitted: Submitted) {
         self.shared.store.release(self.queue.id, submitted.reserved);
-        self.shared.put(submitted.submission.outputs.into_iter().map(crate::kernel::Output::into_void));
+        self.shared
+            .put(submitted.submission.outputs.into_iter().filter_map(crate::kernel::Output::into_void));
     }
 
     /// The group and everything behind it is void (P13).
