@@ -2,5 +2,6 @@
 
 mod crash;
 mod damage;
+mod full;
 mod medium;
 mod script;
