@@ -380,6 +380,8 @@ pub struct Kernel {
     lane_of: Vec<LaneId>,
     activations: Activations,
     activation_bytes: usize,
+    /// Bytes of what is held for shards that are loading.
+    held_bytes: usize,
     /// Where the sweep for idle activations goes on.
     sweep_at: usize,
     /// When failing entities are tried again.
@@ -429,6 +431,7 @@ impl Kernel {
             lane_of,
             activations: Activations::default(),
             activation_bytes: 0,
+            held_bytes: 0,
             sweep_at: 0,
             retries: BTreeSet::new(),
             open_feeds: BTreeMap::new(),
@@ -508,7 +511,7 @@ impl Kernel {
 
     /// Bytes of messages that arrived and are not yet in a turn.
     pub fn arrival_bytes(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.arrival_bytes).sum()
+        self.held_bytes + self.lanes.iter().map(|lane| lane.arrival_bytes).sum::<usize>()
     }
 
     fn shard(&self, id: ShardId) -> Option<&Shard> {

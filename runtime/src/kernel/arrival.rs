@@ -32,10 +32,16 @@ impl Kernel {
                     lane.arrival_bytes += arrival.envelope.len();
                     lane.arrivals.push_back(arrival);
                 }
-                Some(_) => self.host(arrival.shard).held.push_back(arrival),
+                Some(_) => self.hold(arrival),
                 None => self.refuse(&arrival, Refusal::Unavailable),
             }
         }
+    }
+
+    /// Keeps what arrives for a shard until it is loaded.
+    fn hold(&mut self, arrival: Arrival) {
+        self.held_bytes += arrival.envelope.len();
+        self.host(arrival.shard).held.push_back(arrival);
     }
 
     /// Takes arrivals chunk by chunk until the batch is full. Without room only what writes nothing is done.
@@ -90,10 +96,7 @@ impl Kernel {
             self.refuse(&arrival, Refusal::Unavailable);
             return None;
         };
-        if shard.phase == ShardPhase::Loading {
-            shard.held.push_back(arrival);
-            return None;
-        }
+        assert_eq!(shard.phase, ShardPhase::Serving, "what arrives for a shard that is loading is held");
         match arrival.from {
             From::Request { .. } => self.judge_request(arrival),
             From::Query(to) => {
@@ -139,9 +142,15 @@ impl Kernel {
                 self.put_gated(lane, Output::Reply(listener.to, Outcome::Done(reply)));
                 return None;
             }
-            RequestVerdict::Pending => {
+            RequestVerdict::Pending { waits } => {
                 self.counters.duplicates += 1;
-                self.listen(arrival.shard, id, listener);
+                if waits && !listener.wants_reply {
+                    // Behind the batch that put it in the waiting queue, this is true (P1).
+                    let lane = self.host(arrival.shard).lane;
+                    self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
+                } else {
+                    self.listen(arrival.shard, id, listener);
+                }
                 return None;
             }
             RequestVerdict::Expired => {
@@ -181,10 +190,11 @@ impl Kernel {
         /// A client that asks again faster than it is answered keeps its newest callers only.
         const LISTENERS_MAX: usize = 16;
         let listeners = self.host(shard).listeners.entry(id).or_default();
-        if listeners.len() == LISTENERS_MAX {
-            listeners.remove(0);
-        }
+        let oldest = (listeners.len() == LISTENERS_MAX).then(|| listeners.remove(0));
         listeners.push(listener);
+        if let Some(oldest) = oldest {
+            self.put_now(Output::Reply(oldest.to, Outcome::Unknown("asked again too often".into())));
+        }
     }
 
     /// Whether a message was handed over out of a batch that has been voided since. Its number will be given to

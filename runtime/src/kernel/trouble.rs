@@ -189,9 +189,15 @@ impl Kernel {
                 shard.changes.feeds.insert(feed);
             }
             Origin::Request { id: request, listener } => {
-                if listener.wants_reply {
-                    shard.listeners.entry(request).or_default().push(listener);
-                } else {
+                shard.requests.set_waiting(request);
+                let mut listeners = shard.listeners.remove(&request).unwrap_or_default();
+                listeners.push(listener);
+                let (replies, receipts): (Vec<_>, Vec<_>) =
+                    listeners.into_iter().partition(|listener| listener.wants_reply);
+                if !replies.is_empty() {
+                    shard.listeners.insert(request, replies);
+                }
+                for listener in receipts {
                     self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
                 }
             }
