@@ -69,13 +69,16 @@ impl Feed {
         let another = known.is_some_and(|known| 0 < number && known != own)
             || number == 1 && self.first_digest != 0 && digest != self.first_digest;
         let verdict = self.inbox.judge(number, window_max);
-        let falls = verdict == Verdict::Fresh && own <= self.last_own();
+        let falls = verdict == Verdict::Fresh && !self.rises(number, own);
         if another || falls { FeedVerdict::Collision } else { FeedVerdict::Stream(verdict) }
     }
 
-    fn last_own(&self) -> u64 {
-        // Numbers and own numbers rise together, so the highest number taken has the highest own number.
-        self.owns.last_key_value().map_or(self.own_at_floor, |(_, &own)| own)
+    /// Whether own numbers go on rising with this one. After a restart the window may hold later ones already.
+    fn rises(&self, number: u64, own: u64) -> bool {
+        let before = self.owns.range(..number).next_back().map(|(_, &own)| own);
+        let before = before.or((0 < self.floor()).then_some(self.own_at_floor));
+        let after = self.owns.range(number..).next().map(|(_, &own)| own);
+        before.is_none_or(|before| before < own) && after.is_none_or(|after| own < after)
     }
 
     /// Takes the next message into memory.
@@ -174,6 +177,13 @@ mod tests {
         assert_eq!((again.floor(), again.own_at_floor()), (3, 30));
         assert_eq!(again.judge(6, 61, 6, 8), FeedVerdict::Collision);
         assert_eq!(again.judge(6, 60, 6, 8), FeedVerdict::Stream(Verdict::Duplicate));
+        assert_eq!(again.judge(4, 40, 4, 8), FeedVerdict::Stream(Verdict::Fresh), "the hole is sent again");
+        assert_eq!(again.judge(4, 60, 4, 8), FeedVerdict::Collision, "a row that is not below the window's");
+    }
+
+    #[test]
+    fn the_first_row_may_have_the_number_zero() {
+        assert_eq!(Feed::default().judge(1, 0, 7, 8), FeedVerdict::Stream(Verdict::Fresh));
     }
 
     proptest::proptest! {
