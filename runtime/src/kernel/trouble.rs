@@ -6,7 +6,7 @@
 
 use super::{Kernel, Outcome, Output};
 use crate::{
-    activation::{Activation, Mail, Origin, Phase, ReplyTo, Slot, Trouble, Waiting},
+    activation::{Activation, Behind, Mail, Origin, Phase, ReplyTo, Slot, Trouble, Waiting},
     error::Refusal,
     message::Envelope,
     placement::ShardId,
@@ -128,7 +128,13 @@ impl Kernel {
             },
         };
         let origin = mail.origin;
-        self.turn(lane, slot, mail);
+        if before.is_some_and(|number| self.is_cancelled(id, number)) {
+            let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
+            self.consume(lane, id, &mail, &reply);
+            self.lanes[lane].counts.applied += 1;
+        } else {
+            self.turn(lane, slot, mail);
+        }
         // Consumed: by an applied or rejected turn, or as a dead letter.
         if before.is_some() && !self.host(id).waiting.contains_key(&before.expect("just seen")) {
             let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
@@ -139,6 +145,12 @@ impl Kernel {
         } else if before.is_none() && self.is_mark_set(id, &origin) {
             self.head_is_done(slot);
         }
+    }
+
+    /// Whether a waiting message is that of a reminder which its entity has cancelled since.
+    fn is_cancelled(&mut self, id: ShardId, number: u64) -> bool {
+        let shard = self.host(id);
+        matches!(shard.waiting[&number].behind, Behind::Reminder(id) if !shard.reminders.is_set(id))
     }
 
     fn is_mark_set(&mut self, id: ShardId, origin: &Origin) -> bool {
@@ -201,10 +213,8 @@ impl Kernel {
                     self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
                 }
             }
-            Origin::Reminder(reminder) => {
-                shard.reminders.remove(reminder);
-                delete(&[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()], &mut shard.changes.writes);
-            }
+            // It stays set until its turn, for the entity may still cancel it (P4).
+            Origin::Reminder(_) => {}
             Origin::Waiting(_) | Origin::Query(_) | Origin::Volatile(_) => {
                 unreachable!("they do not wait: {number}")
             }
@@ -214,11 +224,12 @@ impl Kernel {
 
     /// Appends to the waiting queue and its rows; the caller counts it.
     fn push_waiting(&mut self, id: ShardId, slot: Slot, mail: &Mail) -> u64 {
-        let request = match mail.origin {
-            Origin::Request { id, .. } => Some(id),
-            _ => None,
+        let behind = match mail.origin {
+            Origin::Request { id, .. } => Behind::Request(id),
+            Origin::Reminder(id) => Behind::Reminder(id),
+            _ => Behind::Nothing,
         };
-        let waiting = Waiting { envelope: mail.envelope.clone(), request, tries: 0 };
+        let waiting = Waiting { envelope: mail.envelope.clone(), behind, tries: 0 };
         let mut value = Vec::new();
         encode_waiting(&waiting, &mut value);
         let shard = self.touch(id);

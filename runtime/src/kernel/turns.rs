@@ -2,7 +2,7 @@
 
 use super::{Arrival, From, Kernel, Outcome, Output};
 use crate::{
-    activation::{Activation, Mail, Origin, Phase, Slot},
+    activation::{Activation, Behind, Mail, Origin, Phase, Slot},
     context::{Effects, ReminderId, TurnInput},
     error::Refusal,
     kinds::Kinds,
@@ -450,26 +450,29 @@ impl Kernel {
             Origin::Request { id: request, listener } => {
                 cost += self.complete(lane, id, request, reply, Some(listener));
             }
-            Origin::Reminder(reminder) => {
-                if shard.reminders.remove(reminder).is_some() {
-                    delete(
-                        &[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()],
-                        &mut shard.changes.writes,
-                    );
-                }
-            }
+            Origin::Reminder(reminder) => self.drop_reminder(id, reminder),
             Origin::Waiting(number) => {
                 let waiting = shard.waiting.remove(&number).expect("judged before its turn");
                 shard.waiting_bytes -= waiting.envelope.len();
                 delete(&[&[RowType::Waiting as u8], &number.to_be_bytes()], &mut shard.changes.writes);
-                self.lanes[lane].counts.left_waiting += 1;
-                if let Some(request) = waiting.request {
-                    cost += self.complete(lane, id, request, reply, None);
+                match waiting.behind {
+                    Behind::Nothing => {}
+                    Behind::Request(request) => cost += self.complete(lane, id, request, reply, None),
+                    Behind::Reminder(reminder) => self.drop_reminder(id, reminder),
                 }
+                self.lanes[lane].counts.left_waiting += 1;
             }
             Origin::Query(_) | Origin::Volatile(_) => unreachable!("they leave no mark"),
         }
         self.lanes[lane].batch_bytes += cost;
+    }
+
+    /// A reminder has had its turn.
+    fn drop_reminder(&mut self, id: ShardId, reminder: ReminderId) {
+        let shard = self.touch(id);
+        if shard.reminders.remove(reminder).is_some() {
+            delete(&[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()], &mut shard.changes.writes);
+        }
     }
 
     /// Stores a reply and answers everyone who waits for it. Returns the bytes it takes in the batch, about.
