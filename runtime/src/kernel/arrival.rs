@@ -74,13 +74,23 @@ impl Kernel {
         for _ in 0..self.lanes[lane].arrivals.len() {
             let arrival = self.lanes[lane].arrivals.pop_front().expect("counted");
             let bytes = arrival.envelope.len();
+            let kind = self.kinds.find(arrival.envelope.view().kind);
+            let to_durable = kind.is_none_or(|kind| !self.kinds.get(kind).is_volatile());
             match arrival.from {
+                From::Volatile if to_durable => {
+                    tracing::warn!("a volatile message was dropped: the store has no room for its turn");
+                }
                 From::Query(_) | From::Volatile => {
                     if let Some(Taken { slot, mail }) = self.judge(arrival) {
                         self.take_turn(lane, slot, mail);
                     }
                 }
-                From::Request { .. } => self.refuse(&arrival, refusal.clone()),
+                From::Request { .. } if to_durable => self.refuse(&arrival, refusal.clone()),
+                From::Request { .. } => {
+                    if let Some(Taken { slot, mail }) = self.judge(arrival) {
+                        self.take_turn(lane, slot, mail);
+                    }
+                }
                 From::Feed { .. } | From::Stream { .. } => {
                     self.lanes[lane].arrivals.push_back(arrival);
                     continue;

@@ -81,10 +81,11 @@ impl Kernel {
     }
 
     /// The work of an entity in trouble: retry its head when it is due, and let its messages wait where they block nobody.
-    pub(super) fn run_troubled(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
+    /// Returns whether there may be more to do at once.
+    pub(super) fn run_troubled(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) -> bool {
         if room.is_err() {
             self.schedule(slot);
-            return;
+            return false;
         }
         let (now, failing_for_max) = (self.now, self.limits.failing_for_max);
         let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
@@ -94,7 +95,7 @@ impl Kernel {
             phase == Phase::Parked || trouble.since + failing_for_max <= now || !trouble.waiting.is_empty();
         if phase == Phase::Active && trouble.retry_at <= now {
             self.retry_head(lane, slot, id);
-            return;
+            return true;
         }
         if long {
             while self.lanes[lane].batch_bytes < self.limits.batch_len {
@@ -108,6 +109,7 @@ impl Kernel {
                 self.schedule(slot);
             }
         }
+        false
     }
 
     fn retry_head(&mut self, lane: usize, slot: Slot, id: ShardId) {
@@ -180,6 +182,12 @@ impl Kernel {
             return;
         }
         let trouble = activation.trouble.as_mut().expect("called for those in trouble");
+        if let Origin::Volatile(to) = mail.origin {
+            // At most once: it waits for nobody (P5).
+            let reason = format!("its entity is stuck ({})", trouble.reason);
+            self.drop_volatile(to, reason);
+            return;
+        }
         let queued = trouble.waiting.len();
         if len_max <= queued
             || bytes_max <= self.shards[id.0 as usize].as_ref().map_or(0, |shard| shard.waiting_bytes)

@@ -36,6 +36,7 @@ impl Kernel {
     }
 
     fn run_mailbox(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
+        let kinds = Arc::clone(&self.kinds);
         loop {
             if self.limits.batch_len <= self.lanes[lane].batch_bytes {
                 self.schedule(slot);
@@ -51,14 +52,22 @@ impl Kernel {
             }
             let activation = self.activations.get_mut(slot).expect("just seen");
             if activation.trouble.is_some() {
-                self.run_troubled(lane, slot, room);
+                if self.run_troubled(lane, slot, room) {
+                    continue;
+                }
                 return;
             }
+            let kind = activation.kind;
             let Some(mail) = activation.mailbox.as_mut().and_then(|mailbox| mailbox.pop_front()) else {
                 activation.mailbox = None;
                 return;
             };
-            if room.is_err() && !matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_)) {
+            let writes = match mail.origin {
+                Origin::Query(_) => false,
+                Origin::Volatile(_) => !kinds.get(kind).is_volatile(),
+                _ => true,
+            };
+            if room.is_err() && writes {
                 activation.mailbox.as_mut().expect("just popped from").push_front(mail);
                 self.schedule(slot);
                 return;
@@ -294,18 +303,22 @@ impl Kernel {
 
     fn applied(&mut self, lane: usize, slot: Slot, shard: ShardId, mail: &Mail, kinds: &Kinds) {
         let mut effects = std::mem::take(&mut self.effects);
-        if let Origin::Volatile(to) = mail.origin {
+        let kind = self.activations.get(slot).expect("a turn has an activation").kind;
+        if kinds.get(kind).is_volatile() {
             self.send_volatile(&effects, kinds);
-            if let Some(to) = to {
-                let reply =
-                    Reply { class: ReplyClass::Applied, body: Bytes::copy_from_slice(effects.reply()) };
-                self.put_now(Output::Reply(to, Outcome::Done(reply)));
-            }
         } else {
+            // Also where the message was a volatile one: what the turn did is durable all the same.
             self.record(lane, slot, shard, &effects, kinds);
-            let reply = Reply { class: ReplyClass::Applied, body: Bytes::copy_from_slice(effects.reply()) };
-            self.consume(lane, shard, mail, &reply);
-            self.lanes[lane].counts.applied += 1;
+        }
+        let reply = Reply { class: ReplyClass::Applied, body: Bytes::copy_from_slice(effects.reply()) };
+        match mail.origin {
+            // Only volatile entities have callers here.
+            Origin::Volatile(Some(to)) => self.put_now(Output::Reply(to, Outcome::Done(reply))),
+            Origin::Volatile(None) => {}
+            _ => {
+                self.consume(lane, shard, mail, &reply);
+                self.lanes[lane].counts.applied += 1;
+            }
         }
         effects.clear();
         self.effects = effects;
@@ -424,7 +437,7 @@ impl Kernel {
         }
     }
 
-    fn drop_volatile(&mut self, to: Option<crate::activation::ReplyTo>, reason: String) {
+    pub(super) fn drop_volatile(&mut self, to: Option<crate::activation::ReplyTo>, reason: String) {
         match to {
             Some(to) => {
                 let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
