@@ -196,12 +196,17 @@ impl Requests {
             return false;
         }
         client.floor = floor;
-        while let Some(record) = client.records.front() {
-            if floor < record.number || record.reply.is_none() {
-                break;
+        // One that is on its way stays until it is done; those behind it need not wait for that.
+        let below = client.records.partition_point(|record| record.number <= floor);
+        let mut at = 0;
+        for _ in 0..below {
+            let record = &client.records[at];
+            if record.reply.is_none() {
+                at += 1;
+                continue;
             }
             dropped(record.number);
-            client.records.pop_front();
+            client.records.remove(at);
             self.records -= 1;
         }
         true
@@ -330,6 +335,20 @@ mod tests {
         assert_eq!((requests.len(), requests.clients()), (0, 0));
         assert_eq!(requests.judge(id(3, 30), 1), RequestVerdict::Expired);
         assert_eq!(requests.judge(id(4, 31), 1), RequestVerdict::Fresh);
+    }
+
+    #[test]
+    fn a_request_on_its_way_keeps_no_acknowledged_reply_behind_it() {
+        let mut requests = Requests::default();
+        for number in 1..=3 {
+            requests.take(id(number, 10), 1);
+        }
+        assert!(requests.complete(id(2, 10), &done("r"), &mut Vec::new()));
+        let mut dropped = Vec::new();
+        assert!(requests.acknowledge(ClientId(7), 2, |number| dropped.push(number)));
+        assert_eq!((dropped, requests.len()), (vec![2], 2));
+        assert_eq!(requests.judge(id(1, 10), 1), RequestVerdict::Pending { waits: false });
+        assert_eq!(requests.judge(id(2, 10), 1), RequestVerdict::Expired);
     }
 
     #[test]

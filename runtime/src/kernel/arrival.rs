@@ -67,10 +67,7 @@ impl Kernel {
 
     /// The store has no room: requests are refused, questions are answered, streams and feeds wait at the door.
     fn run_without_room(&mut self, lane: usize, why: NoRoom) {
-        let refusal = match why {
-            NoRoom::LogTail => Refusal::Busy(Bound::LogTail),
-            NoRoom::DiskFull => Refusal::StorageFull,
-        };
+        let refusal = super::refusal(why);
         for _ in 0..self.lanes[lane].arrivals.len() {
             let arrival = self.lanes[lane].arrivals.pop_front().expect("counted");
             let bytes = arrival.envelope.len();
