@@ -46,7 +46,11 @@ pub(crate) fn measure(load: &Load) -> Result<Floor> {
     }
     let micros = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
     let mut floor = Floor { sync_p50: micros(0.5), group: Vec::new() };
-    println!("raw disk      one 160 B write + fdatasync: p50 {:.0} us, p99 {:.0} us", floor.sync_p50, micros(0.99));
+    println!(
+        "raw disk      one 160 B write + fdatasync: p50 {:.0} us, p99 {:.0} us",
+        floor.sync_p50,
+        micros(0.99)
+    );
     for outstanding in [128, 1_024, 8_192] {
         let got = group_commit(&file, outstanding, load)?;
         println!("raw disk      group commit, {outstanding} outstanding: {}", rate(got));

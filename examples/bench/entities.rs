@@ -73,5 +73,11 @@ impl Query<Balance> for Account {
 
 /// A runtime on a directory.
 pub(crate) async fn start(dir: &std::path::Path, workers: usize) -> anyhow::Result<Runtime> {
-    Ok(Runtime::builder().entity::<Account>().entity::<Scratch>().data_dir(dir).workers(workers).start().await?)
+    Ok(Runtime::builder()
+        .entity::<Account>()
+        .entity::<Scratch>()
+        .data_dir(dir)
+        .workers(workers)
+        .start()
+        .await?)
 }

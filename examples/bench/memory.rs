@@ -27,7 +27,7 @@ pub(crate) async fn measure(load: &Load) -> Result<()> {
     }
     feed.flush().await?;
     // Idle: the sweep has let the images go.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     let total = (resident() - before) / ENTITIES;
     let state = state_bytes()?;
     println!(
@@ -44,7 +44,14 @@ fn state_bytes() -> Result<u64> {
     const COUNT: u64 = 200_000;
     let before = resident();
     let states: Vec<Box<(u64, u64, String, String)>> = (0..COUNT)
-        .map(|number| Box::new((number, number, "an owner with a name of usual length".to_owned(), deposit(number).memo)))
+        .map(|number| {
+            Box::new((
+                number,
+                number,
+                "an owner with a name of usual length".to_owned(),
+                deposit(number).memo,
+            ))
+        })
         .collect();
     let bytes = resident().saturating_sub(before) / COUNT;
     anyhow::ensure!(states.len() as u64 == COUNT, "the states were optimised away");

@@ -49,6 +49,7 @@ use crate::{
 use counters::Counts;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -384,7 +385,8 @@ struct OpenFeed {
 
 /// One worker's state machine. See the module.
 pub struct Kernel {
-    kinds: Arc<Kinds>,
+    /// Counted without atomics: workers share the kinds, and a turn asks for them more than once.
+    kinds: Rc<Arc<Kinds>>,
     limits: Limits,
     layout: Shards,
     /// By shard number; `None` for shards of other workers.
@@ -410,6 +412,8 @@ pub struct Kernel {
     effects: Effects,
     /// Where a state is encoded before it becomes the image.
     scratch: Vec<u8>,
+    /// Buffers of batches that are durable, for the next ones.
+    spare: Vec<Vec<u8>>,
     seed: u64,
     turns: u64,
     run: u32,
@@ -450,7 +454,7 @@ impl Kernel {
             actions.push(Action::LoadShard { shard: id, resets: 0 });
         }
         Self {
-            kinds,
+            kinds: Rc::new(kinds),
             limits,
             layout,
             shards,
@@ -467,6 +471,7 @@ impl Kernel {
             refused_feeds: BTreeSet::new(),
             effects: Effects::new(),
             scratch: Vec::new(),
+            spare: Vec::new(),
             seed,
             turns: 0,
             run: 0,
@@ -509,6 +514,14 @@ impl Kernel {
         std::mem::take(&mut self.actions)
     }
 
+    /// Takes back buffers of batches that are durable. Without them each batch's memory is new, and the system clears it.
+    pub fn recycle(&mut self, buffers: &mut Vec<Vec<u8>>) {
+        /// More are not in use at a time.
+        const SPARE_MAX: usize = 4;
+        self.spare.append(buffers);
+        self.spare.truncate(SPARE_MAX);
+    }
+
     /// The lanes of this kernel's shards.
     pub fn lanes(&self) -> Vec<LaneId> {
         self.lanes.iter().map(|lane| lane.id).collect()
@@ -534,7 +547,7 @@ impl Kernel {
 
     /// Whether no message is on its way here: nothing arrived, waits for a turn, for a commit or for a receiver.
     pub fn is_quiet(&self) -> bool {
-        self.audit().in_flight == 0
+        self.counters().in_flight == 0
             && self.lanes.iter().all(|lane| lane.arrivals.is_empty() && lane.undurable.is_empty())
             && !self.lanes.iter().any(|lane| self.has_work(lane.id))
             && self
@@ -557,6 +570,10 @@ impl Kernel {
     /// Bytes of messages that arrived and are not yet in a turn.
     pub fn arrival_bytes(&self) -> usize {
         self.held_bytes + self.lanes.iter().map(|lane| lane.arrival_bytes).sum::<usize>()
+    }
+
+    fn kinds(&self) -> Rc<Arc<Kinds>> {
+        Rc::clone(&self.kinds)
     }
 
     fn shard(&self, id: ShardId) -> Option<&Shard> {

@@ -137,6 +137,7 @@ impl Worker {
         }
         self.events = events;
         self.progress(now);
+        self.kernel.recycle(&mut self.shared.spare_buffers());
         let mut more = false;
         for at in 0..self.lanes.len() {
             let lane = self.lanes[at];

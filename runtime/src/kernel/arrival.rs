@@ -52,6 +52,9 @@ impl Kernel {
         }
         let mut taken: Vec<Taken> = Vec::with_capacity(CHUNK);
         while self.lanes[lane].batch_bytes < self.limits.batch_len && !self.lanes[lane].arrivals.is_empty() {
+            let coming = self.lanes[lane].arrivals.iter().take(CHUNK);
+            let touched = coming.fold(0, |touched, arrival| touched ^ self.activations.touch(arrival.hash));
+            std::hint::black_box(touched);
             for _ in 0..CHUNK {
                 let Some(arrival) = self.lanes[lane].arrivals.pop_front() else { break };
                 self.lanes[lane].arrival_bytes -= arrival.envelope.len();
@@ -446,7 +449,7 @@ impl Kernel {
     /// The entity's activation, made where there is none. `None` for an unknown kind.
     pub(super) fn activate(&mut self, shard: ShardId, hash: u64, envelope: &Envelope) -> Option<Slot> {
         let view = envelope.view();
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         if let Some(slot) = self.activations.find(hash, view.kind, view.key, |kind| kinds.get(kind).name()) {
             return Some(slot);
         }

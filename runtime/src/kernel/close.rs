@@ -10,7 +10,6 @@ use crate::{
         row::{put_varint, take_varint},
     },
 };
-use std::sync::Arc;
 
 /// Row key of an entity's image.
 pub(super) fn image_key(kind: &str, key: &str) -> Vec<u8> {
@@ -37,9 +36,12 @@ impl Kernel {
     }
 
     fn submit(&mut self, lane: usize, touched: &[crate::placement::ShardId]) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let number = self.lanes[lane].number + 1;
-        let mut batch = Batch::with_capacity(self.lanes[lane].batch_bytes + 32 * touched.len());
+        let mut batch = match self.spare.pop() {
+            Some(buffer) => Batch::reuse(buffer),
+            None => Batch::with_capacity(self.lanes[lane].batch_bytes + 32 * touched.len()),
+        };
         for &id in touched {
             let shard = self.shards[id.0 as usize].as_deref_mut().expect("only hosted shards are touched");
             shard.changes.touched = false;
@@ -259,7 +261,7 @@ impl Kernel {
     }
 
     fn image_loaded(&mut self, slot: Slot, image: Option<Vec<u8>>) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let Some(activation) = self.activations.get_mut(slot) else { return };
         if activation.phase != Phase::Loading {
             return;

@@ -19,7 +19,6 @@ use crate::{
     turn,
 };
 use bytes::Bytes;
-use std::sync::Arc;
 
 impl Kernel {
     /// Gives entities with mail their share of turns.
@@ -36,7 +35,7 @@ impl Kernel {
     }
 
     fn run_mailbox(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         loop {
             if self.limits.batch_len <= self.lanes[lane].batch_bytes {
                 self.schedule(slot);
@@ -135,7 +134,7 @@ impl Kernel {
         self.turns += 1;
         let seed = xxhash_rust::xxh3::xxh3_64_with_seed(&self.turns.to_le_bytes(), self.seed);
         let reminder_next = self.host(shard).head.reminder_next;
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let seconds = self.seconds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
@@ -217,7 +216,7 @@ impl Kernel {
 
     /// Encodes the state after a turn into the entity's image.
     fn take_image(&mut self, slot: Slot) -> Result<(), String> {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
         if self.limits.turn_len_max < self.effects.len() {
@@ -284,7 +283,7 @@ impl Kernel {
 
     /// Restores the state from its image (P2).
     fn undo(&mut self, slot: Slot) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
         if !activation.exists {
@@ -350,7 +349,7 @@ impl Kernel {
     }
 
     fn record_reminders(&mut self, slot: Slot, id: ShardId, effects: &Effects) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let activation = self.activations.get(slot).expect("a turn has an activation");
         let (hash, kind, key) =
             (activation.hash(), kinds.get(activation.kind).name(), activation.key.clone());

@@ -59,6 +59,18 @@ impl Batch {
         Self { bytes }
     }
 
+    /// An empty batch in a buffer that was used before.
+    pub fn reuse(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.push(FORMAT);
+        Self { bytes: buffer }
+    }
+
+    /// The buffer, for [`Batch::reuse`].
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Takes bytes read from a store; they are checked to the last length.
     ///
     /// # Errors
