@@ -17,6 +17,7 @@ pub mod placement;
 pub mod reminders;
 pub mod requests;
 pub mod shard;
+pub mod sim;
 pub mod store;
 pub mod stream;
 pub mod timestamp;
