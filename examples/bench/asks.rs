@@ -26,7 +26,9 @@ pub(crate) async fn measure(load: &Load, floor: &Floor) -> Result<()> {
             .collect();
         let mut times = Histogram::<u64>::new(3)?;
         for task in tasks {
-            times.add(task.await??)?;
+            for nanos in task.await?? {
+                times.record(nanos)?;
+            }
         }
         let (per_second, each) = meter.per_second(times.len());
         let micros = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
@@ -52,15 +54,15 @@ async fn one_by_one(
     task: u64,
     time: std::time::Duration,
     keys: u64,
-) -> Result<Histogram<u64>> {
-    let mut times = Histogram::<u64>::new(3)?;
+) -> Result<Vec<u64>> {
+    let mut times = Vec::new();
     let started = Instant::now();
     let mut number = task.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     while started.elapsed() < time {
         number = number.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(1);
         let one = Instant::now();
         client.ask(Account::at(key((number >> 20) % keys)), deposit(number % 1_000)).await?;
-        times.record(one.elapsed().as_nanos() as u64)?;
+        times.push(one.elapsed().as_nanos() as u64);
     }
     Ok(times)
 }

@@ -125,6 +125,9 @@ pub mod kernel;
 /// Batches in, rows out.
 pub mod store;
 
+/// Many crashes under one seed.
+pub mod sim;
+
 /// The machine's clock.
 mod clock;
 
@@ -146,6 +149,7 @@ pub use error::{AskError, Refusal};
 pub use kernel::Counters;
 pub use limits::Limits;
 pub use runtime::{Builder, Runtime, StartError};
+pub use sim::Sim;
 
 /// What most programs need.
 pub mod prelude {

@@ -129,14 +129,15 @@ pub trait Store: Send + Sync + 'static {
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError>;
 
     /// Up to which position of a lane loads see what was committed. What was committed later must be kept in memory
-    /// by whoever may need it (P12).
+    /// by whoever may need it (P12). It only rises, and a load that *begins* after it was read sees at least as much; one
+    /// that was already under way may see less.
     fn loadable(&self, lane: LaneId) -> Position;
 
     /// Sets aside room for a batch of up to `bytes`, to be given back by [`Store::release`] or used by a commit
-    /// that names it as reserved.
+    /// of it. The bytes are those of [`Batch::bytes`]; what frames them in the log is the store's business.
     ///
     /// # Errors
-    /// There is no room now.
+    /// There is no room now. A batch longer than the engine can ever take is never granted: bound batches far below.
     fn reserve(&self, lane: LaneId, bytes: u64) -> Result<(), NoRoom>;
 
     /// Gives room back.
@@ -170,7 +171,8 @@ pub trait Store: Send + Sync + 'static {
 /// The writing end of a lane.
 pub trait Lane: Send {
     /// Makes a group of batches durable, in order, with one sync, and returns the position behind the last of them.
-    /// The room each reserved stays reserved until released.
+    /// The room each reserved stays reserved until released. A batch without reserved room may be refused, with
+    /// [`CommitError::Failed`] for its whole group.
     ///
     /// # Errors
     /// See [`CommitError`] for what each means and who does what.

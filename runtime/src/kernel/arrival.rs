@@ -340,6 +340,8 @@ impl Kernel {
             FeedVerdict::Collision => {
                 self.counters.refused += 1;
                 self.tell_feed(id, target, &FeedNews::Collision { number, own }, None);
+                // It has stopped; what it sent before it heard so must not count as the next rows of the other input.
+                self.open_feeds.remove(&id);
                 return None;
             }
         }

@@ -194,10 +194,10 @@ impl SimulatedDisk {
         let fork = Self::new(seed);
         {
             let mut copy = fork.state();
-            copy.files = state.files.clone();
-            copy.names = state.names.clone();
-            copy.durable_names = state.durable_names.clone();
-            copy.unsynced_names = state.unsynced_names.clone();
+            copy.files.clone_from(&state.files);
+            copy.names.clone_from(&state.names);
+            copy.durable_names.clone_from(&state.durable_names);
+            copy.unsynced_names.clone_from(&state.unsynced_names);
         }
         fork
     }
@@ -208,7 +208,7 @@ impl SimulatedDisk {
 }
 
 impl State {
-    /// SplitMix64: small, and the same on every machine.
+    /// `SplitMix64`: small, and the same on every machine.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
@@ -526,8 +526,7 @@ mod tests {
         for seed in 0..50 {
             let disk = SimulatedDisk::new(seed);
             let bytes = write_unsynced(&disk);
-            let kept = bytes.iter().filter(|byte| **byte == 7).count();
-            whole += u32::from(kept == 6 * SECTOR);
+            whole += u32::from(bytes[100..100 + 6 * SECTOR].iter().all(|byte| *byte == 7));
             seen.writes_lost += disk.faults().writes_lost;
             seen.writes_torn += disk.faults().writes_torn;
         }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::script::{Run, batch, config, found, founding, open, prefix_held, size};
-use crate::store::disk::{Disk, DiskFile, SimulatedDisk};
+use crate::store::disk::{Disk, SimulatedDisk};
 use crate::store::embedded::OpenError;
 use crate::store::embedded::group::{ALIGN, GroupHeader};
 use crate::store::embedded::segment::{HeaderVerdict, SegmentHeader, StoreId, number};
@@ -198,6 +198,20 @@ fn a_log_of_another_version_is_refused_by_number() {
     let handle = disk.open(&file).unwrap();
     handle.write_at(&header, 0).unwrap();
     assert!(matches!(open(&disk), Err(OpenError::Format { found: 9, known: 1, .. })));
+}
+
+#[test]
+fn nothing_is_founded_over_a_store_that_lost_its_founding_record() {
+    let disk = log_of(3, false);
+    disk.remove("founding").unwrap();
+    assert!(matches!(found(&disk), Err(OpenError::NotEmpty { .. })));
+    assert!(matches!(open(&disk), Err(OpenError::NotFounded { .. })));
+
+    let directory = tempfile::tempdir().unwrap();
+    let again = || crate::store::embedded::EmbeddedStore::found(directory.path(), &founding(), &config());
+    drop(again().unwrap());
+    std::fs::remove_file(directory.path().join("founding")).unwrap();
+    assert!(matches!(again(), Err(OpenError::NotEmpty { name, .. }) if name == "checkpoint"));
 }
 
 #[test]

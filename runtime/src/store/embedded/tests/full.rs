@@ -54,7 +54,7 @@ fn batch(number: u64) -> Batch {
 fn check(store: &EmbeddedStore, committed: u64) {
     let key = |number| ImageKey { shard: ShardId(0), epoch: EPOCH, key: image(number) };
     let keys: Vec<_> = (1..=committed).map(key).collect();
-    for (number, value) in (1..).zip(store.load_images(&keys).unwrap()) {
+    for (number, value) in (1_u64..).zip(store.load_images(&keys).unwrap()) {
         assert_eq!(value, Some(vec![number as u8; LEN]), "image {number}");
     }
 }

@@ -48,10 +48,10 @@ pub(super) fn batch(index: u64, size: usize) -> Batch {
                 &[&index.to_le_bytes(), &vec![index as u8; size / 2]],
                 out,
             );
-            if index % 3 == 0 {
+            if index.is_multiple_of(3) {
                 delete_range(&[&[0x12]], index.saturating_sub(9), index - 3, out);
             }
-            if index % 5 == 0 {
+            if index.is_multiple_of(5) {
                 delete(&[&[0xf0], b"k\0", &[(index % 7) as u8]], out);
             }
         });
@@ -111,7 +111,7 @@ impl Run {
         for batch in &group {
             store.release(LaneId(0), batch.bytes().len() as u64);
         }
-        if first % 4 == 0 {
+        if first.is_multiple_of(4) {
             lane.quiet()?;
         }
         if first % 11 < 2 {
@@ -121,6 +121,7 @@ impl Run {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form `map_err` takes")]
 fn as_fatal(error: crate::store::LoadError) -> CommitError {
     CommitError::Fatal(std::io::Error::other(error.to_string()))
 }
