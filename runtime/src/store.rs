@@ -142,6 +142,12 @@ pub trait Store: Send + Sync + 'static {
     /// Gives room back.
     fn release(&self, lane: LaneId, bytes: u64);
 
+    /// Cuts room set aside for a batch down to what the batch has become, so that the next one is not refused for it.
+    ///
+    /// # Panics
+    /// `to` is more than `from`.
+    fn shrink(&self, lane: LaneId, from: u64, to: u64);
+
     /// Whether [`Store::maintain`] has work: the log has grown past a share of its budget, or segments are missing.
     fn wants_maintenance(&self) -> bool;
 

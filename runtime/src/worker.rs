@@ -197,7 +197,13 @@ impl Worker {
             match action {
                 Action::Commit(submission) => {
                     let lane = submission.lane.0 as usize;
-                    let reserved = std::mem::take(&mut reserved);
+                    let mut reserved = std::mem::take(&mut reserved);
+                    if 0 < reserved {
+                        // What was set aside was for the largest batch there can be.
+                        let used = submission.batch.bytes().len() as u64;
+                        shared.store.shrink(submission.lane, reserved, used);
+                        reserved = used;
+                    }
                     shared.lanes[lane].push(node::Submitted { worker: self.worker, submission, reserved });
                 }
                 Action::Put(output) => shared.put([output]),

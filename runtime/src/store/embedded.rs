@@ -534,6 +534,10 @@ impl Store for EmbeddedStore {
         self.inner.log.release(bytes);
     }
 
+    fn shrink(&self, _lane: LaneId, from: u64, to: u64) {
+        self.inner.log.shrink(from, to);
+    }
+
     fn close(&self) -> Result<(), LoadError> {
         EmbeddedStore::close(self)
     }
