@@ -80,11 +80,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
     ("store", Ring, &["placement"]),
     ("clock", Ring, &["timestamp"]),
     ("worker", Ring, &["timestamp", "kernel", "store", "node"]),
-    (
-        "node",
-        Ring,
-        &["limits", "placement", "kinds", "activation", "kernel", "store", "clock", "worker"],
-    ),
+    ("node", Ring, &["limits", "placement", "kinds", "activation", "kernel", "store", "clock", "worker"]),
     (
         "client",
         Ring,
@@ -111,7 +107,8 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
 ];
 
 /// What of the store a room of the lower floor may name: rows and batches are values, an engine is not.
-const STORE_WITHOUT_IO: &[&str] = &["row", "batch", "Row", "RowType", "Batch", "ImageKey", "LaneId", "NoRoom", "OwnedShard"];
+const STORE_WITHOUT_IO: &[&str] =
+    &["row", "batch", "Row", "RowType", "Batch", "ImageKey", "LaneId", "NoRoom", "OwnedShard"];
 
 /// Rooms that may touch files, sockets, threads and clocks.
 const WORLD: &[&str] = &["store", "clock", "worker", "node"];
@@ -146,7 +143,11 @@ fn sources() -> Vec<Source> {
             }
         }
     }
-    assert!(sources.len() > 40, "the runtime has more files than that; is {} the right place?", root.display());
+    assert!(
+        sources.len() > 40,
+        "the runtime has more files than that; is {} the right place?",
+        root.display()
+    );
     sources
 }
 
@@ -219,7 +220,11 @@ fn head(path: &str) -> &str {
 }
 
 fn floor(room: &str) -> Floor {
-    ROOMS.iter().find(|(name, _, _)| *name == room).unwrap_or_else(|| panic!("`{room}` has no row in the table")).1
+    ROOMS
+        .iter()
+        .find(|(name, _, _)| *name == room)
+        .unwrap_or_else(|| panic!("`{room}` has no row in the table"))
+        .1
 }
 
 #[test]
@@ -343,6 +348,9 @@ fn architecture_md_shows_this_table() {
         let may = if may.is_empty() { "-".to_owned() } else { may.join(", ") };
         let row = page.lines().find(|line| line.starts_with(&format!("| [`{room}`]")));
         let row = row.unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for `{room}`"));
-        assert!(row.ends_with(&format!("| {may} |")), "ARCHITECTURE.md, `{room}`: the last column is to be `{may}`\n{row}");
+        assert!(
+            row.ends_with(&format!("| {may} |")),
+            "ARCHITECTURE.md, `{room}`: the last column is to be `{may}`\n{row}"
+        );
     }
 }
