@@ -128,13 +128,13 @@ fn runtime() -> PathBuf {
 }
 
 fn sources() -> Vec<Source> {
-    let root = runtime();
-    let mut directories = vec![root.clone()];
+    let src = runtime();
+    let mut directories = vec![src.clone()];
     let mut sources = Vec::new();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
-            let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            let name = path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
             if path.is_dir() {
                 directories.push(path);
             } else if !is_test(&name) && name != "lib.rs" {
@@ -146,7 +146,7 @@ fn sources() -> Vec<Source> {
     assert!(
         sources.len() > 40,
         "the runtime has more files than that; is {} the right place?",
-        root.display()
+        src.display()
     );
     sources
 }
@@ -202,13 +202,11 @@ fn tree<'c>(code: &'c str, before: &str, found: &mut BTreeSet<String>) -> &'c st
         return rest.strip_prefix('*').unwrap_or(rest);
     }
     let path = if before.is_empty() { word.to_owned() } else { format!("{before}::{word}") };
-    match rest.strip_prefix("::") {
-        Some(rest) => tree(rest, &path, found),
-        None => {
-            found.insert(path);
-            rest
-        }
+    if let Some(rest) = rest.strip_prefix("::") {
+        return tree(rest, &path, found);
     }
+    found.insert(path);
+    rest
 }
 
 fn is_word(letter: char) -> bool {

@@ -43,9 +43,9 @@ fn links_between_pages_lead_somewhere() {
     let mut pages = vec!["README.md".into(), "ARCHITECTURE.md".into(), "CHANGELOG.md".into()];
     for directory in ["docs", "docs/decisions"] {
         for entry in fs::read_dir(root().join(directory)).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            if name.ends_with(".md") {
-                pages.push(format!("{directory}/{name}"));
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(format!("{directory}/{}", path.file_name().unwrap().display()));
             }
         }
     }
