@@ -170,10 +170,21 @@ pub struct Trouble {
 pub struct Waiting {
     /// The message.
     pub envelope: Envelope,
-    /// The request to answer when it is done.
-    pub request: Option<RequestId>,
+    /// Whom it concerns beside its entity.
+    pub behind: Behind,
     /// Tries so far.
     pub tries: u32,
+}
+
+/// What a waiting message came from, where that is not over yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// A stream, a feed or an operator: it is over.
+    Nothing,
+    /// A request, to be answered when the message is done.
+    Request(RequestId),
+    /// A reminder. It stays set, for its entity may still cancel it (P4).
+    Reminder(ReminderId),
 }
 
 /// The activations of one worker.

@@ -35,7 +35,7 @@ pub use counters::{Audit, Counters};
 use crate::{
     activation::{Activations, Listener, Mail, Origin, ReplyTo, Slot},
     context::Effects,
-    error::Refusal,
+    error::{Bound, Refusal},
     feeds::FeedId,
     kinds::Kinds,
     limits::Limits,
@@ -335,6 +335,18 @@ struct LaneWork {
     counts: Counts,
     /// When acknowledged messages must leave the store at the latest.
     trim_at: Option<Timestamp>,
+    /// When old replies are looked for again.
+    expire_at: Timestamp,
+    /// What operators ask for, done in the next run that has room.
+    operations: VecDeque<Operation>,
+}
+
+/// An operator's word about a dead letter. See [`Event::DeadLetter`].
+struct Operation {
+    shard: ShardId,
+    number: u64,
+    retry: Option<Envelope>,
+    to: ReplyTo,
 }
 
 impl LaneWork {
@@ -357,6 +369,8 @@ impl LaneWork {
             batch_bytes: 0,
             counts: Counts::default(),
             trim_at: None,
+            expire_at: Timestamp::EPOCH,
+            operations: VecDeque::new(),
         }
     }
 }
@@ -382,6 +396,8 @@ pub struct Kernel {
     lane_of: Vec<LaneId>,
     activations: Activations,
     activation_bytes: usize,
+    /// Bytes of what is held for shards that are loading.
+    held_bytes: usize,
     /// Where the sweep for idle activations goes on.
     sweep_at: usize,
     /// When failing entities are tried again.
@@ -401,6 +417,14 @@ pub struct Kernel {
     started: Timestamp,
     counters: Counters,
     actions: Vec<Action>,
+}
+
+/// What a request is told when there is no room for its turn.
+fn refusal(why: NoRoom) -> Refusal {
+    match why {
+        NoRoom::LogTail => Refusal::Busy(Bound::LogTail),
+        NoRoom::DiskFull => Refusal::StorageFull,
+    }
 }
 
 impl Kernel {
@@ -435,6 +459,7 @@ impl Kernel {
             lane_of,
             activations: Activations::default(),
             activation_bytes: 0,
+            held_bytes: 0,
             sweep_at: 0,
             retries: BTreeSet::new(),
             open_feeds: BTreeMap::new(),
@@ -470,7 +495,15 @@ impl Kernel {
             Event::ShardLoaded { resets, owned, rows } => self.shard_loaded(resets, owned, rows),
             Event::ImagesLoaded(images) => self.images_loaded(images),
             Event::Run { lane, room } => self.run(lane, room),
-            Event::DeadLetter { shard, number, retry, to } => self.operate(shard, number, retry, to),
+            Event::DeadLetter { shard, number, retry, to } => {
+                match self.shard(shard).map(|shard| shard.lane) {
+                    Some(lane) => {
+                        let operation = Operation { shard, number, retry, to };
+                        self.lanes[lane].operations.push_back(operation);
+                    }
+                    None => self.put_now(Output::Reply(to, Outcome::Refused(Refusal::Unavailable))),
+                }
+            }
             Event::Tick => self.tick(),
         }
         std::mem::take(&mut self.actions)
@@ -481,13 +514,15 @@ impl Kernel {
         self.lanes.iter().map(|lane| lane.id).collect()
     }
 
-    /// Whether a run of the lane would do something now.
+    /// Whether a run of the lane would do something now. After a run that had no room this may stay true: pause before
+    /// the next.
     pub fn has_work(&self, lane: LaneId) -> bool {
         let Some(lane) = self.lanes.iter().find(|work| work.id == lane) else { return false };
         let waits = self.limits.undurable_bytes_max <= lane.undurable_bytes;
-        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty();
+        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty() || !lane.operations.is_empty();
+        let chores = lane.trim_at.is_some_and(|at| at <= self.now) || self.expires(lane);
         let unsent = !lane.touched.is_empty() || !lane.outputs.is_empty() || !lane.sending.is_empty();
-        (turns && !waits) || unsent || !lane.loads.is_empty()
+        ((turns || chores) && !waits) || unsent || !lane.loads.is_empty()
     }
 
     /// Whether every shard serves.
@@ -521,7 +556,7 @@ impl Kernel {
 
     /// Bytes of messages that arrived and are not yet in a turn.
     pub fn arrival_bytes(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.arrival_bytes).sum()
+        self.held_bytes + self.lanes.iter().map(|lane| lane.arrival_bytes).sum::<usize>()
     }
 
     fn shard(&self, id: ShardId) -> Option<&Shard> {
@@ -569,10 +604,15 @@ impl Kernel {
         let lane = self.lane_index(lane);
         if self.lanes[lane].undurable_bytes < self.limits.undurable_bytes_max {
             self.run = self.run.wrapping_add(1);
+            self.run_chores(lane, room);
             self.run_ready(lane, room);
             self.run_arrivals(lane, room);
             self.feed_starved();
         }
+        assert!(
+            room.is_ok() || self.lanes[lane].touched.is_empty(),
+            "without room nothing is written, or the submitted batch could fail for lack of it"
+        );
         self.close(lane);
     }
 
@@ -581,8 +621,6 @@ impl Kernel {
         self.fire_reminders();
         self.retry_failing();
         self.resend();
-        self.trim_due();
-        self.expire_requests();
         self.passivate();
     }
 
@@ -612,17 +650,45 @@ impl Kernel {
         }
     }
 
-    fn trim_due(&mut self) {
-        for lane in 0..self.lanes.len() {
-            if self.lanes[lane].trim_at.is_some_and(|at| at <= self.now) {
-                self.lanes[lane].trim_at = None;
-                for at in 0..self.hosted.len() {
-                    let id = self.hosted[at];
-                    if self.shard(id).is_some_and(|shard| shard.lane == lane && !shard.trims.is_empty()) {
-                        self.touch(id);
-                    }
-                }
+    /// What is written without a message: trims, dropped replies, operators' words. Only with room, for every row needs it
+    /// (P15).
+    fn run_chores(&mut self, lane: usize, room: Result<(), NoRoom>) {
+        for _ in 0..self.lanes[lane].operations.len() {
+            let Operation { shard, number, retry, to } =
+                self.lanes[lane].operations.pop_front().expect("counted");
+            match room {
+                Ok(()) => self.operate(shard, number, retry, to),
+                Err(why) => self.put_now(Output::Reply(to, Outcome::Refused(refusal(why)))),
             }
         }
+        if room.is_err() {
+            return;
+        }
+        if self.lanes[lane].trim_at.is_some_and(|at| at <= self.now) {
+            self.trim(lane);
+        }
+        if self.expires(&self.lanes[lane]) {
+            self.expire_requests(lane);
+        }
+    }
+
+    fn trim(&mut self, lane: usize) {
+        self.lanes[lane].trim_at = None;
+        for at in 0..self.hosted.len() {
+            let id = self.hosted[at];
+            if self.shard(id).is_some_and(|shard| shard.lane == lane && !shard.trims.is_empty()) {
+                self.touch(id);
+            }
+        }
+    }
+
+    /// Whether it is time to look for old replies in the lane.
+    fn expires(&self, lane: &LaneWork) -> bool {
+        lane.expire_at <= self.now
+            && self
+                .hosted
+                .iter()
+                .filter_map(|id| self.shard(*id))
+                .any(|shard| self.lanes[shard.lane].id == lane.id && shard.requests.clients() > 0)
     }
 }

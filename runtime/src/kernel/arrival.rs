@@ -32,10 +32,16 @@ impl Kernel {
                     lane.arrival_bytes += arrival.envelope.len();
                     lane.arrivals.push_back(arrival);
                 }
-                Some(_) => self.host(arrival.shard).held.push_back(arrival),
+                Some(_) => self.hold(arrival),
                 None => self.refuse(&arrival, Refusal::Unavailable),
             }
         }
+    }
+
+    /// Keeps what arrives for a shard until it is loaded.
+    fn hold(&mut self, arrival: Arrival) {
+        self.held_bytes += arrival.envelope.len();
+        self.host(arrival.shard).held.push_back(arrival);
     }
 
     /// Takes arrivals chunk by chunk until the batch is full. Without room only what writes nothing is done.
@@ -61,20 +67,27 @@ impl Kernel {
 
     /// The store has no room: requests are refused, questions are answered, streams and feeds wait at the door.
     fn run_without_room(&mut self, lane: usize, why: NoRoom) {
-        let refusal = match why {
-            NoRoom::LogTail => Refusal::Busy(Bound::LogTail),
-            NoRoom::DiskFull => Refusal::StorageFull,
-        };
+        let refusal = super::refusal(why);
         for _ in 0..self.lanes[lane].arrivals.len() {
             let arrival = self.lanes[lane].arrivals.pop_front().expect("counted");
             let bytes = arrival.envelope.len();
+            let kind = self.kinds.find(arrival.envelope.view().kind);
+            let to_durable = kind.is_none_or(|kind| !self.kinds.get(kind).is_volatile());
             match arrival.from {
+                From::Volatile if to_durable => {
+                    tracing::warn!("a volatile message was dropped: the store has no room for its turn");
+                }
                 From::Query(_) | From::Volatile => {
                     if let Some(Taken { slot, mail }) = self.judge(arrival) {
                         self.take_turn(lane, slot, mail);
                     }
                 }
-                From::Request { .. } => self.refuse(&arrival, refusal.clone()),
+                From::Request { .. } if to_durable => self.refuse(&arrival, refusal.clone()),
+                From::Request { .. } => {
+                    if let Some(Taken { slot, mail }) = self.judge(arrival) {
+                        self.take_turn(lane, slot, mail);
+                    }
+                }
                 From::Feed { .. } | From::Stream { .. } => {
                     self.lanes[lane].arrivals.push_back(arrival);
                     continue;
@@ -90,10 +103,7 @@ impl Kernel {
             self.refuse(&arrival, Refusal::Unavailable);
             return None;
         };
-        if shard.phase == ShardPhase::Loading {
-            shard.held.push_back(arrival);
-            return None;
-        }
+        assert_eq!(shard.phase, ShardPhase::Serving, "what arrives for a shard that is loading is held");
         match arrival.from {
             From::Request { .. } => self.judge_request(arrival),
             From::Query(to) => {
@@ -139,9 +149,15 @@ impl Kernel {
                 self.put_gated(lane, Output::Reply(listener.to, Outcome::Done(reply)));
                 return None;
             }
-            RequestVerdict::Pending => {
+            RequestVerdict::Pending { waits } => {
                 self.counters.duplicates += 1;
-                self.listen(arrival.shard, id, listener);
+                if waits && !listener.wants_reply {
+                    // Behind the batch that put it in the waiting queue, this is true (P1).
+                    let lane = self.host(arrival.shard).lane;
+                    self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
+                } else {
+                    self.listen(arrival.shard, id, listener);
+                }
                 return None;
             }
             RequestVerdict::Expired => {
@@ -181,10 +197,11 @@ impl Kernel {
         /// A client that asks again faster than it is answered keeps its newest callers only.
         const LISTENERS_MAX: usize = 16;
         let listeners = self.host(shard).listeners.entry(id).or_default();
-        if listeners.len() == LISTENERS_MAX {
-            listeners.remove(0);
-        }
+        let oldest = (listeners.len() == LISTENERS_MAX).then(|| listeners.remove(0));
         listeners.push(listener);
+        if let Some(oldest) = oldest {
+            self.put_now(Output::Reply(oldest.to, Outcome::Unknown("asked again too often".into())));
+        }
     }
 
     /// Whether a message was handed over out of a batch that has been voided since. Its number will be given to

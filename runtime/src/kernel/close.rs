@@ -131,6 +131,9 @@ impl Kernel {
         let before = self.counters();
         let work = &mut self.lanes[index];
         work.generation = generation;
+        // Not judged yet; held in front of what arrives while the shards are loading.
+        let arrivals = std::mem::take(&mut work.arrivals);
+        self.held_bytes += std::mem::take(&mut work.arrival_bytes);
         work.ready.clear();
         work.touched.clear();
         work.sending.clear();
@@ -140,6 +143,7 @@ impl Kernel {
         work.batch_bytes = 0;
         work.counts = super::Counts::default();
         work.trim_at = None;
+        work.expire_at = crate::timestamp::Timestamp::EPOCH;
         // Not submitted yet, so nobody else will answer them.
         let outputs = std::mem::take(&mut work.outputs);
         for output in outputs.into_iter().filter_map(Output::into_void) {
@@ -154,9 +158,16 @@ impl Kernel {
                 continue;
             }
             lost_feeds.extend(open.into_iter().map(|feed| (feed, id)));
+            let listeners = std::mem::take(&mut shard.listeners);
             shard.reset();
             let resets = shard.resets;
             self.actions.push(Action::LoadShard { shard: id, resets });
+            for listener in listeners.into_values().flatten() {
+                self.put_now(Output::Reply(listener.to, Outcome::Unknown(VOIDED.into())));
+            }
+        }
+        for arrival in arrivals {
+            self.host(arrival.shard).held.push_back(arrival);
         }
         self.forget_activations(index);
         for (feed, shard) in lost_feeds {
@@ -231,6 +242,7 @@ impl Kernel {
             self.lanes[lane].sending.insert((id, target));
         }
         self.restore_waiting(id);
+        self.held_bytes -= held.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
         self.arrive(held.into());
     }
 
