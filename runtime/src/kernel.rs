@@ -16,7 +16,7 @@
 //!   is durable or dies with it. Nothing else answers a message that was accepted.
 //! * A message to a shard of the same lane is handed over after the batch has its place in the lane, never before (P13).
 //! * Whatever may be needed again is kept in memory until [`Event::Loadable`] says that a load would find it (P12).
-//! * accepted = applied + waiting + dead-lettered + in flight, at every step ([`Kernel::audit`], P1).
+//! * accepted = applied + waiting + dead-lettered + in flight + voided, at every step ([`Kernel::audit`], P1).
 //!
 //! # Caveats
 //! * Acknowledged replies are dropped by the client's floor, which it sends with its next request to the same shard; a client
@@ -433,7 +433,7 @@ fn refusal(why: NoRoom) -> Refusal {
 
 impl Kernel {
     /// A kernel that hosts `hosted` of the store's shards. It serves none before they are loaded: the first
-    /// [`Event::Tick`] asks for them.
+    /// [`Kernel::step`] asks for them, whatever its event.
     pub fn new(
         kinds: Arc<Kinds>,
         limits: Limits,
