@@ -25,12 +25,14 @@
 mod arrival;
 mod close;
 mod counters;
+mod gauge;
 mod passivate;
 mod streams;
 mod trouble;
 mod turns;
 
 pub use counters::{Audit, Counters};
+pub use gauge::TurnGauge;
 
 use crate::{
     activation::{Activations, Listener, Mail, Origin, ReplyTo, Slot},
@@ -178,6 +180,9 @@ pub enum Event {
     },
     /// Time has passed.
     Tick,
+    /// The node is stopping: begin nothing new. Messages in outboxes stay there and go on at the next start, or entities
+    /// that send to each other without end would keep it from ever stopping.
+    Drain,
 }
 
 /// Names an image that was asked for, so that a late answer is known (P12).
@@ -335,6 +340,18 @@ struct LaneWork {
     counts: Counts,
     /// When acknowledged messages must leave the store at the latest.
     trim_at: Option<Timestamp>,
+    /// Time has passed for rows that no message causes: trims and expired replies. The next run with room makes them.
+    upkeep: bool,
+    /// What operators asked for, until a run has room for it.
+    operations: VecDeque<Operation>,
+}
+
+/// An operator's word about a dead letter.
+struct Operation {
+    shard: ShardId,
+    number: u64,
+    retry: Option<Envelope>,
+    to: ReplyTo,
 }
 
 impl LaneWork {
@@ -357,6 +374,8 @@ impl LaneWork {
             batch_bytes: 0,
             counts: Counts::default(),
             trim_at: None,
+            upkeep: false,
+            operations: VecDeque::new(),
         }
     }
 }
@@ -399,6 +418,11 @@ pub struct Kernel {
     run: u32,
     now: Timestamp,
     started: Timestamp,
+    /// When the replies behind the horizon are looked for again.
+    expire_at: Timestamp,
+    /// The node is stopping: what is in memory is finished, and nothing new is begun.
+    draining: bool,
+    gauge: Arc<TurnGauge>,
     counters: Counters,
     actions: Vec<Action>,
 }
@@ -447,6 +471,9 @@ impl Kernel {
             run: 0,
             now,
             started: now,
+            expire_at: now,
+            draining: false,
+            gauge: Arc::default(),
             counters: Counters::default(),
             actions,
         }
@@ -470,10 +497,22 @@ impl Kernel {
             Event::ShardLoaded { resets, owned, rows } => self.shard_loaded(resets, owned, rows),
             Event::ImagesLoaded(images) => self.images_loaded(images),
             Event::Run { lane, room } => self.run(lane, room),
-            Event::DeadLetter { shard, number, retry, to } => self.operate(shard, number, retry, to),
+            Event::DeadLetter { shard, number, retry, to } => {
+                self.operator_asks(Operation { shard, number, retry, to });
+            }
             Event::Tick => self.tick(),
+            Event::Drain => {
+                self.draining = true;
+                self.lanes.iter_mut().for_each(|lane| lane.sending.clear());
+            }
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// Tells which turn runs now by this gauge.
+    pub fn watched_by(mut self, gauge: Arc<TurnGauge>) -> Self {
+        self.gauge = gauge;
+        self
     }
 
     /// The lanes of this kernel's shards.
@@ -485,8 +524,9 @@ impl Kernel {
     pub fn has_work(&self, lane: LaneId) -> bool {
         let Some(lane) = self.lanes.iter().find(|work| work.id == lane) else { return false };
         let waits = self.limits.undurable_bytes_max <= lane.undurable_bytes;
-        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty();
-        let unsent = !lane.touched.is_empty() || !lane.outputs.is_empty() || !lane.sending.is_empty();
+        let rows = lane.upkeep || !lane.operations.is_empty();
+        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty() || rows;
+        let unsent = !lane.outputs.is_empty() || !lane.sending.is_empty();
         (turns && !waits) || unsent || !lane.loads.is_empty()
     }
 
@@ -512,6 +552,11 @@ impl Kernel {
     /// Whether nothing is in memory that is not durable, beside what is sent again from the store at the next start.
     pub fn is_drained(&self) -> bool {
         self.lanes.iter().all(|lane| lane.undurable.is_empty() && !self.has_work(lane.id))
+    }
+
+    /// Whether everything submitted is durable, whatever waits to be run.
+    pub fn is_durable(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.undurable.is_empty())
     }
 
     /// How many activations are in memory, and the bytes they are counted with.
@@ -569,20 +614,27 @@ impl Kernel {
         let lane = self.lane_index(lane);
         if self.lanes[lane].undurable_bytes < self.limits.undurable_bytes_max {
             self.run = self.run.wrapping_add(1);
+            self.run_operations(lane, room);
             self.run_ready(lane, room);
             self.run_arrivals(lane, room);
+            if room.is_ok() {
+                self.keep_up(lane);
+            }
             self.feed_starved();
         }
+        // Rows are made in runs alone, and there only with room: a batch of rows must never fail for lack of it (P15).
+        debug_assert!(room.is_ok() || self.lanes[lane].touched.is_empty(), "rows were made without room");
         self.close(lane);
     }
 
     fn tick(&mut self) {
         self.refused_feeds.clear();
-        self.fire_reminders();
+        if !self.draining {
+            self.fire_reminders();
+            self.resend();
+        }
         self.retry_failing();
-        self.resend();
-        self.trim_due();
-        self.expire_requests();
+        self.look_for_upkeep();
         self.passivate();
     }
 
@@ -612,17 +664,43 @@ impl Kernel {
         }
     }
 
-    fn trim_due(&mut self) {
+    /// Notes which lanes have rows to make that no message causes. The next run with room makes them.
+    fn look_for_upkeep(&mut self) {
+        let expires = self.expire_at <= self.now;
+        if expires {
+            // The horizon need not rise faster than anyone could notice.
+            self.expire_at = self.now + (self.limits.reply_retention / 8).min(EXPIRE_EVERY);
+        }
+        let horizon = self.now.before(self.limits.reply_retention);
         for lane in 0..self.lanes.len() {
-            if self.lanes[lane].trim_at.is_some_and(|at| at <= self.now) {
-                self.lanes[lane].trim_at = None;
-                for at in 0..self.hosted.len() {
-                    let id = self.hosted[at];
-                    if self.shard(id).is_some_and(|shard| shard.lane == lane && !shard.trims.is_empty()) {
-                        self.touch(id);
-                    }
-                }
-            }
+            let trims = self.lanes[lane].trim_at.is_some_and(|at| at <= self.now);
+            let of_lane = |shard: &&Shard| shard.lane == lane;
+            let replies = expires
+                && self
+                    .hosted
+                    .iter()
+                    .filter_map(|id| self.shard(*id))
+                    .filter(of_lane)
+                    .any(|shard| shard.requests.has_expired(horizon));
+            self.lanes[lane].upkeep |= trims || replies;
         }
     }
+
+    /// Trims what was acknowledged and drops the replies behind the horizon.
+    fn keep_up(&mut self, lane: usize) {
+        if !std::mem::take(&mut self.lanes[lane].upkeep) {
+            return;
+        }
+        self.lanes[lane].trim_at = None;
+        for at in 0..self.hosted.len() {
+            let id = self.hosted[at];
+            if self.shard(id).is_some_and(|shard| shard.lane == lane && !shard.trims.is_empty()) {
+                self.touch(id);
+            }
+        }
+        self.expire_requests(lane);
+    }
 }
+
+/// How often replies behind the horizon are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);

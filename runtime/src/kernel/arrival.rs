@@ -61,10 +61,7 @@ impl Kernel {
 
     /// The store has no room: requests are refused, questions are answered, streams and feeds wait at the door.
     fn run_without_room(&mut self, lane: usize, why: NoRoom) {
-        let refusal = match why {
-            NoRoom::LogTail => Refusal::Busy(Bound::LogTail),
-            NoRoom::DiskFull => Refusal::StorageFull,
-        };
+        let refusal = no_room(why);
         for _ in 0..self.lanes[lane].arrivals.len() {
             let arrival = self.lanes[lane].arrivals.pop_front().expect("counted");
             let bytes = arrival.envelope.len();
@@ -482,5 +479,13 @@ impl Kernel {
     /// Whole seconds since the worker started.
     pub(super) fn seconds(&self) -> u32 {
         self.now.since(self.started).as_secs() as u32
+    }
+}
+
+/// What a client or operator is told when the store has no room.
+pub(super) fn no_room(why: NoRoom) -> Refusal {
+    match why {
+        NoRoom::LogTail => Refusal::Busy(Bound::LogTail),
+        NoRoom::DiskFull => Refusal::StorageFull,
     }
 }

@@ -140,6 +140,7 @@ impl Kernel {
         work.batch_bytes = 0;
         work.counts = super::Counts::default();
         work.trim_at = None;
+        work.upkeep = false;
         // Not submitted yet, so nobody else will answer them.
         let outputs = std::mem::take(&mut work.outputs);
         for output in outputs.into_iter().filter_map(Output::into_void) {

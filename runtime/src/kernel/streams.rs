@@ -11,6 +11,10 @@ impl Kernel {
     /// Hands what the windows allow to the receivers: at once to shards of the same lane, for the batch has its place
     /// there; to other lanes with the batch that is built next, which lies behind it (P13).
     pub(super) fn hand_over(&mut self, lane: usize) {
+        if self.draining {
+            // They stay in their outboxes, and go on at the next start.
+            self.lanes[lane].sending.clear();
+        }
         if self.lanes[lane].sending.is_empty() {
             return;
         }
@@ -119,12 +123,12 @@ impl Kernel {
     }
 
     /// Raises the horizons and drops the replies behind them.
-    pub(super) fn expire_requests(&mut self) {
+    pub(super) fn expire_requests(&mut self, lane: usize) {
         let horizon = self.now.before(self.limits.reply_retention);
         for at in 0..self.hosted.len() {
             let id = self.hosted[at];
             let shard = self.shards[id.0 as usize].as_deref_mut().expect("hosted");
-            if shard.requests.clients() == 0 {
+            if shard.lane != lane || shard.requests.clients() == 0 {
                 continue;
             }
             let mut writes = std::mem::take(&mut shard.changes.writes);
