@@ -1,9 +1,9 @@
 //! A world for one seed: entities under load and faults, then peace, then the reckoning.
 
 use crate::entities::{
-    Account, BRITTLE_BROKEN, Books, Brittle, Cancel, Clock, Count, Credit, End, Fund, Heard, Listener, NERVES,
-    Onward, Pass, Phoenix, Poison, Press, Presses, Relay, Ring, Rings, Row, Set, Sink, Speak, Speaker, Spoken,
-    Sum, Tally, Touch, Transfer, Word,
+    Account, BRITTLE_BROKEN, Books, Brittle, Cancel, Clock, Count, Credit, End, Fund, Heard, Listener,
+    NERVES, Onward, Pass, Phoenix, Poison, Press, Presses, Relay, Ring, Rings, Row, Set, Sink, Speak,
+    Speaker, Spoken, Sum, Tally, Touch, Transfer, Word,
 };
 use entity_runtime::{
     entity::Entity,
@@ -178,8 +178,7 @@ impl World {
 
     fn fund(&mut self) {
         let (account, cents, caller) = (self.below(ACCOUNTS), self.below(1_000), self.below(4));
-        let ticket =
-            self.sim.begin_ask(caller as usize, &Account::at(key('a', account)), &Fund { cents });
+        let ticket = self.sim.begin_ask(caller as usize, &Account::at(key('a', account)), &Fund { cents });
         self.funds.push((ticket, cents));
     }
 
@@ -373,7 +372,8 @@ impl World {
         }
         for number in 0..LISTENERS {
             let listener = key('l', number);
-            let (heard, gaps) = self.sim.query(&Listener::at(&*listener), &Heard).expect("a listener answers");
+            let (heard, gaps) =
+                self.sim.query(&Listener::at(&*listener), &Heard).expect("a listener answers");
             let mut lost: BTreeMap<String, Vec<u64>> = BTreeMap::new();
             for (key, sender, word) in letters.of::<Word>() {
                 if key == listener {
@@ -486,7 +486,8 @@ impl World {
             let done = mine
                 .filter(|(ticket, _)| !matches!(self.sim.answered::<Press>(*ticket), Some(Err(_))))
                 .count() as u64;
-            let found = self.sim.query(&Brittle::at(key('b', number)), &Presses).expect("it can be read again");
+            let found =
+                self.sim.query(&Brittle::at(key('b', number)), &Presses).expect("it can be read again");
             assert!(found <= done, "brittle {number} came back with more presses than there were");
             // Those given up because too many waited are known by their replies, but for a send told to wait.
             let sent = self.presses.iter().filter(|(_, brittle)| *brittle == number).count() as u64;

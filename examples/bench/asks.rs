@@ -49,12 +49,7 @@ pub(crate) async fn measure(load: &Load, floor: &Floor) -> Result<()> {
     Ok(())
 }
 
-async fn one_by_one(
-    client: Client,
-    task: u64,
-    time: std::time::Duration,
-    keys: u64,
-) -> Result<Vec<u64>> {
+async fn one_by_one(client: Client, task: u64, time: std::time::Duration, keys: u64) -> Result<Vec<u64>> {
     let mut times = Vec::new();
     let started = Instant::now();
     let mut number = task.wrapping_mul(0x9e37_79b9_7f4a_7c15);

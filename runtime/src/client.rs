@@ -17,7 +17,7 @@ use crate::{
     error::{AskError, Bound, Refusal},
     kernel::{self, Arrival, Outcome},
     message::{self, ClientId, Envelope, Message, RequestId},
-    node::Shared,
+    node::Front,
     requests::{Reply, ReplyClass},
 };
 use pending::Pending;
@@ -45,15 +45,16 @@ pub struct Client {
 }
 
 struct Inner {
-    shared: Arc<Shared>,
+    shared: Arc<Front>,
     connection: u32,
     pending: Arc<Pending>,
 }
 
 impl Client {
-    pub(crate) fn open(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn open(shared: &Arc<Front>) -> Self {
         let connection = shared.ports.next();
-        let pending = Arc::new(Pending::new(ClientId(random_u128()), shared.clock));
+        let pending =
+            Arc::new(Pending::new(ClientId(random_u128()), shared.clock, shared.limits.reply_retention));
         shared.ports.open(connection, pending.clone());
         Self { inner: Arc::new(Inner { shared: Arc::clone(shared), connection, pending }) }
     }
@@ -106,6 +107,7 @@ impl Client {
             is_query,
             wants_reply,
             id: None,
+            id_is_kept: false,
             timeout: TIMEOUT_DEFAULT,
             reply: PhantomData,
         }
@@ -142,6 +144,8 @@ pub struct Ask<R> {
     is_query: bool,
     wants_reply: bool,
     id: Option<RequestId>,
+    /// The id was given or taken: the caller may ask again, so the stored reply must be kept for it.
+    id_is_kept: bool,
     timeout: Duration,
     reply: PhantomData<fn() -> R>,
 }
@@ -150,11 +154,18 @@ impl<R> Ask<R> {
     /// Asks again under an id used before: the same message gets the stored reply, byte for byte, if it has run.
     pub fn with_id(mut self, id: RequestId) -> Self {
         self.id = Some(id);
+        self.id_is_kept = true;
         self
     }
 
-    /// The id this request has or will have. Keep it to be able to ask again.
+    /// The id this request has or will have. Keep it to be able to ask again: the reply to a request whose id was asked
+    /// for stays stored for [`Limits::reply_retention`](crate::Limits::reply_retention), also when it has arrived.
     pub fn id(&mut self) -> RequestId {
+        self.id_is_kept = true;
+        self.allot()
+    }
+
+    fn allot(&mut self) -> RequestId {
         *self.id.get_or_insert_with(|| self.client.inner.pending.allot())
     }
 
@@ -171,10 +182,10 @@ impl<R> Ask<R> {
         let hash = crate::placement::hash(view.kind, view.key);
         let shard = inner.shared.layout.place(hash);
         // A query is its own repeat: it needs no id.
-        let id = if self.is_query { None } else { Some(self.id()) };
+        let id = if self.is_query { None } else { Some(self.allot()) };
         let mut why = String::new();
         for _ in 0..TRIES_MAX {
-            let waiter = inner.pending.wait(id, self.timeout);
+            let waiter = inner.pending.wait(id, self.id_is_kept, self.timeout);
             let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
             let from = match id {
                 None => kernel::From::Query(to),
@@ -183,7 +194,12 @@ impl<R> Ask<R> {
                     kernel::From::Request { id, acknowledged: inner.pending.acknowledged(id), listener }
                 }
             };
-            inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })?;
+            if let Err(refusal) =
+                inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })
+            {
+                inner.pending.refused(waiter.slot);
+                return Err(refusal.into());
+            }
             match waiter.await {
                 Outcome::Done(reply) => return Ok(reply),
                 Outcome::Waiting => {
@@ -199,11 +215,13 @@ impl<R> Ask<R> {
                 }
             }
         }
+        // The caller may ask again; for as long as that may be the reply is not given up.
+        inner.pending.keep(id);
         Err(AskError::Unknown(why))
     }
 }
 
-impl Shared {
+impl Front {
     /// Takes a client's message, or refuses it where the worker has too much to do.
     fn admit(&self, arrival: Arrival) -> Result<(), Refusal> {
         if self.stopping.load(Ordering::Relaxed) {

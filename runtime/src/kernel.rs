@@ -25,12 +25,14 @@
 mod arrival;
 mod close;
 mod counters;
+mod gauge;
 mod passivate;
 mod streams;
 mod trouble;
 mod turns;
 
 pub use counters::{Audit, Counters};
+pub use gauge::TurnGauge;
 
 use crate::{
     activation::{Activations, Listener, Mail, Origin, ReplyTo, Slot},
@@ -179,6 +181,9 @@ pub enum Event {
     },
     /// Time has passed.
     Tick,
+    /// The node is stopping: begin nothing new. Messages in outboxes stay there and go on at the next start, or entities
+    /// that send to each other without end would keep it from ever stopping.
+    Drain,
 }
 
 /// Names an image that was asked for, so that a late answer is known (P12).
@@ -419,6 +424,9 @@ pub struct Kernel {
     run: u32,
     now: Timestamp,
     started: Timestamp,
+    /// The node is stopping: what is in memory is finished, and nothing new is begun.
+    draining: bool,
+    gauge: Arc<TurnGauge>,
     counters: Counters,
     actions: Vec<Action>,
 }
@@ -477,6 +485,8 @@ impl Kernel {
             run: 0,
             now,
             started: now,
+            draining: false,
+            gauge: Arc::default(),
             counters: Counters::default(),
             actions,
         }
@@ -501,15 +511,13 @@ impl Kernel {
             Event::ImagesLoaded(images) => self.images_loaded(images),
             Event::Run { lane, room } => self.run(lane, room),
             Event::DeadLetter { shard, number, retry, to } => {
-                match self.shard(shard).map(|shard| shard.lane) {
-                    Some(lane) => {
-                        let operation = Operation { shard, number, retry, to };
-                        self.lanes[lane].operations.push_back(operation);
-                    }
-                    None => self.put_now(Output::Reply(to, Outcome::Refused(Refusal::Unavailable))),
-                }
+                self.operator_asks(Operation { shard, number, retry, to });
             }
             Event::Tick => self.tick(),
+            Event::Drain => {
+                self.draining = true;
+                self.lanes.iter_mut().for_each(|lane| lane.sending.clear());
+            }
         }
         std::mem::take(&mut self.actions)
     }
@@ -520,6 +528,12 @@ impl Kernel {
         const SPARE_MAX: usize = 4;
         self.spare.append(buffers);
         self.spare.truncate(SPARE_MAX);
+    }
+
+    /// Tells which turn runs now by this gauge.
+    pub fn watched_by(mut self, gauge: Arc<TurnGauge>) -> Self {
+        self.gauge = gauge;
+        self
     }
 
     /// The lanes of this kernel's shards.
@@ -560,6 +574,11 @@ impl Kernel {
     /// Whether nothing is in memory that is not durable, beside what is sent again from the store at the next start.
     pub fn is_drained(&self) -> bool {
         self.lanes.iter().all(|lane| lane.undurable.is_empty() && !self.has_work(lane.id))
+    }
+
+    /// Whether everything submitted is durable, whatever waits to be run.
+    pub fn is_durable(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.undurable.is_empty())
     }
 
     /// How many activations are in memory, and the bytes they are counted with.
@@ -635,9 +654,11 @@ impl Kernel {
 
     fn tick(&mut self) {
         self.refused_feeds.clear();
-        self.fire_reminders();
+        if !self.draining {
+            self.fire_reminders();
+            self.resend();
+        }
         self.retry_failing();
-        self.resend();
         self.passivate();
     }
 
@@ -670,14 +691,7 @@ impl Kernel {
     /// What is written without a message: trims, dropped replies, operators' words. Only with room, for every row needs it
     /// (P15).
     fn run_chores(&mut self, lane: usize, room: Result<(), NoRoom>) {
-        for _ in 0..self.lanes[lane].operations.len() {
-            let Operation { shard, number, retry, to } =
-                self.lanes[lane].operations.pop_front().expect("counted");
-            match room {
-                Ok(()) => self.operate(shard, number, retry, to),
-                Err(why) => self.put_now(Output::Reply(to, Outcome::Refused(refusal(why)))),
-            }
-        }
+        self.run_operations(lane, room);
         if room.is_err() {
             return;
         }

@@ -40,6 +40,10 @@ pub struct Limits {
     pub replies_max: usize,
     /// Most clients with a stored floor in one shard, and most feeds. Requests are refused as busy beyond it.
     pub clients_max: usize,
+    /// Longest time one turn may take. Beyond it the process is aborted with the message named, for nothing else stops
+    /// a handler that loops; after the restart what was pending is run carefully, and a message that has ended the
+    /// process three times is dead-lettered (P3).
+    pub turn_deadline: Duration,
     /// Tries of a message whose handler panics, before it is dead-lettered.
     pub tries_max: u32,
     /// Pause before the second try; it doubles with each further one, up to a minute.
@@ -77,6 +81,7 @@ impl Default for Limits {
             reply_retention: Duration::from_secs(600),
             replies_max: 65_536,
             clients_max: 4_096,
+            turn_deadline: Duration::from_secs(30),
             tries_max: 6,
             retry_after: Duration::from_millis(100),
             failing_for_max: Duration::from_secs(1),

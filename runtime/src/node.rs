@@ -14,6 +14,7 @@ mod lane;
 mod loader;
 mod maintainer;
 mod ports;
+mod watchdog;
 
 pub(crate) use inbox::{Inbox, Stats};
 pub(crate) use lane::{LaneProgress, LaneQueue, Submitted};
@@ -22,7 +23,7 @@ pub(crate) use ports::{Port, Ports};
 
 use crate::{
     clock::{Clock, random_u128},
-    kernel::{Arrival, Counters, Event, Kernel, Output, Receipt},
+    kernel::{Arrival, Counters, Event, Kernel, Output, Receipt, TurnGauge},
     kinds::Kinds,
     limits::Limits,
     placement::{ShardId, Shards},
@@ -38,28 +39,46 @@ use std::{
     thread::JoinHandle,
 };
 
-/// What every part of a node holds on to.
-pub(crate) struct Shared {
-    pub(crate) kinds: Arc<Kinds>,
+/// What clients hold on to. The store is not part of it: a client that outlives its runtime must not keep the data
+/// directory locked.
+pub(crate) struct Front {
     pub(crate) limits: Limits,
     pub(crate) layout: Shards,
-    pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Clock,
     pub(crate) inboxes: Vec<Arc<Inbox>>,
-    pub(crate) lanes: Vec<Arc<LaneQueue>>,
     pub(crate) ports: Ports,
-    pub(crate) loader: Loader,
     /// No new messages are taken.
     pub(crate) stopping: AtomicBool,
     /// Why the node failed, once it has.
     failure: Mutex<Option<String>>,
     /// Buffers of batches that are durable.
     spare: Mutex<Vec<Vec<u8>>>,
+}
+
+/// What every part of a node holds on to.
+pub(crate) struct Shared {
+    pub(crate) front: Arc<Front>,
+    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) lanes: Vec<Arc<LaneQueue>>,
+    /// What each worker runs now.
+    pub(crate) gauges: Vec<Arc<TurnGauge>>,
+    pub(crate) loader: Loader,
+    /// The threads may end.
+    pub(crate) ended: AtomicBool,
     /// The store should make what is committed loadable soon.
     pub(crate) want_loadable: AtomicBool,
 }
 
-impl Shared {
+impl std::ops::Deref for Shared {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
+    }
+}
+
+impl Front {
     /// The worker that hosts a shard.
     pub(crate) fn worker_of(&self, shard: ShardId) -> usize {
         shard.0 as usize % self.inboxes.len()
@@ -82,6 +101,13 @@ impl Shared {
         }
     }
 
+    /// Why the node failed, if it has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Shared {
     /// Lets outputs out, in order, in one push per receiver.
     pub(crate) fn put(&self, outputs: impl IntoIterator<Item = Output>) {
         let mut replies = Vec::new();
@@ -136,11 +162,6 @@ impl Shared {
         self.stopping.store(true, Ordering::SeqCst);
         self.ports.fail(&why);
     }
-
-    /// Why the node failed, if it has.
-    pub(crate) fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// A running node. Dropping it stops it without draining; what was acknowledged is durable all the same.
@@ -163,22 +184,28 @@ impl Node {
         let inboxes: Vec<Arc<Inbox>> = (0..workers).map(|_| Arc::new(Inbox::new(store.lanes()))).collect();
         let lanes: Vec<Arc<LaneQueue>> =
             (0..store.lanes()).map(|lane| Arc::new(LaneQueue::new(LaneId(lane)))).collect();
-        let shared = Arc::new(Shared {
-            kinds,
+        let front = Arc::new(Front {
             limits,
             layout,
-            store,
             clock: Clock::start(),
             inboxes,
-            lanes,
             ports: Ports::default(),
-            loader: Loader::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
             spare: Mutex::default(),
+        });
+        let shared = Arc::new(Shared {
+            front,
+            kinds,
+            store,
+            lanes,
+            gauges: (0..workers).map(|_| Arc::default()).collect(),
+            loader: Loader::default(),
+            ended: AtomicBool::new(false),
             want_loadable: AtomicBool::new(false),
         });
-        let mut threads = vec![loader::spawn(&shared)?, maintainer::spawn(&shared)?];
+        let mut threads =
+            vec![loader::spawn(&shared)?, maintainer::spawn(&shared)?, watchdog::spawn(&shared)?];
         for lane in 0..shared.lanes.len() {
             threads.push(lane::spawn(&shared, lane)?);
         }
@@ -254,6 +281,7 @@ impl Node {
 
     fn end(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.ended.store(true, Ordering::SeqCst);
         for lane in &self.shared.lanes {
             lane.end();
         }
@@ -264,7 +292,30 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.end();
+        drop(self.host.take());
+        // Waited for, so that the data directory is free when the drop returns.
+        for thread in std::mem::take(&mut self.threads) {
+            let _ = thread.join();
+        }
+        self.shared.ports.fail("the runtime has stopped");
     }
+}
+
+/// Starts a thread of the node. Should it panic, everyone who waits hears of it.
+fn thread(
+    shared: &Arc<Shared>,
+    name: String,
+    run: impl FnOnce(&Arc<Shared>) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    let named = name.clone();
+    std::thread::Builder::new().name(name).spawn(move || {
+        // What it shares is behind locks that are taken again after a panic; nothing is served from then on.
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&shared)));
+        if ran.is_err() {
+            shared.fail(format!("thread {named} panicked; this is a bug of the runtime"));
+        }
+    })
 }
 
 /// The kernel of one worker.
@@ -279,6 +330,7 @@ pub(crate) fn kernel(shared: &Shared, worker: usize, seed: u64) -> Kernel {
         seed,
         shared.clock.now(),
     )
+    .watched_by(Arc::clone(&shared.gauges[worker]))
 }
 
 /// The node stops because its store cannot be read.

@@ -39,6 +39,16 @@ pub enum StartError {
     /// The number of shards is not possible.
     #[error("{0} shards are not possible; choose a power of two from 1 to {SHARDS_MAX}")]
     Shards(u32),
+    /// No batch of the size the limits allow would fit in a segment of the log, so nothing could ever be accepted.
+    #[error(
+        "the limits allow batches of {needed} bytes, but a log segment has {segment}; call `.segment_bytes(...)` with more, or lower `state_len_max`, `turn_len_max` or `batch_len`"
+    )]
+    SegmentTooSmall {
+        /// Bytes of a segment.
+        segment: u64,
+        /// Bytes of the largest batch.
+        needed: u64,
+    },
     /// The program is built so that a panicking handler ends the process.
     #[error(
         "this program is built with `panic = \"abort\"`, so a panicking handler could not be undone; build it with `panic = \"unwind\"`"
@@ -67,6 +77,7 @@ pub struct Builder {
     workers: Option<usize>,
     shards: u32,
     limits: Limits,
+    embedded: EmbeddedConfig,
 }
 
 impl Builder {
@@ -114,6 +125,22 @@ impl Builder {
         self
     }
 
+    /// Length of one segment of the commit log on disk, 64 MiB unless said otherwise: a multiple of 4096 from 64 KiB to
+    /// 1 GiB. Two of them are written with zeros when a store is founded, so small ones found sooner; the largest batch
+    /// that [`Limits`] allow must fit in one.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.embedded.segment_bytes = bytes;
+        self
+    }
+
+    /// How long the commit log may grow beyond the checkpoint, 512 MiB unless said otherwise, and at least two segments.
+    /// It bounds the disk space of the log and the time to recover; at the bound messages are refused as
+    /// [busy](crate::error::Bound::LogTail) until the checkpoint has caught up.
+    pub fn log_budget(mut self, bytes: u64) -> Self {
+        self.embedded.tail_bytes = bytes;
+        self
+    }
+
     /// Other bounds than the default.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -141,7 +168,12 @@ impl Builder {
             StoreChoice::Given(store) => store,
             StoreChoice::Memory => Arc::new(MemoryStore::new(shards, 1)),
             StoreChoice::Embedded(path) => {
-                let opened = tokio::task::spawn_blocking(move || open_or_found(&path, shards));
+                let config = EmbeddedConfig { shards: Some(shards), ..self.embedded };
+                let needed = self.limits.batch_len_max() as u64;
+                if config.segment_bytes < needed + BATCH_FRAME {
+                    return Err(StartError::SegmentTooSmall { segment: config.segment_bytes, needed });
+                }
+                let opened = tokio::task::spawn_blocking(move || open_or_found(&path, &config, shards));
                 Arc::new(opened.await.map_err(io::Error::other)??)
             }
         };
@@ -150,13 +182,15 @@ impl Builder {
     }
 }
 
+/// What a batch takes in a segment beyond its bytes, and some.
+const BATCH_FRAME: u64 = 4_096;
+
 /// The one-process runtime founds its store by itself (P19).
-fn open_or_found(path: &Path, shards: Shards) -> Result<EmbeddedStore, OpenError> {
-    let config = EmbeddedConfig { shards: Some(shards), ..EmbeddedConfig::default() };
-    match EmbeddedStore::open(path, &config) {
+fn open_or_found(path: &Path, config: &EmbeddedConfig, shards: Shards) -> Result<EmbeddedStore, OpenError> {
+    match EmbeddedStore::open(path, config) {
         Err(OpenError::NotFounded { .. }) => {
             let founding = Founding { cluster: random_u128(), store: random_u128(), shards };
-            EmbeddedStore::found(path, &founding, &config)
+            EmbeddedStore::found(path, &founding, config)
         }
         opened => opened,
     }
@@ -204,12 +238,13 @@ impl Runtime {
             workers: None,
             shards: SHARDS_DEFAULT,
             limits: Limits::default(),
+            embedded: EmbeddedConfig::default(),
         }
     }
 
     /// A client with an identity of its own.
     pub fn client(&self) -> Client {
-        Client::open(&self.node.shared)
+        Client::open(&self.node.shared.front)
     }
 
     /// What the runtime has done since it started, as of the last 20 ms or so.

@@ -523,8 +523,12 @@ impl Sim {
             if until < self.now {
                 let unfinished: Vec<_> =
                     (0..self.calls.len()).filter(|call| self.calls[*call].outcome.is_none()).collect();
-                let audits: Vec<_> =
-                    self.node.iter().flat_map(|node| &node.kernels).map(crate::kernel::Kernel::audit).collect();
+                let audits: Vec<_> = self
+                    .node
+                    .iter()
+                    .flat_map(|node| &node.kernels)
+                    .map(crate::kernel::Kernel::audit)
+                    .collect();
                 let feeds: Vec<_> = self.feeds.iter().map(|feed| feed.state).collect();
                 self.fail(&format!("not quiet after {limit:?}: calls {unfinished:?}, {feeds:?}, {audits:?}"));
             }

@@ -103,6 +103,10 @@ struct Worker {
     events: Vec<Event>,
     ticked_at: Timestamp,
     ticks: u64,
+    /// The store had no room for the last run of some lane.
+    without_room: bool,
+    /// The kernel knows that the node is stopping.
+    draining: bool,
     /// What the inbox counts as not yet in a turn.
     held_bytes: usize,
 }
@@ -119,6 +123,8 @@ impl Worker {
             events: Vec::new(),
             ticked_at: Timestamp::EPOCH,
             ticks: 0,
+            without_room: false,
+            draining: false,
             held_bytes: 0,
             shared: seat.shared,
         }
@@ -136,14 +142,20 @@ impl Worker {
             self.event(event, now);
         }
         self.events = events;
+        if self.shared.stopping.load(Ordering::Relaxed) && !std::mem::replace(&mut self.draining, true) {
+            self.event(Event::Drain, now);
+        }
         self.progress(now);
         self.kernel.recycle(&mut self.shared.spare_buffers());
         let mut more = false;
+        self.without_room = false;
         for at in 0..self.lanes.len() {
             let lane = self.lanes[at];
             if self.kernel.has_work(lane) {
-                self.run(lane, now);
-                more |= self.kernel.has_work(lane);
+                let has_room = self.run(lane, now);
+                self.without_room |= !has_room;
+                // Without room the work stays, and is looked at again with the next tick: room comes from elsewhere.
+                more |= has_room && self.kernel.has_work(lane);
             }
         }
         let held = self.kernel.arrival_bytes();
@@ -176,7 +188,8 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, lane: LaneId, now: Timestamp) {
+    /// Runs one batch of a lane. Returns whether the store had room for it.
+    fn run(&mut self, lane: LaneId, now: Timestamp) -> bool {
         let reserved = self.shared.limits.batch_len_max() as u64;
         let room = self.shared.store.reserve(lane, reserved);
         let actions = self.kernel.step(Event::Run { lane, room }, now);
@@ -190,6 +203,7 @@ impl Worker {
             // What is left may wait for batches to become durable; the writer wakes the worker then.
             self.inbox.progress[lane.0 as usize].blocked.store(true, Ordering::Release);
         }
+        room.is_ok()
     }
 
     fn perform(&mut self, actions: Vec<Action>, mut reserved: u64) {
@@ -220,13 +234,15 @@ impl Worker {
     fn tell(&mut self) {
         self.ticks += 1;
         let quiet = self.kernel.is_quiet();
+        // What cannot run for lack of room would keep a node from ever stopping. It was accepted in memory only.
+        let stuck = self.without_room && self.kernel.is_durable();
         let counters = self.kernel.counters();
         self.inbox.tell(node::Stats {
             counters,
             activations: self.kernel.activations(),
             serving: self.kernel.is_serving() || self.shared.failure().is_some(),
             quiet,
-            drained: quiet || self.kernel.is_drained(),
+            drained: quiet || stuck || self.kernel.is_drained(),
             ticks: self.ticks,
         });
     }
@@ -262,8 +278,8 @@ impl Handler<Wake> for Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // An actor that panicked is gone without a word: whoever waits must hear of it.
-        if std::thread::panicking() {
+        // An actor that panicked is gone without a word (its executor has caught the panic): whoever waits must hear.
+        if !self.shared.ended.load(Ordering::SeqCst) {
             self.shared.fail(format!("worker {} panicked; this is a bug of the runtime", self.worker));
         }
     }

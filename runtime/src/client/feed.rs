@@ -7,7 +7,7 @@ use crate::{
     feeds::{FEED_NAME_LEN_MAX, FeedId},
     kernel::{self, Arrival, Event, FeedNews, FeedReceipt, Outcome},
     message::{self, Envelope, Message},
-    node::{Port, Shared},
+    node::{Front, Port},
     placement::ShardId,
 };
 use bytes::BytesMut;
@@ -103,7 +103,7 @@ struct State {
 }
 
 struct FeedPort {
-    shared: Arc<Shared>,
+    shared: Arc<Front>,
     id: FeedId,
     name: Arc<str>,
     to: ReplyTo,
@@ -122,7 +122,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub(super) async fn open(shared: &Arc<Shared>, name: &str) -> Result<Self, FeedError> {
+    pub(super) async fn open(shared: &Arc<Front>, name: &str) -> Result<Self, FeedError> {
         if name.is_empty() || FEED_NAME_LEN_MAX < name.len() {
             return Err(FeedError::Name(name.len()));
         }

@@ -19,13 +19,12 @@ use tokio::sync::oneshot;
 
 /// Said of a request whose outcome did not come in time.
 pub(super) const TIMED_OUT: &str = "no answer in time";
-/// A request whose outcome stayed unknown may be asked again for this long before its reply is given up.
-const ABANDONED_AFTER: Duration = Duration::from_secs(600);
-
 /// A request on its way.
 struct Entry {
     tell: oneshot::Sender<Outcome>,
     number: Option<u64>,
+    /// The caller knows the id and may ask again.
+    is_kept: bool,
     until: Timestamp,
 }
 
@@ -99,21 +98,34 @@ impl Entries {
 struct State {
     entries: Entries,
     numbers: Numbers,
-    /// Requests given back as unknown, with the time after which they are given up.
-    abandoned: VecDeque<(Timestamp, u64)>,
+    /// Requests that may be asked again, with the time after which their replies are given up.
+    kept: VecDeque<(Timestamp, u64)>,
     failure: Option<String>,
+}
+
+impl State {
+    /// A request has its outcome. Its reply need not be stored any longer, unless the caller may ask again.
+    fn end(&mut self, number: Option<u64>, is_kept: bool, kept_until: Timestamp) {
+        match number {
+            Some(number) if is_kept => self.kept.push_back((kept_until, number)),
+            Some(number) => self.numbers.settle(number),
+            None => {}
+        }
+    }
 }
 
 /// See the module.
 pub(super) struct Pending {
     client: ClientId,
     clock: Clock,
+    /// How long a reply is kept for a repeat.
+    retention: Duration,
     state: Mutex<State>,
 }
 
 impl Pending {
-    pub(super) fn new(client: ClientId, clock: Clock) -> Self {
-        Self { client, clock, state: Mutex::default() }
+    pub(super) fn new(client: ClientId, clock: Clock, retention: Duration) -> Self {
+        Self { client, clock, retention, state: Mutex::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -126,18 +138,19 @@ impl Pending {
         RequestId { client: self.client, number, issued_at: self.clock.now() }
     }
 
-    /// The floor to tell with a request of this id: 0 for one that is another client's.
+    /// The floor to tell with a request of this id: 0 for one that is another client's. Never the id itself, or its
+    /// repeat would drop the very reply it asks for.
     pub(super) fn acknowledged(&self, id: RequestId) -> u64 {
-        if id.client == self.client { self.state().numbers.floor } else { 0 }
+        if id.client == self.client { self.state().numbers.floor.min(id.number.saturating_sub(1)) } else { 0 }
     }
 
     /// Waits for the outcome that is delivered to the waiter's slot.
-    pub(super) fn wait(self: &Arc<Self>, id: Option<RequestId>, timeout: Duration) -> Waiter {
+    pub(super) fn wait(self: &Arc<Self>, id: Option<RequestId>, is_kept: bool, timeout: Duration) -> Waiter {
         let (tell, outcome) = oneshot::channel();
         let number = id.filter(|id| id.client == self.client).map(|id| id.number);
         let until = self.clock.now() + timeout;
         let mut state = self.state();
-        let slot = state.entries.insert(Entry { tell, number, until });
+        let slot = state.entries.insert(Entry { tell, number, is_kept, until });
         if let Some(why) = state.failure.clone()
             && let Some(entry) = state.entries.remove(slot)
         {
@@ -145,18 +158,34 @@ impl Pending {
         }
         Waiter { slot, outcome }
     }
+
+    /// The outcome is given back as unknown.
+    pub(super) fn keep(&self, id: Option<RequestId>) {
+        let kept_until = self.clock.now() + self.retention;
+        let number = id.filter(|id| id.client == self.client).map(|id| id.number);
+        self.state().end(number, true, kept_until);
+    }
+
+    /// The request was refused before it left: nobody will answer it.
+    pub(super) fn refused(&self, slot: u64) {
+        let kept_until = self.clock.now() + self.retention;
+        let mut state = self.state();
+        if let Some(entry) = state.entries.remove(slot) {
+            state.end(entry.number, entry.is_kept, kept_until);
+        }
+    }
 }
 
 impl Port for Pending {
     fn reply(&self, outcomes: &mut dyn Iterator<Item = (u64, Outcome)>) {
         let mut told = Vec::new();
+        let kept_until = self.clock.now() + self.retention;
         let mut state = self.state();
         for (slot, outcome) in outcomes {
             let Some(entry) = state.entries.remove(slot) else { continue };
-            if let Some(number) = entry.number
-                && !matches!(outcome, Outcome::Unknown(_))
-            {
-                state.numbers.settle(number);
+            // One whose outcome is unknown is asked again at once, under the same number.
+            if !matches!(outcome, Outcome::Unknown(_)) {
+                state.end(entry.number, entry.is_kept, kept_until);
             }
             told.push((entry.tell, outcome));
         }
@@ -176,15 +205,13 @@ impl Port for Pending {
         let mut state = self.state();
         for slot in state.entries.slots(|entry| entry.until <= now) {
             let entry = state.entries.remove(slot).expect("just listed");
-            if let Some(number) = entry.number {
-                state.abandoned.push_back((now + ABANDONED_AFTER, number));
-            }
+            state.end(entry.number, true, now + self.retention);
             let _ = entry.tell.send(Outcome::Unknown(TIMED_OUT.into()));
         }
-        while let Some(&(at, number)) = state.abandoned.front()
+        while let Some(&(at, number)) = state.kept.front()
             && at <= now
         {
-            state.abandoned.pop_front();
+            state.kept.pop_front();
             state.numbers.settle(number);
         }
     }

@@ -15,6 +15,10 @@ impl Kernel {
     /// Hands what the windows allow to the receivers: at once to shards of the same lane, for the batch has its place
     /// there; to other lanes with the batch that is built next, which lies behind it (P13).
     pub(super) fn hand_over(&mut self, lane: usize) {
+        if self.draining {
+            // They stay in their outboxes, and go on at the next start.
+            self.lanes[lane].sending.clear();
+        }
         if self.lanes[lane].sending.is_empty() {
             return;
         }

@@ -4,14 +4,14 @@
 //! that fails for longer than a second, or is parked, lets go of its streams: its messages are consumed into its durable
 //! waiting queue, in order, and tried from there.
 
-use super::{Kernel, Outcome, Output};
+use super::{Kernel, Operation, Outcome, Output, refusal};
 use crate::{
     activation::{Activation, Behind, Mail, Origin, Phase, ReplyTo, Slot, Trouble, Waiting},
     error::Refusal,
     message::Envelope,
     placement::ShardId,
     requests::{Reply, ReplyClass},
-    shard::{DeadLetter, encode_waiting, hash_of},
+    shard::{DeadLetter, ShardPhase, encode_waiting, hash_of},
     store::{
         NoRoom, RowType,
         batch::{delete, put},
@@ -83,7 +83,8 @@ impl Kernel {
     /// The work of an entity in trouble: retry its head when it is due, and let its messages wait where they block nobody.
     /// Returns whether there may be more to do at once.
     pub(super) fn run_troubled(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) -> bool {
-        if room.is_err() {
+        if let Err(why) = room {
+            self.run_mailbox_without_room(lane, slot, why);
             self.schedule(slot);
             return false;
         }
@@ -349,8 +350,31 @@ impl Kernel {
         trouble
     }
 
+    /// Takes an operator's word; a run with room for its rows carries it out.
+    pub(super) fn operator_asks(&mut self, operation: Operation) {
+        let serving = self.shard(operation.shard).filter(|shard| shard.phase == ShardPhase::Serving);
+        let Some(lane) = serving.map(|shard| shard.lane) else {
+            self.put_now(Output::Reply(operation.to, Outcome::Refused(Refusal::Unavailable)));
+            return;
+        };
+        self.lanes[lane].operations.push_back(operation);
+    }
+
+    pub(super) fn run_operations(&mut self, lane: usize, room: Result<(), NoRoom>) {
+        for Operation { shard, number, retry, to } in std::mem::take(&mut self.lanes[lane].operations) {
+            match room {
+                Ok(()) if self.host(shard).phase == ShardPhase::Loading => {
+                    // Its lane was voided meanwhile.
+                    self.put_now(Output::Reply(to, Outcome::Refused(Refusal::Unavailable)));
+                }
+                Ok(()) => self.operate(shard, number, retry, to),
+                Err(why) => self.put_now(Output::Reply(to, Outcome::Refused(refusal(why)))),
+            }
+        }
+    }
+
     /// An operator tries a dead letter again, as a new message behind the entity's others, or drops it (P1).
-    pub(super) fn operate(&mut self, id: ShardId, number: u64, retry: Option<Envelope>, to: ReplyTo) {
+    fn operate(&mut self, id: ShardId, number: u64, retry: Option<Envelope>, to: ReplyTo) {
         let known = self.shard(id).is_some_and(|shard| shard.dead.contains(&number));
         if !known {
             self.put_now(Output::Reply(to, Outcome::Refused(Refusal::NoDeadLetter(number))));

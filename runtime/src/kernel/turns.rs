@@ -35,7 +35,6 @@ impl Kernel {
     }
 
     fn run_mailbox(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
-        let kinds = self.kinds();
         loop {
             if self.limits.batch_len <= self.lanes[lane].batch_bytes {
                 self.schedule(slot);
@@ -56,19 +55,41 @@ impl Kernel {
                 }
                 return;
             }
-            let kind = activation.kind;
-            let Some(mail) = self.activations.pop_mail(slot) else { return };
-            let writes = match mail.origin {
-                Origin::Query(_) => false,
-                Origin::Volatile(_) => !kinds.get(kind).is_volatile(),
-                _ => true,
-            };
-            if room.is_err() && writes {
-                self.activations.push_mail_front(slot, mail);
-                self.schedule(slot);
+            if let Err(why) = room {
+                self.run_mailbox_without_room(lane, slot, why);
                 return;
             }
+            let Some(mail) = self.activations.pop_mail(slot) else { return };
             self.turn(lane, slot, mail);
+        }
+    }
+
+    /// The store has no room: questions in a mailbox are answered all the same. Requests are refused where the disk is
+    /// full, for nobody knows for how long; everything else waits.
+    pub(super) fn run_mailbox_without_room(&mut self, lane: usize, slot: Slot, why: NoRoom) {
+        let Some(activation) = self.activations.get(slot) else { return };
+        let (shard, parked, in_trouble) =
+            (activation.shard, activation.phase == Phase::Parked, activation.trouble.is_some());
+        for _ in 0..activation.mailbox_len() {
+            let mail = self.activations.pop_mail(slot).expect("counted");
+            match mail.origin {
+                Origin::Query(_) | Origin::Volatile(_) if !parked => self.turn(lane, slot, mail),
+                // The head of a failing entity's queue has its tries counted.
+                Origin::Request { id, listener } if why == NoRoom::DiskFull && !in_trouble => {
+                    let shard = self.host(shard);
+                    shard.requests.forget(id);
+                    let others = shard.listeners.remove(&id).into_iter().flatten();
+                    self.counters.accepted -= 1;
+                    self.counters.refused += 1;
+                    for listener in std::iter::once(listener).chain(others) {
+                        self.put_now(Output::Reply(listener.to, Outcome::Refused(Refusal::StorageFull)));
+                    }
+                }
+                _ => self.activations.push_mail(slot, mail),
+            }
+        }
+        if self.activations.get(slot).is_some_and(|activation| activation.mailbox_len() > 0) {
+            self.schedule(slot);
         }
     }
 
@@ -152,7 +173,9 @@ impl Kernel {
         };
         self.effects.clear();
         let state = activation.state.as_deref_mut().expect("an active entity has a state");
+        self.gauge.begin(&mail.envelope, &mail.origin);
         let mut outcome = turn::run(state, &view, &input, &mut self.effects);
+        self.gauge.end();
         if outcome == turn::Outcome::Applied
             && let Err(reason) = self.take_image(slot)
         {
@@ -202,7 +225,10 @@ impl Kernel {
         let activation = self.activations.get(slot).expect("a turn has an activation");
         let mut reply = Vec::new();
         let state = activation.state.as_deref().expect("an active entity has a state");
-        let outcome = match turn::ask(state, &mail.envelope.view(), &mut reply) {
+        self.gauge.begin(&mail.envelope, &mail.origin);
+        let answered = turn::ask(state, &mail.envelope.view(), &mut reply);
+        self.gauge.end();
+        let outcome = match answered {
             Ok(()) => Outcome::Done(Reply { class: ReplyClass::Applied, body: reply.into() }),
             Err(reason) => Outcome::Refused(Refusal::QueryFailed(reason)),
         };

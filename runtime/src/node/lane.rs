@@ -131,8 +131,8 @@ impl LaneProgress {
 
 /// Starts the writer of a lane.
 pub(super) fn spawn(shared: &Arc<Shared>, lane: usize) -> io::Result<JoinHandle<()>> {
-    let shared = Arc::clone(shared);
-    std::thread::Builder::new().name(format!("entity-lane-{lane}")).spawn(move || {
+    super::thread(shared, format!("entity-lane-{lane}"), move |shared| {
+        let shared = Arc::clone(shared);
         let queue = Arc::clone(&shared.lanes[lane]);
         let engine = shared.store.open_lane(queue.id);
         Writer { shared, queue, engine, group: Vec::new(), batches: Vec::new() }.run();

@@ -66,10 +66,9 @@ impl Loader {
 
 /// Starts the loader.
 pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
-    let shared = Arc::clone(shared);
-    std::thread::Builder::new().name("entity-loader".into()).spawn(move || {
+    super::thread(shared, "entity-loader".into(), |shared| {
         while let Some(job) = shared.loader.take() {
-            if let Err(error) = run(&shared, job) {
+            if let Err(error) = run(shared, job) {
                 shared.fail(unreadable(&error));
                 return;
             }

@@ -153,8 +153,7 @@ impl Sim {
 
     /// Whether an answer to this address must wait for a commit.
     pub(super) fn is_durable_request(&self, to: ReplyTo) -> bool {
-        to.connection < FEEDS_FROM
-            && self.calls.get(to.slot as usize).is_some_and(|call| !call.is_volatile)
+        to.connection < FEEDS_FROM && self.calls.get(to.slot as usize).is_some_and(|call| !call.is_volatile)
     }
 
     pub(super) fn reply(&mut self, to: ReplyTo, outcome: Outcome) {

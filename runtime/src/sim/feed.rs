@@ -62,14 +62,7 @@ impl Sim {
         }
         let to = ReplyTo { connection: FEEDS_FROM + ticket.0 as u32, slot: 0 };
         let state = if shards.is_empty() { FeedState::Done } else { FeedState::Running };
-        self.feeds.push(SimFeed {
-            id: FeedId::of(name),
-            name: name.into(),
-            to,
-            shards,
-            state,
-            restarts: 0,
-        });
+        self.feeds.push(SimFeed { id: FeedId::of(name), name: name.into(), to, shards, state, restarts: 0 });
         self.open_feed(ticket);
         self.plan(0, Due::Pump { feed: ticket });
         ticket
