@@ -1,7 +1,7 @@
 //! Whatever was acknowledged is there after any crash, and nothing is there twice.
 
 use entity_runtime::entity::Entity;
-use entity_runtime_tests::{Counts, Dice, Ledger, Mirror, Note, builder, id, now, small_limits};
+use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note, builder, id, now, small_limits};
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},

@@ -2,7 +2,7 @@
 
 use entity_runtime::entity::Entity;
 use entity_runtime::{AskError, Refusal, Runtime};
-use entity_runtime_tests::{Counts, Ledger, Note, Noted, builder, id, now, small_limits};
+use entity_runtime_tests::running::{Counts, Ledger, Note, Noted, builder, id, now, small_limits};
 use std::time::Duration;
 
 fn note(number: u64) -> Note {
@@ -65,7 +65,8 @@ async fn a_repeat_gets_the_first_reply_after_restart_passivation_and_checkpoint(
     assert_eq!(repeat(&runtime, request).await, first);
     assert_eq!(runtime.client().ask(Ledger::at("a"), Counts).await.unwrap()[&1], 1);
     runtime.quiesce().await;
-    let mirrored = runtime.client().ask(entity_runtime_tests::Mirror::at("m"), Counts).await.unwrap();
+    let mirrored =
+        runtime.client().ask(entity_runtime_tests::running::Mirror::at("m"), Counts).await.unwrap();
     assert_eq!(mirrored[&1], 1);
     runtime.shutdown().await;
 }

@@ -2,7 +2,7 @@
 
 use entity_runtime::entity::Entity;
 use entity_runtime::{Client, FeedError, Runtime};
-use entity_runtime_tests::{Counts, Dice, Ledger, Mirror, Note, builder, small_limits};
+use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note, builder, small_limits};
 use std::{collections::BTreeMap, path::Path};
 
 const ROWS: u64 = 3_000;

@@ -2,7 +2,7 @@
 
 use entity_runtime::entity::Entity;
 use entity_runtime::{AskError, Refusal, error::Bound};
-use entity_runtime_tests::{Counts, Ledger, Note, builder, small_limits};
+use entity_runtime_tests::running::{Counts, Ledger, Note, builder, small_limits};
 use std::collections::BTreeMap;
 
 const TASKS: u64 = 400;

@@ -1,7 +1,7 @@
 //! A panic in user code leaves no trace, and the neighbours go on.
 
 use entity_runtime::{AskError, Refusal, prelude::*};
-use entity_runtime_tests::{Counts, Explode, Ledger, Mirror, Note, Stuck, builder, small_limits};
+use entity_runtime_tests::running::{Counts, Explode, Ledger, Mirror, Note, Stuck, builder, small_limits};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,9 @@
 
 use entity_runtime::AskError;
 use entity_runtime::entity::Entity;
-use entity_runtime_tests::{Counts, Grow, Ledger, Mirror, Note, Reject, builder, id, now, small_limits};
+use entity_runtime_tests::running::{
+    Counts, Grow, Ledger, Mirror, Note, Reject, builder, id, now, small_limits,
+};
 
 #[tokio::test]
 async fn a_rejection_is_an_outcome_and_leaves_no_other_trace() {

@@ -1,7 +1,7 @@
 //! A runtime stops when it is told to: what was accepted is durable, whoever waits is told, and nothing hangs.
 
 use entity_runtime::{AskError, FeedError, Refusal, prelude::*};
-use entity_runtime_tests::{Counts, Ledger, Note, builder, small_limits};
+use entity_runtime_tests::running::{Counts, Ledger, Note, builder, small_limits};
 use std::time::Duration;
 
 /// Two of these send to each other for ever.

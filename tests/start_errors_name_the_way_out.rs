@@ -1,7 +1,7 @@
 //! A runtime that does not start says what is wrong and what to do.
 
 use entity_runtime::{Runtime, runtime::Builder};
-use entity_runtime_tests::{Ledger, Mirror, builder, small_limits};
+use entity_runtime_tests::running::{Ledger, Mirror, builder, small_limits};
 use std::{fs, path::Path};
 
 async fn error(builder: Builder) -> String {

@@ -2,7 +2,7 @@
 
 use entity_runtime::StartError;
 use entity_runtime::entity::Entity;
-use entity_runtime_tests::{Ledger, Note, builder, small_limits};
+use entity_runtime_tests::running::{Ledger, Note, builder, small_limits};
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},

@@ -170,10 +170,21 @@ pub struct Trouble {
 pub struct Waiting {
     /// The message.
     pub envelope: Envelope,
-    /// The request to answer when it is done.
-    pub request: Option<RequestId>,
+    /// Whom it concerns beside its entity.
+    pub behind: Behind,
     /// Tries so far.
     pub tries: u32,
+}
+
+/// What a waiting message came from, where that is not over yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// A stream, a feed or an operator: it is over.
+    Nothing,
+    /// A request, to be answered when the message is done.
+    Request(RequestId),
+    /// A reminder. It stays set, for its entity may still cancel it (P4).
+    Reminder(ReminderId),
 }
 
 /// The activations of one worker.
@@ -238,6 +249,17 @@ impl Activations {
     pub fn at(&self, index: usize) -> Option<(Slot, &Activation)> {
         let activation = self.slab.get(index)?.as_ref()?;
         Some((Slot { index: index as u32, generation: activation.generation }, activation))
+    }
+
+    /// Reads what a turn of the entity of this hash will need first. Done for many hashes in a row, the cache misses
+    /// overlap, which is worth more than anything else on the hot path. The value means nothing.
+    pub fn touch(&self, hash: u64) -> u8 {
+        let found = self.index.find(hash, |&index| {
+            self.slab[index as usize].as_ref().is_some_and(|activation| activation.hash == hash)
+        });
+        let Some(activation) = found.and_then(|&index| self.slab[index as usize].as_ref()) else { return 0 };
+        let first = |bytes: &[u8]| bytes.first().copied().unwrap_or(0);
+        first(activation.key.as_bytes()) ^ first(&activation.image)
     }
 
     /// The slot of an entity.

@@ -16,7 +16,7 @@
 //!   is durable or dies with it. Nothing else answers a message that was accepted.
 //! * A message to a shard of the same lane is handed over after the batch has its place in the lane, never before (P13).
 //! * Whatever may be needed again is kept in memory until [`Event::Loadable`] says that a load would find it (P12).
-//! * accepted = applied + waiting + dead-lettered + in flight, at every step ([`Kernel::audit`], P1).
+//! * accepted = applied + waiting + dead-lettered + in flight + voided, at every step ([`Kernel::audit`], P1).
 //!
 //! # Caveats
 //! * Acknowledged replies are dropped by the client's floor, which it sends with its next request to the same shard; a client
@@ -37,7 +37,7 @@ pub use gauge::TurnGauge;
 use crate::{
     activation::{Activations, Listener, Mail, Origin, ReplyTo, Slot},
     context::Effects,
-    error::Refusal,
+    error::{Bound, Refusal},
     feeds::FeedId,
     kinds::Kinds,
     limits::Limits,
@@ -51,6 +51,7 @@ use crate::{
 use counters::Counts;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -340,13 +341,13 @@ struct LaneWork {
     counts: Counts,
     /// When acknowledged messages must leave the store at the latest.
     trim_at: Option<Timestamp>,
-    /// Time has passed for rows that no message causes: trims and expired replies. The next run with room makes them.
-    upkeep: bool,
-    /// What operators asked for, until a run has room for it.
+    /// When old replies are looked for again.
+    expire_at: Timestamp,
+    /// What operators ask for, done in the next run that has room.
     operations: VecDeque<Operation>,
 }
 
-/// An operator's word about a dead letter.
+/// An operator's word about a dead letter. See [`Event::DeadLetter`].
 struct Operation {
     shard: ShardId,
     number: u64,
@@ -374,7 +375,7 @@ impl LaneWork {
             batch_bytes: 0,
             counts: Counts::default(),
             trim_at: None,
-            upkeep: false,
+            expire_at: Timestamp::EPOCH,
             operations: VecDeque::new(),
         }
     }
@@ -389,7 +390,8 @@ struct OpenFeed {
 
 /// One worker's state machine. See the module.
 pub struct Kernel {
-    kinds: Arc<Kinds>,
+    /// Counted without atomics: workers share the kinds, and a turn asks for them more than once.
+    kinds: Rc<Arc<Kinds>>,
     limits: Limits,
     layout: Shards,
     /// By shard number; `None` for shards of other workers.
@@ -401,6 +403,8 @@ pub struct Kernel {
     lane_of: Vec<LaneId>,
     activations: Activations,
     activation_bytes: usize,
+    /// Bytes of what is held for shards that are loading.
+    held_bytes: usize,
     /// Where the sweep for idle activations goes on.
     sweep_at: usize,
     /// When failing entities are tried again.
@@ -413,13 +417,13 @@ pub struct Kernel {
     effects: Effects,
     /// Where a state is encoded before it becomes the image.
     scratch: Vec<u8>,
+    /// Buffers of batches that are durable, for the next ones.
+    spare: Vec<Vec<u8>>,
     seed: u64,
     turns: u64,
     run: u32,
     now: Timestamp,
     started: Timestamp,
-    /// When the replies behind the horizon are looked for again.
-    expire_at: Timestamp,
     /// The node is stopping: what is in memory is finished, and nothing new is begun.
     draining: bool,
     gauge: Arc<TurnGauge>,
@@ -427,9 +431,17 @@ pub struct Kernel {
     actions: Vec<Action>,
 }
 
+/// What a request is told when there is no room for its turn.
+fn refusal(why: NoRoom) -> Refusal {
+    match why {
+        NoRoom::LogTail => Refusal::Busy(Bound::LogTail),
+        NoRoom::DiskFull => Refusal::StorageFull,
+    }
+}
+
 impl Kernel {
     /// A kernel that hosts `hosted` of the store's shards. It serves none before they are loaded: the first
-    /// [`Event::Tick`] asks for them.
+    /// [`Kernel::step`] asks for them, whatever its event.
     pub fn new(
         kinds: Arc<Kinds>,
         limits: Limits,
@@ -450,7 +462,7 @@ impl Kernel {
             actions.push(Action::LoadShard { shard: id, resets: 0 });
         }
         Self {
-            kinds,
+            kinds: Rc::new(kinds),
             limits,
             layout,
             shards,
@@ -459,6 +471,7 @@ impl Kernel {
             lane_of,
             activations: Activations::default(),
             activation_bytes: 0,
+            held_bytes: 0,
             sweep_at: 0,
             retries: BTreeSet::new(),
             open_feeds: BTreeMap::new(),
@@ -466,12 +479,12 @@ impl Kernel {
             refused_feeds: BTreeSet::new(),
             effects: Effects::new(),
             scratch: Vec::new(),
+            spare: Vec::new(),
             seed,
             turns: 0,
             run: 0,
             now,
             started: now,
-            expire_at: now,
             draining: false,
             gauge: Arc::default(),
             counters: Counters::default(),
@@ -509,6 +522,14 @@ impl Kernel {
         std::mem::take(&mut self.actions)
     }
 
+    /// Takes back buffers of batches that are durable. Without them each batch's memory is new, and the system clears it.
+    pub fn recycle(&mut self, buffers: &mut Vec<Vec<u8>>) {
+        /// More are not in use at a time.
+        const SPARE_MAX: usize = 4;
+        self.spare.append(buffers);
+        self.spare.truncate(SPARE_MAX);
+    }
+
     /// Tells which turn runs now by this gauge.
     pub fn watched_by(mut self, gauge: Arc<TurnGauge>) -> Self {
         self.gauge = gauge;
@@ -520,14 +541,15 @@ impl Kernel {
         self.lanes.iter().map(|lane| lane.id).collect()
     }
 
-    /// Whether a run of the lane would do something now.
+    /// Whether a run of the lane would do something now. After a run that had no room this may stay true: pause before
+    /// the next.
     pub fn has_work(&self, lane: LaneId) -> bool {
         let Some(lane) = self.lanes.iter().find(|work| work.id == lane) else { return false };
         let waits = self.limits.undurable_bytes_max <= lane.undurable_bytes;
-        let rows = lane.upkeep || !lane.operations.is_empty();
-        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty() || rows;
-        let unsent = !lane.outputs.is_empty() || !lane.sending.is_empty();
-        (turns && !waits) || unsent || !lane.loads.is_empty()
+        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty() || !lane.operations.is_empty();
+        let chores = lane.trim_at.is_some_and(|at| at <= self.now) || self.expires(lane);
+        let unsent = !lane.touched.is_empty() || !lane.outputs.is_empty() || !lane.sending.is_empty();
+        ((turns || chores) && !waits) || unsent || !lane.loads.is_empty()
     }
 
     /// Whether every shard serves.
@@ -539,7 +561,7 @@ impl Kernel {
 
     /// Whether no message is on its way here: nothing arrived, waits for a turn, for a commit or for a receiver.
     pub fn is_quiet(&self) -> bool {
-        self.audit().in_flight == 0
+        self.counters().in_flight == 0
             && self.lanes.iter().all(|lane| lane.arrivals.is_empty() && lane.undurable.is_empty())
             && !self.lanes.iter().any(|lane| self.has_work(lane.id))
             && self
@@ -566,7 +588,11 @@ impl Kernel {
 
     /// Bytes of messages that arrived and are not yet in a turn.
     pub fn arrival_bytes(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.arrival_bytes).sum()
+        self.held_bytes + self.lanes.iter().map(|lane| lane.arrival_bytes).sum::<usize>()
+    }
+
+    fn kinds(&self) -> Rc<Arc<Kinds>> {
+        Rc::clone(&self.kinds)
     }
 
     fn shard(&self, id: ShardId) -> Option<&Shard> {
@@ -614,16 +640,15 @@ impl Kernel {
         let lane = self.lane_index(lane);
         if self.lanes[lane].undurable_bytes < self.limits.undurable_bytes_max {
             self.run = self.run.wrapping_add(1);
-            self.run_operations(lane, room);
+            self.run_chores(lane, room);
             self.run_ready(lane, room);
             self.run_arrivals(lane, room);
-            if room.is_ok() {
-                self.keep_up(lane);
-            }
             self.feed_starved();
         }
-        // Rows are made in runs alone, and there only with room: a batch of rows must never fail for lack of it (P15).
-        debug_assert!(room.is_ok() || self.lanes[lane].touched.is_empty(), "rows were made without room");
+        assert!(
+            room.is_ok() || self.lanes[lane].touched.is_empty(),
+            "without room nothing is written, or the submitted batch could fail for lack of it"
+        );
         self.close(lane);
     }
 
@@ -634,7 +659,6 @@ impl Kernel {
             self.resend();
         }
         self.retry_failing();
-        self.look_for_upkeep();
         self.passivate();
     }
 
@@ -664,33 +688,22 @@ impl Kernel {
         }
     }
 
-    /// Notes which lanes have rows to make that no message causes. The next run with room makes them.
-    fn look_for_upkeep(&mut self) {
-        let expires = self.expire_at <= self.now;
-        if expires {
-            // The horizon need not rise faster than anyone could notice.
-            self.expire_at = self.now + (self.limits.reply_retention / 8).min(EXPIRE_EVERY);
+    /// What is written without a message: trims, dropped replies, operators' words. Only with room, for every row needs it
+    /// (P15).
+    fn run_chores(&mut self, lane: usize, room: Result<(), NoRoom>) {
+        self.run_operations(lane, room);
+        if room.is_err() {
+            return;
         }
-        let horizon = self.now.before(self.limits.reply_retention);
-        for lane in 0..self.lanes.len() {
-            let trims = self.lanes[lane].trim_at.is_some_and(|at| at <= self.now);
-            let of_lane = |shard: &&Shard| shard.lane == lane;
-            let replies = expires
-                && self
-                    .hosted
-                    .iter()
-                    .filter_map(|id| self.shard(*id))
-                    .filter(of_lane)
-                    .any(|shard| shard.requests.has_expired(horizon));
-            self.lanes[lane].upkeep |= trims || replies;
+        if self.lanes[lane].trim_at.is_some_and(|at| at <= self.now) {
+            self.trim(lane);
+        }
+        if self.expires(&self.lanes[lane]) {
+            self.expire_requests(lane);
         }
     }
 
-    /// Trims what was acknowledged and drops the replies behind the horizon.
-    fn keep_up(&mut self, lane: usize) {
-        if !std::mem::take(&mut self.lanes[lane].upkeep) {
-            return;
-        }
+    fn trim(&mut self, lane: usize) {
         self.lanes[lane].trim_at = None;
         for at in 0..self.hosted.len() {
             let id = self.hosted[at];
@@ -698,9 +711,15 @@ impl Kernel {
                 self.touch(id);
             }
         }
-        self.expire_requests(lane);
+    }
+
+    /// Whether it is time to look for old replies in the lane.
+    fn expires(&self, lane: &LaneWork) -> bool {
+        lane.expire_at <= self.now
+            && self
+                .hosted
+                .iter()
+                .filter_map(|id| self.shard(*id))
+                .any(|shard| self.lanes[shard.lane].id == lane.id && shard.requests.clients() > 0)
     }
 }
-
-/// How often replies behind the horizon are looked for.
-const EXPIRE_EVERY: Duration = Duration::from_secs(1);

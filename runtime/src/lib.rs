@@ -54,7 +54,7 @@
 //! 1. **Send.** A [`Client`], a [`Feed`] or a handler's [`Context`](context::Context) encodes it, once, into an
 //!    [`Envelope`](message::Envelope).
 //! 2. **Place.** Kind and key give a hash, the hash a [shard](placement), the shard a [worker](mod@kernel).
-//! 3. **Accept.** At the shard's door it is judged against its [stream](stream), [request id](requests) or [feed](feeds):
+//! 3. **Accept.** At the shard's door it is judged against its [stream], [request id](requests) or [feed](feeds):
 //!    fresh, repeated, or refused.
 //! 4. **Handle.** Its entity's [activation] runs one [turn], a pure function of state, message and input.
 //! 5. **Commit.** Image, mark, outgoing messages, reminders and reply become rows of one [`Batch`](store::Batch), which
@@ -69,75 +69,78 @@ extern crate self as entity_runtime;
 
 // Upper floor: scale-agnostic.
 
-/// What a sender can do about each failure.
+// What a sender can do about each failure.
 pub mod error;
 
-/// A point in time as a value of a turn.
+// A point in time as a value of a turn.
 pub mod timestamp;
 
-/// `MessagePack` with field names, checked before it is decoded.
+// `MessagePack` with field names, checked before it is decoded.
 pub mod codec;
 
-/// What an entity is.
+// What an entity is.
 pub mod entity;
 
-/// Messages, envelopes, request ids.
+// Messages, envelopes, request ids.
 pub mod message;
 
-/// What a handler may ask for.
+// What a handler may ask for.
 pub mod context;
 
-/// One message applied to one entity.
+// One message applied to one entity.
 pub mod turn;
 
 // Lower floor: scale-aware.
 
-/// Bounds, each with what happens when it is reached.
+// Bounds, each with what happens when it is reached.
 pub mod limits;
 
-/// Entity to hash to shard.
+// Entity to hash to shard.
 pub mod placement;
 
-/// The kinds a program registered.
+// The kinds a program registered.
 pub mod kinds;
 
-/// The numbered messages from one shard to another.
+// The numbered messages from one shard to another.
 pub mod stream;
 
-/// Clients' request ids and stored replies.
+// Clients' request ids and stored replies.
 pub mod requests;
 
-/// Clients with a stable name.
+// Clients with a stable name.
 pub mod feeds;
 
-/// Due times of a shard.
+// Due times of a shard.
 pub mod reminders;
 
-/// Entities in memory.
+// Entities in memory.
 pub mod activation;
 
-/// One shard in memory.
+// One shard in memory.
 pub mod shard;
 
-/// What a worker decides, without I/O.
+// What a worker decides, without I/O.
 pub mod kernel;
 
-/// Batches in, rows out.
+// Batches in, rows out.
 pub mod store;
 
-/// The machine's clock.
+// Many crashes under one seed.
+pub mod sim;
+
+// The machine's clock.
 mod clock;
 
-/// The actix ring around a kernel.
+// The actix ring around a kernel.
 mod worker;
 
-/// The threads of one process.
+// The threads of one process.
 mod node;
 
-/// What a user holds to talk to entities.
+// What a user holds to talk to entities.
 pub mod client;
 
-/// What a program holds: built, asked for clients, stopped.
+// What a program holds: built, asked for clients, stopped.
 pub mod runtime;
 
 pub use client::{Ask, Client, Feed, FeedError};
@@ -147,6 +150,7 @@ pub use kernel::Counters;
 pub use limits::Limits;
 pub use message::RequestId;
 pub use runtime::{Builder, Runtime, StartError};
+pub use sim::Sim;
 
 /// What most programs need.
 pub mod prelude {

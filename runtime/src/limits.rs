@@ -98,6 +98,6 @@ impl Limits {
     /// Most bytes a batch can have: what is reserved in the store before its turns run (P15).
     pub fn batch_len_max(&self) -> usize {
         // The soft limit may be passed by one turn: its effects, its entity's state, and the frames around them.
-        self.batch_len + self.turn_len_max + self.state_len_max + (1 << 20)
+        self.batch_len + self.turn_len_max + self.state_len_max + self.batch_len.max(64 << 10)
     }
 }

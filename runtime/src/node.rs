@@ -27,7 +27,7 @@ use crate::{
     kinds::Kinds,
     limits::Limits,
     placement::{ShardId, Shards},
-    store::{LaneId, LoadError, Store},
+    store::{Batch, LaneId, LoadError, Store},
     worker::{Host, WorkerSeat},
 };
 use std::{
@@ -51,6 +51,8 @@ pub(crate) struct Front {
     pub(crate) stopping: AtomicBool,
     /// Why the node failed, once it has.
     failure: Mutex<Option<String>>,
+    /// Buffers of batches that are durable.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
 /// What every part of a node holds on to.
@@ -111,16 +113,20 @@ impl Shared {
         let mut replies = Vec::new();
         let mut receipts: Vec<Vec<Receipt>> = self.inboxes.iter().map(|_| Vec::new()).collect();
         let mut arrivals = Vec::new();
+        let mut fed = Vec::new();
         for output in outputs {
             match output {
                 Output::Reply(to, outcome) => replies.push((to, outcome)),
-                Output::FeedReceipt(receipt) => self.ports.feed(receipt),
+                Output::FeedReceipt(receipt) => fed.push(receipt),
                 Output::Receipt(receipt) => receipts[self.worker_of(receipt.source)].push(receipt),
                 Output::Hand(arrival) => arrivals.push(arrival),
             }
         }
         if !replies.is_empty() {
             self.ports.reply(replies);
+        }
+        if !fed.is_empty() {
+            self.ports.feed(fed);
         }
         for (inbox, receipts) in self.inboxes.iter().zip(receipts) {
             if !receipts.is_empty() {
@@ -130,6 +136,23 @@ impl Shared {
         if !arrivals.is_empty() {
             self.hand(arrivals);
         }
+    }
+
+    /// Keeps the buffers of durable batches for the next ones.
+    pub(crate) fn keep_buffers(&self, batches: impl Iterator<Item = Batch>) {
+        /// More are not on their way at a time, and larger ones are rare.
+        const COUNT_MAX: usize = 16;
+        const BYTES_MAX: usize = 4 << 20;
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.extend(batches.map(Batch::into_buffer).filter(|buffer| buffer.capacity() <= BYTES_MAX));
+        spare.truncate(COUNT_MAX);
+    }
+
+    /// Takes a kept buffer.
+    pub(crate) fn spare_buffers(&self) -> Vec<Vec<u8>> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = spare.len().saturating_sub(2);
+        spare.split_off(from)
     }
 
     /// The node cannot go on: the store has failed. Everyone who waits is told that the outcome is unknown.
@@ -169,6 +192,7 @@ impl Node {
             ports: Ports::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
+            spare: Mutex::default(),
         });
         let shared = Arc::new(Shared {
             front,

@@ -98,6 +98,14 @@ impl Reminders {
         Some((id, reminder.hash, reminder.envelope.clone()))
     }
 
+    /// A set reminder lies in its entity's waiting queue already and is not handed over again.
+    pub fn set_fired(&mut self, id: ReminderId) {
+        if let Some(reminder) = self.by_id.get_mut(&id) {
+            reminder.fired = true;
+            self.by_due.remove(&(reminder.due, id));
+        }
+    }
+
     /// Takes back a reminder that was handed over and could not be queued; it is due again at `due`.
     pub fn defer(&mut self, id: ReminderId, due: Timestamp) {
         if let Some(reminder) = self.by_id.get_mut(&id) {

@@ -48,8 +48,11 @@ pub enum RequestVerdict {
     Fresh,
     /// It ran: answer again.
     Done(Reply),
-    /// It is on its way, here or in a waiting queue; the caller is answered when it is done.
-    Pending,
+    /// It is on its way; the caller is answered when it is done.
+    Pending {
+        /// It lies in a waiting queue: durably accepted, which is enough for `send`.
+        waits: bool,
+    },
     /// Too old to be told from a repeat.
     Expired,
     /// The id was used for other bytes.
@@ -65,6 +68,8 @@ struct Record {
     digest: u64,
     /// `None` while it is on its way.
     reply: Option<Reply>,
+    /// It is on its way in a waiting queue.
+    waits: bool,
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +131,7 @@ impl Requests {
                         RequestVerdict::Collision
                     }
                     Some(reply) => RequestVerdict::Done(reply.clone()),
-                    None => RequestVerdict::Pending,
+                    None => RequestVerdict::Pending { waits: record.waits },
                 };
             }
             if id.number <= client.floor {
@@ -141,8 +146,16 @@ impl Requests {
         let client = self.clients.entry(id.client).or_default();
         let at = client.find(id.number).expect_err("a fresh request has no record");
         client.youngest = client.youngest.max(id.issued_at);
-        client.records.insert(at, Record { number: id.number, issued_at: id.issued_at, digest, reply: None });
+        let record = Record { number: id.number, issued_at: id.issued_at, digest, reply: None, waits: false };
+        client.records.insert(at, record);
         self.records += 1;
+    }
+
+    /// A taken request goes into a waiting queue.
+    pub fn set_waiting(&mut self, id: RequestId) {
+        let client = self.clients.get_mut(&id.client).expect("a taken request has a client");
+        let at = client.find(id.number).expect("a taken request has a record");
+        client.records[at].waits = true;
     }
 
     /// Forgets a taken request that was refused after all.
@@ -183,12 +196,17 @@ impl Requests {
             return false;
         }
         client.floor = floor;
-        while let Some(record) = client.records.front() {
-            if floor < record.number || record.reply.is_none() {
-                break;
+        // One that is on its way stays until it is done; those behind it need not wait for that.
+        let below = client.records.partition_point(|record| record.number <= floor);
+        let mut at = 0;
+        for _ in 0..below {
+            let record = &client.records[at];
+            if record.reply.is_none() {
+                at += 1;
+                continue;
             }
             dropped(record.number);
-            client.records.pop_front();
+            client.records.remove(at);
             self.records -= 1;
         }
         true
@@ -269,13 +287,13 @@ impl Requests {
         let digest = take_u64(&mut value)?;
         let class = ReplyClass::from_byte(take(&mut value, 1)?[0])?;
         let reply = Some(Reply { class, body: Bytes::copy_from_slice(value) });
-        self.restore(client, Record { number, issued_at, digest, reply })
+        self.restore(client, Record { number, issued_at, digest, reply, waits: false })
     }
 
     /// Puts back a request that lies in a waiting queue.
     pub fn restore_pending(&mut self, id: RequestId, digest: u64) -> bool {
-        self.restore(id.client, Record { number: id.number, issued_at: id.issued_at, digest, reply: None })
-            .is_some()
+        let record = Record { number: id.number, issued_at: id.issued_at, digest, reply: None, waits: true };
+        self.restore(id.client, record).is_some()
     }
 
     fn restore(&mut self, client: ClientId, record: Record) -> Option<()> {
@@ -305,7 +323,7 @@ mod tests {
         let mut requests = Requests::default();
         assert_eq!(requests.judge(id(1, 10), 99), RequestVerdict::Fresh);
         requests.take(id(1, 10), 99);
-        assert_eq!(requests.judge(id(1, 10), 99), RequestVerdict::Pending);
+        assert_eq!(requests.judge(id(1, 10), 99), RequestVerdict::Pending { waits: false });
         assert!(requests.complete(id(1, 10), &done("first"), &mut Vec::new()));
         assert_eq!(requests.judge(id(1, 10), 99), RequestVerdict::Done(done("first")));
         assert_eq!(requests.judge(id(1, 10), 98), RequestVerdict::Collision);
@@ -329,6 +347,20 @@ mod tests {
     }
 
     #[test]
+    fn a_request_on_its_way_keeps_no_acknowledged_reply_behind_it() {
+        let mut requests = Requests::default();
+        for number in 1..=3 {
+            requests.take(id(number, 10), 1);
+        }
+        assert!(requests.complete(id(2, 10), &done("r"), &mut Vec::new()));
+        let mut dropped = Vec::new();
+        assert!(requests.acknowledge(ClientId(7), 2, |number| dropped.push(number)));
+        assert_eq!((dropped, requests.len()), (vec![2], 2));
+        assert_eq!(requests.judge(id(1, 10), 1), RequestVerdict::Pending { waits: false });
+        assert_eq!(requests.judge(id(2, 10), 1), RequestVerdict::Expired);
+    }
+
+    #[test]
     fn a_request_on_its_way_outlives_the_horizon() {
         let mut requests = Requests::default();
         requests.take(id(1, 10), 1);
@@ -337,7 +369,7 @@ mod tests {
             |_, _| panic!("nothing to drop"),
             |_| panic!("in use"),
         );
-        assert_eq!(requests.judge(id(1, 10), 1), RequestVerdict::Pending);
+        assert_eq!(requests.judge(id(1, 10), 1), RequestVerdict::Pending { waits: false });
     }
 
     proptest::proptest! {

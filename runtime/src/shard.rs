@@ -1,7 +1,7 @@
 //! One shard in memory: everything but its activations, and the part of the batch that is being built for it.
 
 use crate::{
-    activation::{Listener, Slot, Waiting},
+    activation::{Behind, Listener, Slot, Waiting},
     context::ReminderId,
     feeds::{Feed, FeedId},
     kernel::Arrival,
@@ -226,9 +226,13 @@ impl Shard {
             RowType::Waiting => {
                 let number = take_u64(&mut key)?;
                 let waiting = decode_waiting(&value)?;
-                if let Some(request) = waiting.request {
-                    let digest = xxhash_rust::xxh3::xxh3_64(waiting.envelope.bytes());
-                    self.requests.restore_pending(request, digest).then_some(())?;
+                match waiting.behind {
+                    Behind::Nothing => {}
+                    Behind::Request(request) => {
+                        let digest = xxhash_rust::xxh3::xxh3_64(waiting.envelope.bytes());
+                        self.requests.restore_pending(request, digest).then_some(())?;
+                    }
+                    Behind::Reminder(reminder) => self.reminders.set_fired(reminder),
                 }
                 self.waiting_bytes += waiting.envelope.len();
                 self.waiting.insert(number, waiting);
@@ -294,16 +298,20 @@ pub fn hash_of(envelope: &Envelope) -> u64 {
     crate::placement::hash(view.kind, view.key)
 }
 
-/// Row value of a waiting message: tries, the request if any, the envelope.
+/// Row value of a waiting message: tries, what is behind it, the envelope.
 pub fn encode_waiting(waiting: &Waiting, out: &mut Vec<u8>) {
     put_varint(u64::from(waiting.tries), out);
-    match waiting.request {
-        None => out.push(0),
-        Some(id) => {
+    match waiting.behind {
+        Behind::Nothing => out.push(0),
+        Behind::Request(id) => {
             out.push(1);
             out.extend_from_slice(&id.client.0.to_be_bytes());
             put_varint(id.number, out);
             put_varint(id.issued_at.as_micros(), out);
+        }
+        Behind::Reminder(id) => {
+            out.push(2);
+            put_varint(id.0, out);
         }
     }
     out.extend_from_slice(waiting.envelope.bytes());
@@ -312,17 +320,18 @@ pub fn encode_waiting(waiting: &Waiting, out: &mut Vec<u8>) {
 /// Reads the row value of a waiting message; `None` where it is not one.
 pub fn decode_waiting(mut value: &[u8]) -> Option<Waiting> {
     let tries = u32::try_from(take_varint(&mut value)?).ok()?;
-    let request = match take(&mut value, 1)?[0] {
-        0 => None,
-        1 => Some(RequestId {
+    let behind = match take(&mut value, 1)?[0] {
+        0 => Behind::Nothing,
+        1 => Behind::Request(RequestId {
             client: ClientId(take_u128(&mut value)?),
             number: take_varint(&mut value)?,
             issued_at: Timestamp::from_micros(take_varint(&mut value)?),
         }),
+        2 => Behind::Reminder(ReminderId(take_varint(&mut value)?)),
         _ => return None,
     };
     let envelope = Envelope::from_bytes(Bytes::copy_from_slice(value)).ok()?;
-    Some(Waiting { envelope, request, tries })
+    Some(Waiting { envelope, behind, tries })
 }
 
 /// A message that was given up, as it lies in the store for an operator.

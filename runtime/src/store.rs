@@ -129,18 +129,31 @@ pub trait Store: Send + Sync + 'static {
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError>;
 
     /// Up to which position of a lane loads see what was committed. What was committed later must be kept in memory
-    /// by whoever may need it (P12).
+    /// by whoever may need it (P12). It only rises, and a load that *begins* after it was read sees at least as much; one
+    /// that was already under way may see less.
     fn loadable(&self, lane: LaneId) -> Position;
 
     /// Sets aside room for a batch of up to `bytes`, to be given back by [`Store::release`] or used by a commit
-    /// that names it as reserved.
+    /// of it. The bytes are those of [`Batch::bytes`]; what frames them in the log is the store's business.
     ///
     /// # Errors
-    /// There is no room now.
+    /// There is no room now. A batch longer than the engine can ever take is never granted: bound batches far below.
     fn reserve(&self, lane: LaneId, bytes: u64) -> Result<(), NoRoom>;
 
     /// Gives room back.
     fn release(&self, lane: LaneId, bytes: u64);
+
+    /// Cuts room set aside for a batch down to what the batch has become, so that the next one is not refused for it.
+    ///
+    /// # Panics
+    /// `to` is more than `from`.
+    fn shrink(&self, lane: LaneId, from: u64, to: u64);
+
+    /// Whether the run before this one ended with [`Store::close`], or there was none. After a run that did not, what
+    /// was pending may be what ended it (P3).
+    fn was_clean(&self) -> bool {
+        true
+    }
 
     /// Whether [`Store::maintain`] has work: the log has grown past a share of its budget, or segments are missing.
     fn wants_maintenance(&self) -> bool;
@@ -164,7 +177,8 @@ pub trait Store: Send + Sync + 'static {
 /// The writing end of a lane.
 pub trait Lane: Send {
     /// Makes a group of batches durable, in order, with one sync, and returns the position behind the last of them.
-    /// The room each reserved stays reserved until released.
+    /// The room each reserved stays reserved until released. A batch without reserved room may be refused, with
+    /// [`CommitError::Failed`] for its whole group.
     ///
     /// # Errors
     /// See [`CommitError`] for what each means and who does what.

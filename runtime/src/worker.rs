@@ -146,6 +146,7 @@ impl Worker {
             self.event(Event::Drain, now);
         }
         self.progress(now);
+        self.kernel.recycle(&mut self.shared.spare_buffers());
         let mut more = false;
         self.without_room = false;
         for at in 0..self.lanes.len() {
@@ -211,7 +212,13 @@ impl Worker {
             match action {
                 Action::Commit(submission) => {
                     let lane = submission.lane.0 as usize;
-                    let reserved = std::mem::take(&mut reserved);
+                    let mut reserved = std::mem::take(&mut reserved);
+                    if 0 < reserved {
+                        // What was set aside was for the largest batch there can be.
+                        let used = submission.batch.bytes().len() as u64;
+                        shared.store.shrink(submission.lane, reserved, used);
+                        reserved = used;
+                    }
                     shared.lanes[lane].push(node::Submitted { worker: self.worker, submission, reserved });
                 }
                 Action::Put(output) => shared.put([output]),

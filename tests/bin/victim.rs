@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail};
 use entity_runtime::{Runtime, message::RequestId, prelude::*, timestamp::Timestamp};
-use entity_runtime_tests::{Deed, Do, Killer, Ledger, Note, builder, id, small_limits};
+use entity_runtime_tests::running::{Deed, Do, Killer, Ledger, Note, builder, id, small_limits};
 use std::{io::Write, path::Path, time::Duration};
 
 /// Requests on their way at a time.

@@ -18,9 +18,9 @@ use std::{
 use tokio::sync::Notify;
 
 /// Messages that may be sent and not yet durable.
-const UNDURABLE_MAX: usize = 16_384;
+const UNDURABLE_MAX: usize = 65_536;
 /// Bytes of them.
-const UNDURABLE_BYTES_MAX: usize = 8 << 20;
+const UNDURABLE_BYTES_MAX: usize = 16 << 20;
 /// Messages gathered for one worker before they are handed over.
 const GATHER: usize = 256;
 
@@ -96,7 +96,8 @@ struct State {
     undurable: usize,
     undurable_bytes: usize,
     durable: u64,
-    own: u64,
+    /// The own number of the last message.
+    own: Option<u64>,
     gathered: Vec<Vec<Arrival>>,
     error: Option<FeedError>,
 }
@@ -248,10 +249,12 @@ impl FeedPort {
         if self.shared.stopping.load(Ordering::Relaxed) {
             return Err(FeedError::Refused { name: self.name.to_string(), refusal: Refusal::Stopping });
         }
-        if own <= state.own {
-            return Err(FeedError::NotRising { own, before: state.own });
+        if let Some(before) = state.own
+            && own <= before
+        {
+            return Err(FeedError::NotRising { own, before });
         }
-        state.own = own;
+        state.own = Some(own);
         state.undurable += 1;
         state.undurable_bytes += envelope.len();
         let shard = self.shared.layout.place(hash);
@@ -282,20 +285,7 @@ impl FeedPort {
         (0..state.gathered.len()).for_each(|worker| self.hand(state, worker));
     }
 
-    fn stop(&self, state: &mut State, error: FeedError) {
-        state.error.get_or_insert(error);
-        self.progress.notify_waiters();
-    }
-}
-
-impl Port for FeedPort {
-    fn reply(&self, outcomes: &mut dyn Iterator<Item = (u64, Outcome)>) {
-        outcomes.for_each(drop);
-    }
-
-    fn feed(&self, receipt: FeedReceipt) {
-        let mut state = self.state();
-        let state = &mut *state;
+    fn receipt(&self, state: &mut State, receipt: FeedReceipt) {
         let stream = state.streams.get_mut(&receipt.shard);
         match (receipt.news, stream) {
             (FeedNews::Durable { through, .. }, Some(stream)) => {
@@ -307,7 +297,6 @@ impl Port for FeedPort {
                     state.undurable_bytes -= done.envelope.len();
                     state.durable += 1;
                 }
-                self.progress.notify_waiters();
             }
             (FeedNews::SendFrom(number), Some(stream)) => {
                 stream.again = Some(stream.again.map_or(number, |again| again.min(number)));
@@ -315,12 +304,25 @@ impl Port for FeedPort {
             (FeedNews::Lost, Some(stream)) => stream.again = Some(stream.first),
             (FeedNews::Durable { .. } | FeedNews::SendFrom(_) | FeedNews::Lost, None) => {}
             (FeedNews::Collision { own, .. }, _) => {
-                self.stop(state, FeedError::Collision { name: self.name.to_string(), own });
+                state.error.get_or_insert(FeedError::Collision { name: self.name.to_string(), own });
             }
             (FeedNews::Refused(refusal), _) => {
-                self.stop(state, FeedError::Refused { name: self.name.to_string(), refusal });
+                state.error.get_or_insert(FeedError::Refused { name: self.name.to_string(), refusal });
             }
         }
+    }
+}
+
+impl Port for FeedPort {
+    fn reply(&self, outcomes: &mut dyn Iterator<Item = (u64, Outcome)>) {
+        outcomes.for_each(drop);
+    }
+
+    fn feed(&self, receipts: &mut dyn Iterator<Item = FeedReceipt>) {
+        let mut state = self.state();
+        receipts.for_each(|receipt| self.receipt(&mut state, receipt));
+        drop(state);
+        self.progress.notify_waiters();
     }
 
     fn tick(&self) {
@@ -341,8 +343,8 @@ impl Port for FeedPort {
     }
 
     fn fail(&self, why: &str) {
-        let mut state = self.state();
         let error = FeedError::CutOff { name: self.name.to_string(), why: why.to_owned() };
-        self.stop(&mut state, error);
+        self.state().error.get_or_insert(error);
+        self.progress.notify_waiters();
     }
 }

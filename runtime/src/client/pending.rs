@@ -8,7 +8,7 @@ use crate::{
     timestamp::Timestamp,
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 /// Said of a request whose outcome did not come in time.
 pub(super) const TIMED_OUT: &str = "no answer in time";
+/// A request on its way.
 struct Entry {
     tell: oneshot::Sender<Outcome>,
     number: Option<u64>,
@@ -55,10 +56,47 @@ impl Numbers {
     }
 }
 
+/// Requests by slot. A slot's number has the count of its uses above its place, so that a late answer to an earlier use
+/// is known.
+#[derive(Default)]
+struct Entries {
+    places: Vec<(u32, Option<Entry>)>,
+    free: Vec<u32>,
+}
+
+impl Entries {
+    fn insert(&mut self, entry: Entry) -> u64 {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push((0, None));
+            u32::try_from(self.places.len() - 1).expect("fewer than 2^32 requests are on their way")
+        });
+        let (uses, held) = &mut self.places[place as usize];
+        *held = Some(entry);
+        u64::from(*uses) << 32 | u64::from(place)
+    }
+
+    fn remove(&mut self, slot: u64) -> Option<Entry> {
+        let place = slot as u32;
+        let (uses, held) = self.places.get_mut(place as usize)?;
+        if u64::from(*uses) != slot >> 32 {
+            return None;
+        }
+        let entry = held.take()?;
+        *uses = uses.wrapping_add(1);
+        self.free.push(place);
+        Some(entry)
+    }
+
+    /// The slots of requests that match.
+    fn slots(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        let used = self.places.iter().enumerate().filter(|(_, (_, held))| held.as_ref().is_some_and(&wanted));
+        used.map(|(place, (uses, _))| u64::from(*uses) << 32 | place as u64).collect()
+    }
+}
+
 #[derive(Default)]
 struct State {
-    next_slot: u64,
-    entries: BTreeMap<u64, Entry>,
+    entries: Entries,
     numbers: Numbers,
     /// Requests that may be asked again, with the time after which their replies are given up.
     kept: VecDeque<(Timestamp, u64)>,
@@ -112,12 +150,11 @@ impl Pending {
         let number = id.filter(|id| id.client == self.client).map(|id| id.number);
         let until = self.clock.now() + timeout;
         let mut state = self.state();
-        let slot = state.next_slot;
-        state.next_slot += 1;
-        if let Some(why) = &state.failure {
-            let _ = tell.send(Outcome::Unknown(why.clone()));
-        } else {
-            state.entries.insert(slot, Entry { tell, number, is_kept, until });
+        let slot = state.entries.insert(Entry { tell, number, is_kept, until });
+        if let Some(why) = state.failure.clone()
+            && let Some(entry) = state.entries.remove(slot)
+        {
+            let _ = entry.tell.send(Outcome::Unknown(why));
         }
         Waiter { slot, outcome }
     }
@@ -133,7 +170,7 @@ impl Pending {
     pub(super) fn refused(&self, slot: u64) {
         let kept_until = self.clock.now() + self.retention;
         let mut state = self.state();
-        if let Some(entry) = state.entries.remove(&slot) {
+        if let Some(entry) = state.entries.remove(slot) {
             state.end(entry.number, entry.is_kept, kept_until);
         }
     }
@@ -145,7 +182,7 @@ impl Port for Pending {
         let kept_until = self.clock.now() + self.retention;
         let mut state = self.state();
         for (slot, outcome) in outcomes {
-            let Some(entry) = state.entries.remove(&slot) else { continue };
+            let Some(entry) = state.entries.remove(slot) else { continue };
             // One whose outcome is unknown is asked again at once, under the same number.
             if !matches!(outcome, Outcome::Unknown(_)) {
                 state.end(entry.number, entry.is_kept, kept_until);
@@ -159,15 +196,15 @@ impl Port for Pending {
         }
     }
 
-    fn feed(&self, _: FeedReceipt) {}
+    fn feed(&self, receipts: &mut dyn Iterator<Item = FeedReceipt>) {
+        receipts.for_each(drop);
+    }
 
     fn tick(&self) {
         let now = self.clock.now();
         let mut state = self.state();
-        let late: Vec<u64> =
-            state.entries.iter().filter(|(_, entry)| entry.until <= now).map(|(slot, _)| *slot).collect();
-        for slot in late {
-            let entry = state.entries.remove(&slot).expect("just listed");
+        for slot in state.entries.slots(|entry| entry.until <= now) {
+            let entry = state.entries.remove(slot).expect("just listed");
             state.end(entry.number, true, now + self.retention);
             let _ = entry.tell.send(Outcome::Unknown(TIMED_OUT.into()));
         }
@@ -182,7 +219,8 @@ impl Port for Pending {
     fn fail(&self, why: &str) {
         let mut state = self.state();
         state.failure = Some(why.to_owned());
-        for (_, entry) in std::mem::take(&mut state.entries) {
+        for slot in state.entries.slots(|_| true) {
+            let entry = state.entries.remove(slot).expect("just listed");
             let _ = entry.tell.send(Outcome::Unknown(why.to_owned()));
         }
     }

@@ -32,10 +32,16 @@ impl Kernel {
                     lane.arrival_bytes += arrival.envelope.len();
                     lane.arrivals.push_back(arrival);
                 }
-                Some(_) => self.host(arrival.shard).held.push_back(arrival),
+                Some(_) => self.hold(arrival),
                 None => self.refuse(&arrival, Refusal::Unavailable),
             }
         }
+    }
+
+    /// Keeps what arrives for a shard until it is loaded.
+    fn hold(&mut self, arrival: Arrival) {
+        self.held_bytes += arrival.envelope.len();
+        self.host(arrival.shard).held.push_back(arrival);
     }
 
     /// Takes arrivals chunk by chunk until the batch is full. Without room only what writes nothing is done.
@@ -46,6 +52,9 @@ impl Kernel {
         }
         let mut taken: Vec<Taken> = Vec::with_capacity(CHUNK);
         while self.lanes[lane].batch_bytes < self.limits.batch_len && !self.lanes[lane].arrivals.is_empty() {
+            let coming = self.lanes[lane].arrivals.iter().take(CHUNK);
+            let touched = coming.fold(0, |touched, arrival| touched ^ self.activations.touch(arrival.hash));
+            std::hint::black_box(touched);
             for _ in 0..CHUNK {
                 let Some(arrival) = self.lanes[lane].arrivals.pop_front() else { break };
                 self.lanes[lane].arrival_bytes -= arrival.envelope.len();
@@ -61,17 +70,27 @@ impl Kernel {
 
     /// The store has no room: requests are refused, questions are answered, streams and feeds wait at the door.
     fn run_without_room(&mut self, lane: usize, why: NoRoom) {
-        let refusal = no_room(why);
+        let refusal = super::refusal(why);
         for _ in 0..self.lanes[lane].arrivals.len() {
             let arrival = self.lanes[lane].arrivals.pop_front().expect("counted");
             let bytes = arrival.envelope.len();
+            let kind = self.kinds.find(arrival.envelope.view().kind);
+            let to_durable = kind.is_none_or(|kind| !self.kinds.get(kind).is_volatile());
             match arrival.from {
+                From::Volatile if to_durable => {
+                    tracing::warn!("a volatile message was dropped: the store has no room for its turn");
+                }
                 From::Query(_) | From::Volatile => {
                     if let Some(Taken { slot, mail }) = self.judge(arrival) {
                         self.take_turn(lane, slot, mail);
                     }
                 }
-                From::Request { .. } => self.refuse(&arrival, refusal.clone()),
+                From::Request { .. } if to_durable => self.refuse(&arrival, refusal.clone()),
+                From::Request { .. } => {
+                    if let Some(Taken { slot, mail }) = self.judge(arrival) {
+                        self.take_turn(lane, slot, mail);
+                    }
+                }
                 From::Feed { .. } | From::Stream { .. } => {
                     self.lanes[lane].arrivals.push_back(arrival);
                     continue;
@@ -87,10 +106,7 @@ impl Kernel {
             self.refuse(&arrival, Refusal::Unavailable);
             return None;
         };
-        if shard.phase == ShardPhase::Loading {
-            shard.held.push_back(arrival);
-            return None;
-        }
+        assert_eq!(shard.phase, ShardPhase::Serving, "what arrives for a shard that is loading is held");
         match arrival.from {
             From::Request { .. } => self.judge_request(arrival),
             From::Query(to) => {
@@ -136,9 +152,15 @@ impl Kernel {
                 self.put_gated(lane, Output::Reply(listener.to, Outcome::Done(reply)));
                 return None;
             }
-            RequestVerdict::Pending => {
+            RequestVerdict::Pending { waits } => {
                 self.counters.duplicates += 1;
-                self.listen(arrival.shard, id, listener);
+                if waits && !listener.wants_reply {
+                    // Behind the batch that put it in the waiting queue, this is true (P1).
+                    let lane = self.host(arrival.shard).lane;
+                    self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
+                } else {
+                    self.listen(arrival.shard, id, listener);
+                }
                 return None;
             }
             RequestVerdict::Expired => {
@@ -178,10 +200,11 @@ impl Kernel {
         /// A client that asks again faster than it is answered keeps its newest callers only.
         const LISTENERS_MAX: usize = 16;
         let listeners = self.host(shard).listeners.entry(id).or_default();
-        if listeners.len() == LISTENERS_MAX {
-            listeners.remove(0);
-        }
+        let oldest = (listeners.len() == LISTENERS_MAX).then(|| listeners.remove(0));
         listeners.push(listener);
+        if let Some(oldest) = oldest {
+            self.put_now(Output::Reply(oldest.to, Outcome::Unknown("asked again too often".into())));
+        }
     }
 
     /// Whether a message was handed over out of a batch that has been voided since. Its number will be given to
@@ -317,6 +340,8 @@ impl Kernel {
             FeedVerdict::Collision => {
                 self.counters.refused += 1;
                 self.tell_feed(id, target, &FeedNews::Collision { number, own }, None);
+                // It has stopped; what it sent before it heard so must not count as the next rows of the other input.
+                self.open_feeds.remove(&id);
                 return None;
             }
         }
@@ -426,7 +451,7 @@ impl Kernel {
     /// The entity's activation, made where there is none. `None` for an unknown kind.
     pub(super) fn activate(&mut self, shard: ShardId, hash: u64, envelope: &Envelope) -> Option<Slot> {
         let view = envelope.view();
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         if let Some(slot) = self.activations.find(hash, view.kind, view.key, |kind| kinds.get(kind).name()) {
             return Some(slot);
         }
@@ -479,13 +504,5 @@ impl Kernel {
     /// Whole seconds since the worker started.
     pub(super) fn seconds(&self) -> u32 {
         self.now.since(self.started).as_secs() as u32
-    }
-}
-
-/// What a client or operator is told when the store has no room.
-pub(super) fn no_room(why: NoRoom) -> Refusal {
-    match why {
-        NoRoom::LogTail => Refusal::Busy(Bound::LogTail),
-        NoRoom::DiskFull => Refusal::StorageFull,
     }
 }

@@ -11,7 +11,6 @@ use crate::{
     },
     turn,
 };
-use std::sync::Arc;
 
 /// Row key of an entity's image.
 pub(super) fn image_key(kind: &str, key: &str) -> Vec<u8> {
@@ -38,9 +37,12 @@ impl Kernel {
     }
 
     fn submit(&mut self, lane: usize, touched: &[crate::placement::ShardId]) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let number = self.lanes[lane].number + 1;
-        let mut batch = Batch::with_capacity(self.lanes[lane].batch_bytes + 32 * touched.len());
+        let mut batch = match self.spare.pop() {
+            Some(buffer) => Batch::reuse(buffer),
+            None => Batch::with_capacity(self.lanes[lane].batch_bytes + 32 * touched.len()),
+        };
         for &id in touched {
             let shard = self.shards[id.0 as usize].as_deref_mut().expect("only hosted shards are touched");
             shard.changes.touched = false;
@@ -132,6 +134,9 @@ impl Kernel {
         let before = self.counters();
         let work = &mut self.lanes[index];
         work.generation = generation;
+        // Not judged yet; held in front of what arrives while the shards are loading.
+        let arrivals = std::mem::take(&mut work.arrivals);
+        self.held_bytes += std::mem::take(&mut work.arrival_bytes);
         work.ready.clear();
         work.touched.clear();
         work.sending.clear();
@@ -141,7 +146,7 @@ impl Kernel {
         work.batch_bytes = 0;
         work.counts = super::Counts::default();
         work.trim_at = None;
-        work.upkeep = false;
+        work.expire_at = crate::timestamp::Timestamp::EPOCH;
         // Not submitted yet, so nobody else will answer them.
         let outputs = std::mem::take(&mut work.outputs);
         for output in outputs.into_iter().filter_map(Output::into_void) {
@@ -156,9 +161,16 @@ impl Kernel {
                 continue;
             }
             lost_feeds.extend(open.into_iter().map(|feed| (feed, id)));
+            let listeners = std::mem::take(&mut shard.listeners);
             shard.reset();
             let resets = shard.resets;
             self.actions.push(Action::LoadShard { shard: id, resets });
+            for listener in listeners.into_values().flatten() {
+                self.put_now(Output::Reply(listener.to, Outcome::Unknown(VOIDED.into())));
+            }
+        }
+        for arrival in arrivals {
+            self.host(arrival.shard).held.push_back(arrival);
         }
         self.forget_activations(index);
         for (feed, shard) in lost_feeds {
@@ -233,6 +245,7 @@ impl Kernel {
             self.lanes[lane].sending.insert((id, target));
         }
         self.restore_waiting(id);
+        self.held_bytes -= held.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
         self.arrive(held.into());
     }
 
@@ -249,7 +262,7 @@ impl Kernel {
     }
 
     fn image_loaded(&mut self, slot: Slot, image: Option<Vec<u8>>) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let Some(activation) = self.activations.get_mut(slot) else { return };
         if activation.phase != Phase::Loading {
             return;

@@ -4,7 +4,7 @@ use super::{Action, Kernel};
 use crate::activation::Phase;
 
 /// Activations looked at in one tick when memory is not short.
-const SWEEP: usize = 16_384;
+const SWEEP: usize = 2_048;
 /// An image that was not needed for this many seconds is dropped; the next turn encodes it anew.
 const IMAGE_IDLE_SECONDS: u32 = 2;
 

@@ -6,6 +6,10 @@ use crate::{
     placement::ShardId,
     store::{RowType, batch::delete},
 };
+use std::time::Duration;
+
+/// Pause between two looks for old replies.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
 impl Kernel {
     /// Hands what the windows allow to the receivers: at once to shards of the same lane, for the batch has its place
@@ -122,7 +126,7 @@ impl Kernel {
         }
     }
 
-    /// Raises the horizons and drops the replies behind them.
+    /// Raises the horizons and drops the replies behind them, as far as the batch has room; the rest follows in the next.
     pub(super) fn expire_requests(&mut self, lane: usize) {
         let horizon = self.now.before(self.limits.reply_retention);
         for at in 0..self.hosted.len() {
@@ -131,6 +135,10 @@ impl Kernel {
             if shard.lane != lane || shard.requests.clients() == 0 {
                 continue;
             }
+            if self.limits.batch_len <= self.lanes[lane].batch_bytes {
+                return;
+            }
+            let before = shard.changes.writes.len();
             let mut writes = std::mem::take(&mut shard.changes.writes);
             let mut clients = Vec::new();
             let changed = shard.requests.expire(
@@ -147,10 +155,12 @@ impl Kernel {
                 delete(&[&[RowType::Client as u8], &client.0.to_be_bytes()], &mut writes);
                 shard.changes.clients.remove(client);
             }
+            self.lanes[lane].batch_bytes += writes.len() - before;
             shard.changes.writes = writes;
             if changed {
                 self.touch(id).changes.head = true;
             }
         }
+        self.lanes[lane].expire_at = self.now + EXPIRE_EVERY;
     }
 }

@@ -4,9 +4,9 @@
 //! that fails for longer than a second, or is parked, lets go of its streams: its messages are consumed into its durable
 //! waiting queue, in order, and tried from there.
 
-use super::{Kernel, Operation, Outcome, Output, arrival::no_room};
+use super::{Kernel, Operation, Outcome, Output, refusal};
 use crate::{
-    activation::{Activation, Mail, Origin, Phase, ReplyTo, Slot, Trouble, Waiting},
+    activation::{Activation, Behind, Mail, Origin, Phase, ReplyTo, Slot, Trouble, Waiting},
     error::Refusal,
     message::Envelope,
     placement::ShardId,
@@ -81,11 +81,12 @@ impl Kernel {
     }
 
     /// The work of an entity in trouble: retry its head when it is due, and let its messages wait where they block nobody.
-    pub(super) fn run_troubled(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
+    /// Returns whether there may be more to do at once.
+    pub(super) fn run_troubled(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) -> bool {
         if let Err(why) = room {
             self.run_mailbox_without_room(lane, slot, why);
             self.schedule(slot);
-            return;
+            return false;
         }
         let (now, failing_for_max) = (self.now, self.limits.failing_for_max);
         let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
@@ -95,7 +96,7 @@ impl Kernel {
             phase == Phase::Parked || trouble.since + failing_for_max <= now || !trouble.waiting.is_empty();
         if phase == Phase::Active && trouble.retry_at <= now {
             self.retry_head(lane, slot, id);
-            return;
+            return true;
         }
         if long {
             while self.lanes[lane].batch_bytes < self.limits.batch_len {
@@ -106,6 +107,7 @@ impl Kernel {
                 self.schedule(slot);
             }
         }
+        false
     }
 
     fn retry_head(&mut self, lane: usize, slot: Slot, id: ShardId) {
@@ -127,7 +129,13 @@ impl Kernel {
             },
         };
         let origin = mail.origin;
-        self.turn(lane, slot, mail);
+        if before.is_some_and(|number| self.is_cancelled(id, number)) {
+            let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
+            self.consume(lane, id, &mail, &reply);
+            self.lanes[lane].counts.applied += 1;
+        } else {
+            self.turn(lane, slot, mail);
+        }
         // Consumed: by an applied or rejected turn, or as a dead letter.
         if before.is_some() && !self.host(id).waiting.contains_key(&before.expect("just seen")) {
             let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
@@ -138,6 +146,12 @@ impl Kernel {
         } else if before.is_none() && self.is_mark_set(id, &origin) {
             self.head_is_done(slot);
         }
+    }
+
+    /// Whether a waiting message is that of a reminder which its entity has cancelled since.
+    fn is_cancelled(&mut self, id: ShardId, number: u64) -> bool {
+        let shard = self.host(id);
+        matches!(shard.waiting[&number].behind, Behind::Reminder(id) if !shard.reminders.is_set(id))
     }
 
     fn is_mark_set(&mut self, id: ShardId, origin: &Origin) -> bool {
@@ -167,6 +181,12 @@ impl Kernel {
             return;
         }
         let trouble = activation.trouble.as_mut().expect("called for those in trouble");
+        if let Origin::Volatile(to) = mail.origin {
+            // At most once: it waits for nobody (P5).
+            let reason = format!("its entity is stuck ({})", trouble.reason);
+            self.drop_volatile(to, reason);
+            return;
+        }
         let queued = trouble.waiting.len();
         if len_max <= queued
             || bytes_max <= self.shards[id.0 as usize].as_ref().map_or(0, |shard| shard.waiting_bytes)
@@ -188,16 +208,20 @@ impl Kernel {
                 shard.changes.feeds.insert(feed);
             }
             Origin::Request { id: request, listener } => {
-                if listener.wants_reply {
-                    shard.listeners.entry(request).or_default().push(listener);
-                } else {
+                shard.requests.set_waiting(request);
+                let mut listeners = shard.listeners.remove(&request).unwrap_or_default();
+                listeners.push(listener);
+                let (replies, receipts): (Vec<_>, Vec<_>) =
+                    listeners.into_iter().partition(|listener| listener.wants_reply);
+                if !replies.is_empty() {
+                    shard.listeners.insert(request, replies);
+                }
+                for listener in receipts {
                     self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
                 }
             }
-            Origin::Reminder(reminder) => {
-                shard.reminders.remove(reminder);
-                delete(&[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()], &mut shard.changes.writes);
-            }
+            // It stays set until its turn, for the entity may still cancel it (P4).
+            Origin::Reminder(_) => {}
             Origin::Waiting(_) | Origin::Query(_) | Origin::Volatile(_) => {
                 unreachable!("they do not wait: {number}")
             }
@@ -207,11 +231,12 @@ impl Kernel {
 
     /// Appends to the waiting queue and its rows; the caller counts it.
     fn push_waiting(&mut self, id: ShardId, slot: Slot, mail: &Mail) -> u64 {
-        let request = match mail.origin {
-            Origin::Request { id, .. } => Some(id),
-            _ => None,
+        let behind = match mail.origin {
+            Origin::Request { id, .. } => Behind::Request(id),
+            Origin::Reminder(id) => Behind::Reminder(id),
+            _ => Behind::Nothing,
         };
-        let waiting = Waiting { envelope: mail.envelope.clone(), request, tries: 0 };
+        let waiting = Waiting { envelope: mail.envelope.clone(), behind, tries: 0 };
         let mut value = Vec::new();
         encode_waiting(&waiting, &mut value);
         let shard = self.touch(id);
@@ -343,7 +368,7 @@ impl Kernel {
                     self.put_now(Output::Reply(to, Outcome::Refused(Refusal::Unavailable)));
                 }
                 Ok(()) => self.operate(shard, number, retry, to),
-                Err(why) => self.put_now(Output::Reply(to, Outcome::Refused(no_room(why)))),
+                Err(why) => self.put_now(Output::Reply(to, Outcome::Refused(refusal(why)))),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Arrival, From, Kernel, Outcome, Output};
 use crate::{
-    activation::{Activation, Mail, Origin, Phase, Slot},
+    activation::{Activation, Behind, Mail, Origin, Phase, Slot},
     context::{Effects, ReminderId, TurnInput},
     error::Refusal,
     kinds::Kinds,
@@ -19,7 +19,6 @@ use crate::{
     turn,
 };
 use bytes::Bytes;
-use std::sync::Arc;
 
 impl Kernel {
     /// Gives entities with mail their share of turns.
@@ -51,7 +50,9 @@ impl Kernel {
             }
             let activation = self.activations.get_mut(slot).expect("just seen");
             if activation.trouble.is_some() {
-                self.run_troubled(lane, slot, room);
+                if self.run_troubled(lane, slot, room) {
+                    continue;
+                }
                 return;
             }
             if let Err(why) = room {
@@ -154,7 +155,7 @@ impl Kernel {
         self.turns += 1;
         let seed = xxhash_rust::xxh3::xxh3_64_with_seed(&self.turns.to_le_bytes(), self.seed);
         let reminder_next = self.host(shard).head.reminder_next;
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let seconds = self.seconds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
@@ -241,7 +242,7 @@ impl Kernel {
 
     /// Encodes the state after a turn into the entity's image.
     fn take_image(&mut self, slot: Slot) -> Result<(), String> {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
         if self.limits.turn_len_max < self.effects.len() {
@@ -309,7 +310,7 @@ impl Kernel {
 
     /// Restores the state from its image (P2).
     fn undo(&mut self, slot: Slot) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
         if !activation.exists {
@@ -325,18 +326,22 @@ impl Kernel {
 
     fn applied(&mut self, lane: usize, slot: Slot, shard: ShardId, mail: &Mail, kinds: &Kinds) {
         let mut effects = std::mem::take(&mut self.effects);
-        if let Origin::Volatile(to) = mail.origin {
+        let kind = self.activations.get(slot).expect("a turn has an activation").kind;
+        if kinds.get(kind).is_volatile() {
             self.send_volatile(&effects, kinds);
-            if let Some(to) = to {
-                let reply =
-                    Reply { class: ReplyClass::Applied, body: Bytes::copy_from_slice(effects.reply()) };
-                self.put_now(Output::Reply(to, Outcome::Done(reply)));
-            }
         } else {
+            // Also where the message was a volatile one: what the turn did is durable all the same.
             self.record(lane, slot, shard, &effects, kinds);
-            let reply = Reply { class: ReplyClass::Applied, body: Bytes::copy_from_slice(effects.reply()) };
-            self.consume(lane, shard, mail, &reply);
-            self.lanes[lane].counts.applied += 1;
+        }
+        let reply = Reply { class: ReplyClass::Applied, body: Bytes::copy_from_slice(effects.reply()) };
+        match mail.origin {
+            // Only volatile entities have callers here.
+            Origin::Volatile(Some(to)) => self.put_now(Output::Reply(to, Outcome::Done(reply))),
+            Origin::Volatile(None) => {}
+            _ => {
+                self.consume(lane, shard, mail, &reply);
+                self.lanes[lane].counts.applied += 1;
+            }
         }
         effects.clear();
         self.effects = effects;
@@ -371,7 +376,7 @@ impl Kernel {
     }
 
     fn record_reminders(&mut self, slot: Slot, id: ShardId, effects: &Effects) {
-        let kinds = Arc::clone(&self.kinds);
+        let kinds = self.kinds();
         let activation = self.activations.get(slot).expect("a turn has an activation");
         let (hash, kind, key) =
             (activation.hash(), kinds.get(activation.kind).name(), activation.key.clone());
@@ -455,7 +460,7 @@ impl Kernel {
         }
     }
 
-    fn drop_volatile(&mut self, to: Option<crate::activation::ReplyTo>, reason: String) {
+    pub(super) fn drop_volatile(&mut self, to: Option<crate::activation::ReplyTo>, reason: String) {
         match to {
             Some(to) => {
                 let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
@@ -481,26 +486,29 @@ impl Kernel {
             Origin::Request { id: request, listener } => {
                 cost += self.complete(lane, id, request, reply, Some(listener));
             }
-            Origin::Reminder(reminder) => {
-                if shard.reminders.remove(reminder).is_some() {
-                    delete(
-                        &[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()],
-                        &mut shard.changes.writes,
-                    );
-                }
-            }
+            Origin::Reminder(reminder) => self.drop_reminder(id, reminder),
             Origin::Waiting(number) => {
                 let waiting = shard.waiting.remove(&number).expect("judged before its turn");
                 shard.waiting_bytes -= waiting.envelope.len();
                 delete(&[&[RowType::Waiting as u8], &number.to_be_bytes()], &mut shard.changes.writes);
-                self.lanes[lane].counts.left_waiting += 1;
-                if let Some(request) = waiting.request {
-                    cost += self.complete(lane, id, request, reply, None);
+                match waiting.behind {
+                    Behind::Nothing => {}
+                    Behind::Request(request) => cost += self.complete(lane, id, request, reply, None),
+                    Behind::Reminder(reminder) => self.drop_reminder(id, reminder),
                 }
+                self.lanes[lane].counts.left_waiting += 1;
             }
             Origin::Query(_) | Origin::Volatile(_) => unreachable!("they leave no mark"),
         }
         self.lanes[lane].batch_bytes += cost;
+    }
+
+    /// A reminder has had its turn.
+    fn drop_reminder(&mut self, id: ShardId, reminder: ReminderId) {
+        let shard = self.touch(id);
+        if shard.reminders.remove(reminder).is_some() {
+            delete(&[&[RowType::Reminder as u8], &reminder.0.to_be_bytes()], &mut shard.changes.writes);
+        }
     }
 
     /// Stores a reply and answers everyone who waits for it. Returns the bytes it takes in the batch, about.

@@ -205,6 +205,7 @@ impl Writer {
                 }
             }
         };
+        self.shared.keep_buffers(self.batches.drain(..));
         self.release(position);
         true
     }

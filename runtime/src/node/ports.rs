@@ -16,8 +16,8 @@ use std::{
 pub(crate) trait Port: Send + Sync {
     /// Answers requests by their slot.
     fn reply(&self, outcomes: &mut dyn Iterator<Item = (u64, Outcome)>);
-    /// Tells a feed.
-    fn feed(&self, receipt: FeedReceipt);
+    /// Tells a feed, in order.
+    fn feed(&self, receipts: &mut dyn Iterator<Item = FeedReceipt>);
     /// Time has passed.
     fn tick(&self);
     /// The node takes no more messages: whoever waits is told.
@@ -70,9 +70,17 @@ impl Ports {
         }
     }
 
-    pub(crate) fn feed(&self, receipt: FeedReceipt) {
-        if let Some(port) = self.get(receipt.to.connection) {
-            port.feed(receipt);
+    /// Delivers receipts, one call per run of the same connection.
+    pub(crate) fn feed(&self, receipts: Vec<FeedReceipt>) {
+        let mut receipts = receipts.into_iter().peekable();
+        while let Some(first) = receipts.peek() {
+            let connection = first.to.connection;
+            let mut same =
+                std::iter::from_fn(|| receipts.next_if(|receipt| receipt.to.connection == connection));
+            match self.get(connection) {
+                Some(port) => port.feed(&mut same),
+                None => same.for_each(drop),
+            }
         }
     }
 

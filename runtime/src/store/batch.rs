@@ -23,6 +23,10 @@ const PUT: u8 = 0;
 const DELETE: u8 = 1;
 const DELETE_RANGE: u8 = 2;
 
+/// Most numbers one range may delete. The checkpoint takes them one by one, and what a batch costs must be bounded by
+/// its writer; a longer range is several.
+pub const DELETE_RANGE_MAX: u64 = 1 << 20;
+
 /// The commits of many turns, to become durable together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -57,6 +61,18 @@ impl Batch {
         let mut bytes = Vec::with_capacity(len + 1);
         bytes.push(FORMAT);
         Self { bytes }
+    }
+
+    /// An empty batch in a buffer that was used before.
+    pub fn reuse(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.push(FORMAT);
+        Self { bytes: buffer }
+    }
+
+    /// The buffer, for [`Batch::reuse`].
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// Takes bytes read from a store; they are checked to the last length.
@@ -165,7 +181,8 @@ fn take_write<'b>(rest: &mut &'b [u8]) -> Option<Write<'b>> {
         DELETE => Some(Write::Delete { key }),
         DELETE_RANGE => {
             let (from, through) = (take_varint(rest)?, take_varint(rest)?);
-            (from <= through).then_some(Write::DeleteRange { prefix: key, from, through })
+            let good = from <= through && through - from < DELETE_RANGE_MAX;
+            good.then_some(Write::DeleteRange { prefix: key, from, through })
         }
         _ => None,
     }
@@ -185,8 +202,12 @@ pub fn delete(key: &[&[u8]], out: &mut Vec<u8>) {
 }
 
 /// Appends the deletion of the rows `prefix ++ number` for `from <= number <= through`.
+///
+/// # Panics
+/// The range is empty or has more than [`DELETE_RANGE_MAX`] numbers.
 pub fn delete_range(prefix: &[&[u8]], from: u64, through: u64, out: &mut Vec<u8>) {
     assert!(from <= through, "a range to delete is not empty");
+    assert!(through - from < DELETE_RANGE_MAX, "a range to delete is bounded");
     out.push(DELETE_RANGE);
     put_parts(prefix, out);
     put_varint(from, out);

@@ -48,9 +48,10 @@ impl Engine for RealDisk {
     fn open(&mut self) -> Arc<dyn Store> {
         let path = self.directory.path();
         let founded = std::mem::replace(&mut self.founded, true);
-        let opened = match founded {
-            true => EmbeddedStore::open(path, &small()),
-            false => EmbeddedStore::found(path, &founding(), &small()),
+        let opened = if founded {
+            EmbeddedStore::open(path, &small())
+        } else {
+            EmbeddedStore::found(path, &founding(), &small())
         };
         Arc::new(opened.unwrap())
     }
@@ -70,9 +71,10 @@ impl Engine for Simulated {
             self.disk.restart();
         }
         let disk = Arc::new(self.disk.clone());
-        let opened = match founded {
-            true => EmbeddedStore::open_on(disk, &small()),
-            false => EmbeddedStore::found_on(disk, &founding(), &small()),
+        let opened = if founded {
+            EmbeddedStore::open_on(disk, &small())
+        } else {
+            EmbeddedStore::found_on(disk, &founding(), &small())
         };
         Arc::new(opened.unwrap())
     }
@@ -334,5 +336,44 @@ fn what_is_reserved_commits_however_small_the_log() {
                 store.maintain().unwrap();
             }
         }
+    });
+}
+
+#[test]
+fn commits_loads_and_maintenance_go_on_beside_one_another() {
+    on_every_engine(|engine| {
+        let store = engine.open();
+        let mut lane = lane_of(&store, 0);
+        let key = ImageKey { shard: ShardId(0), epoch: EPOCH, key: vec![IMAGE] };
+        std::thread::scope(|scope| {
+            let committing = scope.spawn(|| {
+                for number in 1..=300_u64 {
+                    let value = [&number.to_le_bytes()[..], &[0; 700]].concat();
+                    let next = batch(0, number, |out| {
+                        put(&[&[1]], &[&value], out);
+                        put(&[&[IMAGE]], &[&value], out);
+                    });
+                    let bytes = next.bytes().len() as u64;
+                    while store.reserve(LaneId(0), bytes).is_err() {
+                        std::thread::yield_now();
+                    }
+                    lane.commit(&[next]).unwrap();
+                    store.release(LaneId(0), bytes);
+                }
+            });
+            let mut newest = 0;
+            while newest < 300 {
+                let finished = committing.is_finished();
+                store.maintain().unwrap();
+                let image = store.load_images(std::slice::from_ref(&key)).unwrap().remove(0);
+                let rows = store.load_shard(ShardId(0), EPOCH).unwrap();
+                let Some(image) = image else { continue };
+                let number = |value: &[u8]| u64::from_le_bytes(value[..8].try_into().unwrap());
+                // The image was loaded first, so the shard cannot be older.
+                assert!(newest <= number(&image) && number(&image) <= number(&rows[0].1));
+                newest = number(&image);
+                assert!(!finished || newest == 300);
+            }
+        });
     });
 }

@@ -40,7 +40,7 @@ pub use identity::Founding;
 pub use segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 use checkpoint::Checkpoint;
-use checkpoint::snapshot::{SnapshotCheckpoint, is_snapshot};
+use checkpoint::snapshot::SnapshotCheckpoint;
 use checkpoint::sorted::SortedCheckpoint;
 use identity::{BOOT, Boot, FOUNDING, FOUNDING_NEW};
 use lane::LogLane;
@@ -94,7 +94,7 @@ impl Default for EmbeddedConfig {
 impl EmbeddedConfig {
     fn check(&self) -> Result<(), OpenError> {
         let segment = self.segment_bytes;
-        if !(SEGMENT_BYTES_MIN <= segment && segment <= SEGMENT_BYTES_MAX) || !segment.is_multiple_of(4_096) {
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment) || !segment.is_multiple_of(4_096) {
             return Err(OpenError::Config("segment_bytes is a multiple of 4096 from 64 KiB to 1 GiB"));
         }
         if self.tail_bytes < 2 * segment {
@@ -143,15 +143,13 @@ impl EmbeddedStore {
     /// See [`OpenError`]. A failed open has changed nothing that was durable.
     pub fn open(directory: &Path, config: &EmbeddedConfig) -> Result<Self, OpenError> {
         let place = directory.display().to_string();
-        match std::fs::metadata(directory) {
+        let disk = match RealDisk::existing(directory) {
+            Ok(disk) => Arc::new(disk),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(OpenError::NotFounded { place });
             }
             Err(error) => return Err(OpenError::io(&place, error)),
-            Ok(found) if !found.is_dir() => return Err(OpenError::NotADirectory { place }),
-            Ok(_) => {}
-        }
-        let disk = Arc::new(RealDisk::new(directory));
+        };
         Self::open_at(disk, &CheckpointPlace::Directory(&directory.join(CHECKPOINT)), &place, config)
     }
 
@@ -162,9 +160,6 @@ impl EmbeddedStore {
     /// See [`OpenError`].
     pub fn found(directory: &Path, founding: &Founding, config: &EmbeddedConfig) -> Result<Self, OpenError> {
         let place = directory.display().to_string();
-        if directory.exists() && !directory.is_dir() {
-            return Err(OpenError::NotADirectory { place });
-        }
         let disk = RealDisk::create_directory(directory).map_err(|error| OpenError::io(&place, error))?;
         Self::found_at(
             Arc::new(disk),
@@ -250,14 +245,13 @@ impl EmbeddedStore {
             if names.iter().any(|name| name == FOUNDING) {
                 return Err(OpenError::AlreadyFounded { place: place.to_owned() });
             }
-            if let Some(name) = names.iter().find(|name| !is_ours(name)) {
-                return Err(OpenError::NotEmpty { place: place.to_owned(), name: name.clone() });
+            for name in &names {
+                if !may_found_over(&*disk, name).map_err(failed)? {
+                    return Err(OpenError::NotEmpty { place: place.to_owned(), name: name.clone() });
+                }
             }
             let _lock = lock(&*disk, place)?;
-            // What an interrupted founding left. It was never part of a store, for that begins with the record's name.
-            for name in
-                names.iter().filter(|name| ![LOCK, LOST_AND_FOUND, CHECKPOINT].contains(&name.as_str()))
-            {
+            for name in names.iter().filter(|name| ![LOCK, LOST_AND_FOUND].contains(&name.as_str())) {
                 disk.remove(name).map_err(failed)?;
             }
             let store = StoreId::new(founding.store);
@@ -295,7 +289,11 @@ impl EmbeddedStore {
         let checkpoint: Box<dyn Checkpoint> = match checkpoint {
             CheckpointPlace::Directory(path) => {
                 let opened = SortedCheckpoint::open(path, config.cache_bytes);
-                Box::new(opened.map_err(|error| corrupt_or(CHECKPOINT, 0, failed, error))?)
+                let opened = opened.map_err(|error| corrupt_or(CHECKPOINT, 0, failed, error))?;
+                // The library syncs what is in its directory, not the directory's name, and without that the log must
+                // not be shortened.
+                disk.sync_directory().map_err(failed)?;
+                Box::new(opened)
             }
             CheckpointPlace::Disk => {
                 Box::new(SnapshotCheckpoint::open(Arc::clone(&disk), store).map_err(failed)?)
@@ -332,6 +330,13 @@ impl EmbeddedStore {
         };
         inner.replay().map_err(|error| corrupt_or("the log", inner.loadable(), failed, error))?;
         inner.serve().map_err(failed)?;
+        tracing::info!(
+            place,
+            checkpoint = position,
+            log = inner.log.durable(),
+            clean = boot.clean,
+            "opened the store"
+        );
         Ok(Self { inner: Arc::new(inner) })
     }
 }
@@ -357,10 +362,13 @@ fn corrupt_or(
     }
 }
 
-fn is_ours(name: &str) -> bool {
-    [FOUNDING, FOUNDING_NEW, BOOT, LOCK, CHECKPOINT, LOST_AND_FOUND].contains(&name)
-        || is_snapshot(name)
-        || segment::number(name).is_some()
+/// Whether a name is what an interrupted founding may have left. A checkpoint, or a segment that was in use, is not: it
+/// is of a store that lost its founding record, and nothing may be founded over that.
+fn may_found_over(disk: &dyn Disk, name: &str) -> io::Result<bool> {
+    if segment::number(name).is_some() {
+        return Ok(!segment::was_used(&*disk.open(name)?)?);
+    }
+    Ok([FOUNDING_NEW, BOOT, LOCK, LOST_AND_FOUND].contains(&name))
 }
 
 impl Inner {
@@ -532,6 +540,14 @@ impl Store for EmbeddedStore {
 
     fn release(&self, _lane: LaneId, bytes: u64) {
         self.inner.log.release(bytes);
+    }
+
+    fn shrink(&self, _lane: LaneId, from: u64, to: u64) {
+        self.inner.log.shrink(from, to);
+    }
+
+    fn was_clean(&self) -> bool {
+        EmbeddedStore::was_clean(self)
     }
 
     fn close(&self) -> Result<(), LoadError> {

@@ -268,6 +268,10 @@ impl Store for MemoryStore {
 
     fn release(&self, _lane: LaneId, _bytes: u64) {}
 
+    fn shrink(&self, _lane: LaneId, from: u64, to: u64) {
+        assert!(to <= from, "a batch takes no more than was reserved for it");
+    }
+
     fn wants_maintenance(&self) -> bool {
         self.state().lanes.iter().any(|lane| !lane.pending.is_empty())
     }
@@ -321,5 +325,101 @@ impl Lane for MemoryLane {
 
     fn quiet(&mut self) -> Result<(), CommitError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::batch::put;
+
+    fn store() -> MemoryStore {
+        MemoryStore::new(Shards::new(4).unwrap(), 2)
+    }
+
+    fn batch(shard: u32, number: u64) -> Batch {
+        let mut batch = Batch::new();
+        batch.section(ShardId(shard), Epoch(1), number, |out| put(&[&[1]], &[&[number as u8]], out));
+        batch
+    }
+
+    fn number(store: &MemoryStore, shard: usize) -> u64 {
+        store.owned().unwrap()[shard].number
+    }
+
+    #[test]
+    fn a_lane_that_fails_leaves_the_others_alone() {
+        let store = store();
+        let (mut even, mut odd) = (store.open_lane(LaneId(0)), store.open_lane(LaneId(1)));
+        store.faults().fail(LaneId(0));
+        assert!(matches!(even.commit(&[batch(2, 1)]), Err(CommitError::Failed(_))));
+        odd.commit(&[batch(1, 1)]).unwrap();
+        even.commit(&[batch(2, 1)]).unwrap();
+        assert_eq!((number(&store, 1), number(&store, 2)), (1, 1));
+    }
+
+    #[test]
+    fn an_unknown_group_is_applied_or_not_and_its_repeat_tells() {
+        for applied in [false, true] {
+            let store = store();
+            let mut lane = store.open_lane(LaneId(0));
+            lane.commit(&[batch(0, 1)]).unwrap();
+            store.faults().unknown(LaneId(0), applied);
+            let group = [batch(0, 2), batch(0, 3)];
+            assert!(matches!(lane.commit(&group), Err(CommitError::Unknown(_))));
+            assert_eq!(number(&store, 0), if applied { 3 } else { 1 });
+            let position = lane.commit(&group).unwrap();
+            assert_eq!((number(&store, 0), position), (3, Position(3)));
+        }
+    }
+
+    #[test]
+    fn a_lane_that_hangs_answers_nothing_until_it_is_released() {
+        let store = store();
+        let (mut even, mut odd) = (store.open_lane(LaneId(0)), store.open_lane(LaneId(1)));
+        store.faults().hang(LaneId(1));
+        for _ in 0..3 {
+            assert!(matches!(odd.commit(&[batch(3, 1)]), Err(CommitError::Unknown(_))));
+        }
+        even.commit(&[batch(0, 1)]).unwrap();
+        assert_eq!(number(&store, 3), 0);
+        store.faults().release(LaneId(1));
+        odd.commit(&[batch(3, 1)]).unwrap();
+    }
+
+    #[test]
+    fn a_lane_that_died_stays_dead_until_the_restart() {
+        let store = store();
+        let mut lane = store.open_lane(LaneId(0));
+        store.faults().die(LaneId(0));
+        for _ in 0..2 {
+            assert!(matches!(lane.commit(&[batch(0, 1)]), Err(CommitError::Fatal(_))));
+        }
+        let restarted = store.restart();
+        assert!(matches!(lane.commit(&[batch(0, 1)]), Err(CommitError::Fatal(_))), "the lane of before");
+        restarted.open_lane(LaneId(0)).commit(&[batch(0, 1)]).unwrap();
+    }
+
+    #[test]
+    fn a_shard_that_another_owner_had_is_fenced_and_keeps_its_rows() {
+        let store = store();
+        let mut lane = store.open_lane(LaneId(0));
+        lane.commit(&[batch(0, 1)]).unwrap();
+        store.faults().advance_epoch(ShardId(0));
+        assert!(matches!(lane.commit(&[batch(0, 2)]), Err(CommitError::Fenced(ShardId(0)))));
+        assert!(matches!(store.load_shard(ShardId(0), Epoch(1)), Err(LoadError::NotOwned(_))));
+        assert_eq!(store.load_shard(ShardId(0), Epoch(2)).unwrap(), [(vec![1], vec![1])]);
+        lane.commit(&[batch(2, 1)]).unwrap();
+    }
+
+    #[test]
+    fn a_lagging_store_shows_what_was_committed_only_after_maintenance() {
+        let store = MemoryStore::lagging(Shards::new(1).unwrap(), 1);
+        let position = store.open_lane(LaneId(0)).commit(&[batch(0, 1)]).unwrap();
+        assert!(store.loadable(LaneId(0)) < position && store.wants_maintenance());
+        assert_eq!(store.load_shard(ShardId(0), Epoch(1)).unwrap(), []);
+        store.maintain().unwrap();
+        assert_eq!(store.loadable(LaneId(0)), position);
+        assert_eq!(store.load_shard(ShardId(0), Epoch(1)).unwrap().len(), 1);
     }
 }

@@ -69,8 +69,9 @@ pub enum Write<'b> {
         /// Key of the row.
         key: &'b [u8],
     },
-    /// The rows `prefix ++ number` (big endian `u64`) are gone for every number of the range. Each was put once, and
-    /// those not there are no error.
+    /// The rows `prefix ++ number` (big endian `u64`) are gone for every number of the range, at most
+    /// [`DELETE_RANGE_MAX`](super::batch::DELETE_RANGE_MAX) of them. Each was put once in all its life, so that a put
+    /// and its delete may vanish together before they reach the checkpoint. Those not there are no error.
     DeleteRange {
         /// What their keys begin with.
         prefix: &'b [u8],

@@ -20,23 +20,33 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// The disk that is `directory`, which exists.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+    /// The disk that is `directory`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`], [`io::ErrorKind::NotADirectory`], or the file system refuses.
+    pub fn existing(directory: impl Into<PathBuf>) -> io::Result<Self> {
+        let directory = directory.into();
+        if !fs::metadata(&directory)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Self { directory })
     }
 
     /// Creates `directory` where it is missing, with its parents, durably.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// [`io::ErrorKind::NotADirectory`], or the file system refuses.
     pub fn create_directory(directory: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = directory.into();
-        if !directory.is_dir() {
-            fs::create_dir_all(&directory)?;
-            // The directories made are names in their parents; all are synced, for it is not known which were new.
-            for parent in directory.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent)?.sync_all()?;
-            }
+        let missing: Vec<_> = directory.ancestors().take_while(|path| !exists(path)).collect();
+        fs::create_dir_all(&directory).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+            _ => error,
+        })?;
+        for made in missing {
+            // Each is a name in its parent, durable when that is synced.
+            let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
         }
         Ok(Self { directory })
     }
@@ -107,6 +117,11 @@ impl Disk for RealDisk {
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
     }
+}
+
+/// The empty path, where the parents of a relative one end, is the working directory.
+fn exists(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.exists()
 }
 
 fn write_zeros(file: &File, len: u64) -> io::Result<()> {

@@ -51,19 +51,21 @@ struct State {
     locked: bool,
     operations: u64,
     crash_at: Option<u64>,
+    kill_at: Option<u64>,
     syncs: u64,
     fail_sync_at: Option<u64>,
     capacity: Option<u64>,
     faults: DiskFaults,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Contents {
     visible: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
 }
 
+#[derive(Clone)]
 enum NameChange {
     Create(String, usize),
     Rename(String, String, usize),
@@ -84,6 +86,7 @@ impl SimulatedDisk {
             locked: false,
             operations: 0,
             crash_at: None,
+            kill_at: None,
             syncs: 0,
             fail_sync_at: None,
             capacity: None,
@@ -99,10 +102,7 @@ impl SimulatedDisk {
 
     /// Ends the process that uses the disk; what it wrote stays visible, synced or not.
     pub fn kill(&self) {
-        let mut state = self.state();
-        state.down = true;
-        state.locked = false;
-        state.life += 1;
+        self.state().kill();
     }
 
     /// Lets the disk be used again after a crash or kill. Planned faults that have not happened are forgotten.
@@ -110,6 +110,7 @@ impl SimulatedDisk {
         let mut state = self.state();
         state.down = false;
         state.crash_at = None;
+        state.kill_at = None;
         state.fail_sync_at = None;
     }
 
@@ -118,6 +119,12 @@ impl SimulatedDisk {
     pub fn crash_at(&self, nth: u64) {
         let mut state = self.state();
         state.crash_at = Some(state.operations + nth);
+    }
+
+    /// Plans the end of the process just behind the `nth` operation from now, which is done but not reported.
+    pub fn kill_at(&self, nth: u64) {
+        let mut state = self.state();
+        state.kill_at = Some(state.operations + nth);
     }
 
     /// Plans the failure of the `nth` sync of a file from now (1 is the next).
@@ -171,7 +178,7 @@ impl SimulatedDisk {
         self.state().faults
     }
 
-    /// How many operations there were; see [`Self::crash_at`].
+    /// How many operations there were; see `crash_at`.
     pub fn operations(&self) -> u64 {
         self.state().operations
     }
@@ -187,17 +194,10 @@ impl SimulatedDisk {
         let fork = Self::new(seed);
         {
             let mut copy = fork.state();
-            copy.files = state
-                .files
-                .iter()
-                .map(|contents| Contents {
-                    visible: contents.visible.clone(),
-                    durable: contents.durable.clone(),
-                    unsynced: contents.unsynced.clone(),
-                })
-                .collect();
-            copy.names = state.names.clone();
-            copy.durable_names = state.names.clone();
+            copy.files.clone_from(&state.files);
+            copy.names.clone_from(&state.names);
+            copy.durable_names.clone_from(&state.durable_names);
+            copy.unsynced_names.clone_from(&state.unsynced_names);
         }
         fork
     }
@@ -208,7 +208,7 @@ impl SimulatedDisk {
 }
 
 impl State {
-    /// SplitMix64: small, and the same on every machine.
+    /// `SplitMix64`: small, and the same on every machine.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
@@ -240,7 +240,17 @@ impl State {
             self.crash();
             return Err(io::Error::other("the simulated disk crashed"));
         }
+        if self.kill_at == Some(self.operations) {
+            self.kill();
+            return Err(io::Error::other("the process was killed"));
+        }
         Ok(())
+    }
+
+    fn kill(&mut self) {
+        self.down = true;
+        self.locked = false;
+        self.life += 1;
     }
 
     fn find(&self, name: &str) -> io::Result<usize> {
@@ -330,11 +340,12 @@ impl Disk for SimulatedDisk {
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
         let life = state.life;
-        let crashing = state.begin(life)?;
+        state.check(life)?;
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         state.grow(len)?;
+        let crashing = state.begin(life)?;
         let index = state.files.len();
         let zeros = vec![0; offset(len)];
         state.files.push(Contents {
@@ -359,8 +370,9 @@ impl Disk for SimulatedDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
         let life = state.life;
-        let crashing = state.begin(life)?;
+        state.check(life)?;
         let index = state.find(from)?;
+        let crashing = state.begin(life)?;
         state.names.remove(from);
         state.names.insert(to.to_owned(), index);
         state.unsynced_names.push(NameChange::Rename(from.to_owned(), to.to_owned(), index));
@@ -370,8 +382,9 @@ impl Disk for SimulatedDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         let life = state.life;
-        let crashing = state.begin(life)?;
+        state.check(life)?;
         state.find(name)?;
+        let crashing = state.begin(life)?;
         state.names.remove(name);
         state.unsynced_names.push(NameChange::Remove(name.to_owned()));
         state.end(crashing)
@@ -387,10 +400,11 @@ impl Disk for SimulatedDisk {
         let mut state = self.state();
         let life = state.life;
         let crashing = state.begin(life)?;
-        state.end(crashing)?;
-        state.unsynced_names.clear();
-        state.durable_names = state.names.clone();
-        Ok(())
+        if !crashing {
+            state.unsynced_names.clear();
+            state.durable_names = state.names.clone();
+        }
+        state.end(crashing)
     }
 
     fn lock(&self) -> Result<Box<dyn DiskLock>, LockError> {
@@ -435,10 +449,11 @@ impl DiskFile for SimulatedFile {
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        let crashing = state.begin(self.life)?;
+        state.check(self.life)?;
         let at = offset(at);
         let more = (at + bytes.len()).saturating_sub(state.files[self.index].visible.len());
         state.grow(more as u64)?;
+        let crashing = state.begin(self.life)?;
         let contents = &mut state.files[self.index];
         contents.show(at, bytes);
         contents.unsynced.push((at, bytes.to_vec()));
@@ -449,7 +464,9 @@ impl DiskFile for SimulatedFile {
         let mut state = self.disk.state();
         let crashing = state.begin(self.life)?;
         state.syncs += 1;
-        state.end(crashing)?;
+        if crashing {
+            return state.end(crashing);
+        }
         if state.fail_sync_at == Some(state.syncs) {
             state.faults.syncs_failed += 1;
             // As Linux does: the pages count as clean although the disk has only a part of them.
@@ -460,7 +477,7 @@ impl DiskFile for SimulatedFile {
         for (at, bytes) in std::mem::take(&mut contents.unsynced) {
             contents.keep(at, &bytes);
         }
-        Ok(())
+        state.end(crashing)
     }
 }
 
@@ -509,8 +526,7 @@ mod tests {
         for seed in 0..50 {
             let disk = SimulatedDisk::new(seed);
             let bytes = write_unsynced(&disk);
-            let kept = bytes.iter().filter(|byte| **byte == 7).count();
-            whole += u32::from(kept == 6 * SECTOR);
+            whole += u32::from(bytes[100..100 + 6 * SECTOR].iter().all(|byte| *byte == 7));
             seen.writes_lost += disk.faults().writes_lost;
             seen.writes_torn += disk.faults().writes_torn;
         }

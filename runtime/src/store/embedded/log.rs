@@ -190,6 +190,12 @@ impl Log {
         table.reserved = table.reserved.without(bytes);
     }
 
+    /// Gives back what a batch turned out not to need.
+    pub(super) fn shrink(&self, from: u64, to: u64) {
+        let mut table = self.table();
+        table.reserved = table.reserved.shrunk(from, to);
+    }
+
     /// Whether `bytes` of the active segment can be spent without touching what is reserved.
     pub(super) fn spare_bytes(&self, bytes: u64) -> bool {
         let table = self.table();

@@ -100,8 +100,11 @@ fn find(disk: &dyn Disk, store: StoreId) -> Result<Found, OpenError> {
 /// group of a torn tail was ever followed by another, so any such group is proof.
 fn judge(found: &Found, store: StoreId, end: u64) -> Result<(), OpenError> {
     let later = found.used.iter().filter(|segment| segment.header.end() > end);
-    for segment in later.chain(&found.unreadable) {
-        let from = if segment.header.covers(end) { end } else { segment.header.start };
+    let later =
+        later.map(|segment| (segment, if segment.header.covers(end) { end } else { segment.header.start }));
+    // A file without a header may be any part of the log, so it is searched from its front.
+    let unreadable = found.unreadable.iter().map(|segment| (segment, segment.header.start));
+    for (segment, from) in later.chain(unreadable) {
         let bytes =
             segment.read(from, segment.header.end()).map_err(|error| OpenError::io("the log", error))?;
         let headers = bytes.chunks(ALIGN as usize).filter_map(|bytes| GroupHeader::decode(bytes, store.seed));

@@ -55,6 +55,12 @@ impl Reserved {
         self.bytes <= room.active.max(by_waste).max(by_pairs)
     }
 
+    /// With the room of a batch of `from` bytes cut down to `to`. The largest piece granted is still counted as before.
+    pub(super) fn shrunk(self, from: u64, to: u64) -> Self {
+        assert!(to <= from, "a batch takes no more than was reserved for it");
+        Self { bytes: self.bytes - cost(from) + cost(to), ..self }
+    }
+
     /// Without the room of a batch of `bytes`.
     pub(super) fn without(self, bytes: u64) -> Self {
         let bytes = self.bytes.saturating_sub(cost(bytes));

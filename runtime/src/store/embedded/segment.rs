@@ -150,6 +150,13 @@ impl Segment {
     }
 }
 
+/// Whether a file was part of a log, of whichever store.
+pub(super) fn was_used(file: &dyn DiskFile) -> io::Result<bool> {
+    let mut bytes = [0; HEADER];
+    file.read_at(&mut bytes, 0)?;
+    Ok(&bytes[..8] == MAGIC && bytes[32..40] != UNUSED.to_le_bytes())
+}
+
 /// The name of the segment file with this number. Names carry no meaning but that they differ.
 pub(super) fn name(number: u64) -> String {
     format!("segment-{number:06}.log")

@@ -31,11 +31,6 @@ struct State {
     rows: Rows,
 }
 
-/// Whether a file is one of a snapshot checkpoint.
-pub(in crate::store::embedded) fn is_snapshot(name: &str) -> bool {
-    NAMES.contains(&name)
-}
-
 impl SnapshotCheckpoint {
     /// Opens the newer whole file, or begins with nothing.
     ///

@@ -1,0 +1,740 @@
+//! A whole node under one seed and virtual time: real kernels, a real store, every fault, exactly repeatable.
+//!
+//! No thread, no clock and no unordered map takes part, so the same seed gives the same run to the last byte, which
+//! [`Sim::trace_hash`] shows. Callers ask again until they know the outcome, with the same request id, and now and then
+//! once more; every reply must be the first one byte for byte. While it runs a simulation checks of itself that
+//!
+//! * every accepted message is accounted for at every step (P1);
+//! * no request is answered before its batch is durable;
+//! * a repeat gets the first reply, and a request expires only when it is old or acknowledged (P11);
+//! * rows are submitted only where room for them was reserved (P15).
+//!
+//! A broken promise panics with the seed and the virtual time. What the entities must hold (totals, orders) is for the
+//! test to ask at the end:
+//!
+//! ```
+//! use entity_runtime::prelude::*;
+//! use entity_runtime::sim::Sim;
+//! use std::time::Duration;
+//!
+//! #[derive(Entity, Default, Serialize, Deserialize)]
+//! #[entity(kind = "counter", handles(Add), queries(Total))]
+//! struct Counter { count: u64 }
+//!
+//! #[derive(Message, Serialize, Deserialize)]
+//! #[message(reply = u64)]
+//! struct Add { by: u64 }
+//!
+//! #[derive(Message, Serialize, Deserialize)]
+//! #[message(reply = u64)]
+//! struct Total;
+//!
+//! impl Handle<Add> for Counter {
+//!     fn handle(&mut self, add: Add, _: &mut Context<'_, Self>) -> u64 { self.count += add.by; self.count }
+//! }
+//! impl Query<Total> for Counter {
+//!     fn query(&self, _: Total) -> u64 { self.count }
+//! }
+//!
+//! let mut sim = Sim::builder(42).entity::<Counter>().shards(4).workers(2).embedded().start();
+//! for by in 1..=10 {
+//!     sim.send(&Counter::at("a"), &Add { by });
+//! }
+//! sim.run_for(Duration::from_millis(20));
+//! sim.crash();
+//! sim.run_until_quiet(Duration::from_secs(60));
+//! assert_eq!(sim.query(&Counter::at("a"), &Total), Ok(55));
+//! ```
+//!
+//! # Caveats
+//! * One node; the network between nodes comes with the cluster.
+//! * Turns are pure by contract. A handler that reads a clock or a global breaks the repetition, and nothing else.
+
+mod client;
+mod faults;
+mod feed;
+mod random;
+mod ring;
+mod schedule;
+mod seen;
+mod storage;
+mod trace;
+
+pub use client::Ticket;
+pub use faults::{FaultClass, Faults};
+pub use feed::{FeedState, FeedTicket};
+pub use random::Random;
+pub use seen::Seen;
+
+use crate::{
+    activation::ReplyTo,
+    entity::{Answers, Entity, EntityRef, Handle, KindOf, Query},
+    error::AskError,
+    kernel::{Arrival, Event, FeedReceipt, ImageTicket, Outcome},
+    kinds::Kinds,
+    limits::Limits,
+    message::{Envelope, Message},
+    placement::{ShardId, Shards},
+    requests::ReplyClass,
+    shard::DeadLetter,
+    store::{LaneId, NoRoom, RowType},
+    timestamp::Timestamp,
+};
+use client::{Call, Caller, Way};
+use feed::SimFeed;
+use ring::Node;
+use schedule::Schedule;
+use std::{sync::Arc, time::Duration};
+use storage::Storage;
+use trace::Trace;
+
+/// Virtual time begins here, in microseconds since 1970, so that a clock set back stays above it.
+const START: u64 = 1_700_000_000_000_000;
+/// Farthest the clock jumps in all, in microseconds.
+const CLOCK_JUMP_MAX: u64 = 20_000_000;
+
+/// What is planned.
+enum Due {
+    Boot,
+    Fault,
+    Tick { life: u64, worker: usize },
+    Run { life: u64, worker: usize, lane: LaneId },
+    Worker { life: u64, worker: usize, event: Event },
+    Commit { life: u64, lane: LaneId },
+    Committed { life: u64, lane: LaneId },
+    LoadShard { life: u64, worker: usize, shard: ShardId, resets: u64 },
+    LoadImages { life: u64, worker: usize, tickets: Vec<ImageTicket> },
+    Maintain { life: u64 },
+    Call { ticket: Ticket, attempt: u32 },
+    Arrive(Arrival),
+    Reply { to: ReplyTo, outcome: Outcome },
+    FeedReceipt(FeedReceipt),
+    Pump { feed: FeedTicket },
+    ReleaseRoom,
+    ReleaseDisk,
+}
+
+impl Due {
+    /// The life of the node it belongs to; `None` for what survives a node.
+    fn life(&self) -> Option<u64> {
+        match *self {
+            Self::Tick { life, .. }
+            | Self::Run { life, .. }
+            | Self::Worker { life, .. }
+            | Self::Commit { life, .. }
+            | Self::Committed { life, .. }
+            | Self::LoadShard { life, .. }
+            | Self::LoadImages { life, .. }
+            | Self::Maintain { life } => Some(life),
+            _ => None,
+        }
+    }
+}
+
+/// A simulation. See the module.
+pub struct Sim {
+    seed: u64,
+    random: Random,
+    now: u64,
+    /// What the node's clock is ahead of virtual time.
+    clock_ahead: u64,
+    schedule: Schedule<Due>,
+    trace: Trace,
+    seen: Seen,
+    kinds: Arc<Kinds>,
+    limits: Limits,
+    layout: Shards,
+    workers: usize,
+    faults: Faults,
+    healed: bool,
+    storage: Storage,
+    node: Option<Node>,
+    /// Counts the starts; what was planned for an earlier node is dropped.
+    life: u64,
+    callers: Vec<Caller>,
+    calls: Vec<Call>,
+    open_calls: usize,
+    feeds: Vec<SimFeed>,
+    slow_until: u64,
+    // Pauses the seed has picked, in microseconds.
+    tick_every: u64,
+    run_pause: u64,
+    commit_pause: u64,
+    load_pause: u64,
+    transit_pause: u64,
+    maintain_every: u64,
+    restart_pause: u64,
+    crash_cuts_power: bool,
+}
+
+/// Sets up a [`Sim`].
+pub struct Builder {
+    seed: u64,
+    random: Random,
+    kinds: Kinds,
+    limits: Limits,
+    shards: u32,
+    workers: usize,
+    store: StoreChoice,
+    faults: Faults,
+    traced: bool,
+}
+
+#[derive(Clone, Copy)]
+enum StoreChoice {
+    Memory { lanes: u32, lagging: bool },
+    Embedded { segment_bytes: u64, segments: u64 },
+}
+
+impl Builder {
+    /// Registers a kind of entity.
+    ///
+    /// # Panics
+    /// One of its name is registered.
+    pub fn entity<E: Entity>(mut self) -> Self {
+        assert!(self.kinds.register(Box::new(KindOf::<E>::new())), "kind `{}` is registered twice", E::KIND);
+        self
+    }
+
+    /// How many shards there are, a power of two. Default 4.
+    pub fn shards(mut self, shards: u32) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// How many workers there are. Default 2.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// On a memory store whose lanes fail independently. The default, with one lane.
+    pub fn lanes(mut self, lanes: u32) -> Self {
+        self.store = StoreChoice::Memory { lanes, lagging: false };
+        self
+    }
+
+    /// As [`Builder::lanes`], with what is committed becoming loadable only by and by.
+    pub fn lagging_lanes(mut self, lanes: u32) -> Self {
+        self.store = StoreChoice::Memory { lanes, lagging: true };
+        self
+    }
+
+    /// On the embedded store, whose disk loses what was not synced.
+    pub fn embedded(mut self) -> Self {
+        self.store = StoreChoice::Embedded { segment_bytes: 256 << 10, segments: 6 };
+        self
+    }
+
+    /// The bounds. Default: small ones, picked by the seed.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Changes some of the bounds.
+    pub fn with_limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    /// The faults. Default: picked by the seed.
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// No faults but those asked for.
+    pub fn calm(self) -> Self {
+        self.faults(Faults::none())
+    }
+
+    /// Keeps a line for everything that happens, for [`Sim::trace`].
+    pub fn traced(mut self) -> Self {
+        self.traced = true;
+        self
+    }
+
+    /// Starts the node and lets it serve.
+    ///
+    /// # Panics
+    /// The number of shards is not a power of two.
+    pub fn start(mut self) -> Sim {
+        let random = &mut self.random;
+        let layout = Shards::new(self.shards).expect("the number of shards is a power of two");
+        let storage = match self.store {
+            StoreChoice::Memory { lanes, lagging } => Storage::memory(layout, lanes, lagging),
+            StoreChoice::Embedded { segment_bytes, segments } => {
+                Storage::embedded(layout, random.next(), segment_bytes, segments)
+            }
+        };
+        let mut trace = Trace::new();
+        if self.traced {
+            trace.record();
+        }
+        let mut sim = Sim {
+            seed: self.seed,
+            now: 0,
+            clock_ahead: CLOCK_JUMP_MAX / 2,
+            schedule: Schedule::new(),
+            trace,
+            seen: Seen::default(),
+            kinds: Arc::new(self.kinds),
+            limits: self.limits,
+            layout,
+            workers: self.workers,
+            faults: self.faults,
+            healed: false,
+            storage,
+            node: None,
+            life: 0,
+            callers: Vec::new(),
+            calls: Vec::new(),
+            open_calls: 0,
+            feeds: Vec::new(),
+            slow_until: 0,
+            tick_every: random.pick(&[10_000, 25_000, 50_000]),
+            run_pause: random.pick(&[10, 200, 2_000]),
+            commit_pause: random.pick(&[100, 2_000, 10_000]),
+            load_pause: random.pick(&[100, 2_000, 20_000]),
+            transit_pause: random.pick(&[10, 1_000, 10_000]),
+            maintain_every: random.pick(&[10_000, 100_000, 1_000_000]),
+            restart_pause: random.pick(&[2_000, 200_000, 1_000_000]),
+            crash_cuts_power: random.chance(700),
+            random: self.random,
+        };
+        sim.boot();
+        if !sim.faults.classes.is_empty() {
+            sim.plan_fault();
+        }
+        sim
+    }
+}
+
+/// Small bounds, so that every one is met: the seed picks how small.
+fn limits_by_seed(random: &mut Random) -> Limits {
+    let mut limits = Limits {
+        message_len_max: 4 << 10,
+        state_len_max: 32 << 10,
+        turn_len_max: 16 << 10,
+        resend_after: Duration::from_millis(random.pick(&[50, 200, 1_000])),
+        trim_after: Duration::from_millis(random.pick(&[50, 200, 1_000])),
+        retry_after: Duration::from_millis(random.pick(&[5, 20, 100])),
+        failing_for_max: Duration::from_millis(random.pick(&[0, 50, 1_000])),
+        ..Limits::default()
+    };
+    limits.mailbox_len_max = random.pick(&[1, 4, 64, 1_024]);
+    limits.turns_in_row_max = random.pick(&[1, 2, 64]);
+    limits.inbox_bytes_max = random.pick(&[1 << 10, 16 << 10, 16 << 20]);
+    limits.batch_len = random.pick(&[100, 1 << 10, 8 << 10]);
+    limits.undurable_bytes_max = random.pick(&[1, 4 << 10, 1 << 20]);
+    limits.stream_window = random.pick(&[1, 3, 64]);
+    limits.outbox_bytes_max = random.pick(&[500, 64 << 10, 16 << 20]);
+    limits.activation_bytes_max = random.pick(&[3 << 10, 16 << 10, 16 << 20]);
+    limits.idle_after = Duration::from_secs(random.pick(&[1, 600]));
+    limits.replies_max = random.pick(&[24, 65_536]);
+    limits.reply_retention = Duration::from_secs(60);
+    limits.waiting_len_max = random.pick(&[2, 16_384]);
+    limits.tries_max = random.pick(&[2, 6]);
+    limits
+}
+
+impl Sim {
+    /// Sets up a simulation. Everything not set is picked by the seed.
+    pub fn builder(seed: u64) -> Builder {
+        let mut random = Random::new(seed);
+        let limits = limits_by_seed(&mut random);
+        let faults = Faults::by_seed(&mut random);
+        Builder {
+            seed,
+            random,
+            kinds: Kinds::default(),
+            limits,
+            shards: 4,
+            workers: 2,
+            store: StoreChoice::Memory { lanes: 1, lagging: false },
+            faults,
+            traced: false,
+        }
+    }
+
+    /// The seed's own chance, for the test's decisions.
+    pub fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    /// Asks, and runs until the reply is there. Asked again, with the same id, as long as the outcome is unknown.
+    ///
+    /// # Errors
+    /// The message was refused for good or dead-lettered.
+    pub fn ask<E: Entity + Handle<M>, M: Message>(
+        &mut self,
+        target: &EntityRef<E>,
+        message: &M,
+    ) -> Result<M::Reply, AskError> {
+        let ticket = self.begin_ask(0, target, message);
+        self.finish::<M>(ticket)
+    }
+
+    /// Answers a query, and runs until the answer is there.
+    ///
+    /// # Errors
+    /// The query was refused for good.
+    pub fn query<E, M>(&mut self, target: &EntityRef<E>, message: &M) -> Result<M::Reply, AskError>
+    where
+        E: Entity + Query<M> + Answers<M, crate::entity::way::Queried>,
+        M: Message,
+    {
+        let envelope = envelope(E::KIND, target.key(), message)?;
+        let ticket = self.call(0, Way::Query, envelope);
+        self.finish::<M>(ticket)
+    }
+
+    /// Begins an ask of one of several callers; [`Sim::answered`] tells its outcome.
+    ///
+    /// # Panics
+    /// The message does not encode.
+    pub fn begin_ask<E: Entity + Handle<M>, M: Message>(
+        &mut self,
+        caller: usize,
+        target: &EntityRef<E>,
+        message: &M,
+    ) -> Ticket {
+        let envelope = envelope(E::KIND, target.key(), message).expect("a test's message encodes");
+        self.call(caller, Way::Ask, envelope)
+    }
+
+    /// Begins a send of the first caller. It goes on until the message is durably accepted, through every crash.
+    ///
+    /// # Panics
+    /// The message does not encode.
+    pub fn send<E: Entity + Handle<M>, M: Message>(&mut self, target: &EntityRef<E>, message: &M) -> Ticket {
+        self.begin_send(0, target, message)
+    }
+
+    /// As [`Sim::send`], of one of several callers.
+    ///
+    /// # Panics
+    /// The message does not encode.
+    pub fn begin_send<E: Entity + Handle<M>, M: Message>(
+        &mut self,
+        caller: usize,
+        target: &EntityRef<E>,
+        message: &M,
+    ) -> Ticket {
+        let envelope = envelope(E::KIND, target.key(), message).expect("a test's message encodes");
+        self.call(caller, Way::Send, envelope)
+    }
+
+    /// The outcome of a call; `None` while it is not known.
+    pub fn outcome(&self, ticket: Ticket) -> Option<&Outcome> {
+        self.calls[ticket.0].outcome.as_ref()
+    }
+
+    /// The decoded reply of a call; `None` while it is not known or where there is none.
+    ///
+    /// # Errors
+    /// It was refused for good or dead-lettered.
+    pub fn answered<M: Message>(&self, ticket: Ticket) -> Option<Result<M::Reply, AskError>> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let body = match (self.answer(ticket), self.outcome(ticket)?) {
+            (Some(Ok(body)), _) => body,
+            (Some(Err((ReplyClass::Rejected, body))), _) => body,
+            (Some(Err((_, body))), _) => return Some(Err(AskError::DeadLettered(text(body)))),
+            (None, Outcome::Refused(refusal)) => return Some(Err(AskError::Refused(refusal.clone()))),
+            (None, _) => return None,
+        };
+        Some(crate::codec::decode(body).map_err(AskError::Reply))
+    }
+
+    fn finish<M: Message>(&mut self, ticket: Ticket) -> Result<M::Reply, AskError> {
+        let until = self.now + 600_000_000;
+        while self.calls[ticket.0].outcome.is_none() && self.now < until {
+            self.step();
+        }
+        self.answered::<M>(ticket).unwrap_or_else(|| self.fail("a call had no outcome in ten minutes"))
+    }
+
+    /// Feeds rows under a name: each with its own number, its entity and its message. Own numbers must rise.
+    ///
+    /// # Panics
+    /// A message does not encode.
+    pub fn feed<E: Entity + Handle<M>, M: Message>(
+        &mut self,
+        name: &str,
+        rows: impl IntoIterator<Item = (u64, EntityRef<E>, M)>,
+    ) -> FeedTicket {
+        let rows = rows.into_iter().map(|(own, target, message)| {
+            (own, envelope(E::KIND, target.key(), &message).expect("a test's message encodes"))
+        });
+        let rows = rows.collect();
+        self.begin_feed(name, rows)
+    }
+
+    /// How a feed stands.
+    pub fn feed_state(&self, feed: FeedTicket) -> FeedState {
+        self.feeds[feed.0].state
+    }
+
+    /// The node loses power now, and starts again after a while.
+    pub fn crash(&mut self) {
+        self.kill(true);
+    }
+
+    /// From here on no fault happens, and what hangs or is full goes on.
+    pub fn heal(&mut self) {
+        self.healed = true;
+        self.slow_until = 0;
+        self.release_room();
+        self.release_disk();
+    }
+
+    /// Runs for a while.
+    pub fn run_for(&mut self, time: Duration) {
+        let until = self.now + time.as_micros() as u64;
+        while self.schedule.next_due().is_some_and(|due| due <= until) {
+            self.step();
+        }
+        self.now = until;
+    }
+
+    /// Whether nothing is on its way: every call has its outcome, every feed is through, no message waits anywhere.
+    pub fn is_quiet(&self) -> bool {
+        self.open_calls == 0
+            && self.feeds.iter().all(|feed| feed.state != FeedState::Running)
+            && self.node.as_ref().is_some_and(Node::is_quiet)
+            && self.waiting() == 0
+    }
+
+    /// Messages in the waiting queues of stuck entities.
+    pub fn waiting(&self) -> u64 {
+        let kernels = self.node.iter().flat_map(|node| &node.kernels);
+        kernels.map(|kernel| kernel.counters().waiting).sum()
+    }
+
+    /// Heals, and runs until nothing is on its way.
+    ///
+    /// # Panics
+    /// There still is after `limit`.
+    pub fn run_until_quiet(&mut self, limit: Duration) {
+        self.heal();
+        let until = self.now + limit.as_micros() as u64;
+        while !self.is_quiet() {
+            if until < self.now {
+                let unfinished: Vec<_> =
+                    (0..self.calls.len()).filter(|call| self.calls[*call].outcome.is_none()).collect();
+                let audits: Vec<_> = self
+                    .node
+                    .iter()
+                    .flat_map(|node| &node.kernels)
+                    .map(crate::kernel::Kernel::audit)
+                    .collect();
+                let feeds: Vec<_> = self.feeds.iter().map(|feed| feed.state).collect();
+                self.fail(&format!("not quiet after {limit:?}: calls {unfinished:?}, {feeds:?}, {audits:?}"));
+            }
+            self.step();
+        }
+    }
+
+    /// The dead letters of all shards, as they lie in the store.
+    ///
+    /// # Panics
+    /// The node is down, or the store cannot be read.
+    pub fn dead_letters(&mut self) -> Vec<DeadLetter> {
+        let store = Arc::clone(&self.node.as_ref().expect("the node is up").store);
+        store.maintain().expect("the store can be read");
+        let mut letters = Vec::new();
+        for owned in store.owned().expect("the store can be read") {
+            let rows = store.load_shard(owned.shard, owned.epoch).expect("the store can be read");
+            letters.extend(
+                rows.iter()
+                    .filter(|(key, _)| key.first() == Some(&(RowType::DeadLetter as u8)))
+                    .map(|(_, value)| DeadLetter::decode(value).expect("a dead letter's row")),
+            );
+        }
+        letters
+    }
+
+    /// A hash over everything that happened.
+    pub fn trace_hash(&self) -> u64 {
+        self.trace.digest()
+    }
+
+    /// How many things happened.
+    pub fn steps(&self) -> u64 {
+        self.trace.steps()
+    }
+
+    /// The lines kept since the last call, where the builder was told to keep them.
+    pub fn trace(&mut self) -> Vec<String> {
+        self.trace.lines()
+    }
+
+    /// Virtual time since the start.
+    pub fn now(&self) -> Duration {
+        Duration::from_micros(self.now)
+    }
+
+    /// What really happened.
+    pub fn seen(&self) -> Seen {
+        let mut seen = self.seen;
+        for kernel in self.node.iter().flat_map(|node| &node.kernels) {
+            seen.count(&kernel.counters());
+        }
+        if let Storage::Embedded { disk, .. } = &self.storage {
+            seen.count_disk(&disk.faults());
+        }
+        seen
+    }
+
+    /// The bounds of this run.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        panic!("seed {} at {}.{:06}: {what}", self.seed, self.now / 1_000_000, self.now % 1_000_000)
+    }
+
+    fn is_embedded(&self) -> bool {
+        matches!(self.storage, Storage::Embedded { .. })
+    }
+
+    /// The node's clock.
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_micros(START + self.now + self.clock_ahead - CLOCK_JUMP_MAX / 2)
+    }
+
+    fn plan(&mut self, pause: u64, what: Due) {
+        self.schedule.push(self.now + pause, what);
+    }
+
+    /// Does what is due next. Panics where nothing is planned, for a node ticks for ever.
+    fn step(&mut self) {
+        let (due, what) = self.schedule.pop().expect("a simulation always has something to do");
+        self.now = self.now.max(due);
+        // Of a node that is gone; what is on the network survives it.
+        if what.life().is_some_and(|life| life != self.life || self.node.is_none()) {
+            return;
+        }
+        match what {
+            Due::Boot => self.boot(),
+            Due::Fault => self.fault(),
+            Due::Tick { life, worker } => {
+                self.step_worker(worker, Event::Tick);
+                self.plan(self.tick_every, Due::Tick { life, worker });
+            }
+            Due::Run { worker, lane, .. } => self.run_worker(worker, lane),
+            Due::Worker { worker, event, .. } => self.step_worker(worker, event),
+            Due::Commit { lane, .. } => self.commit(lane),
+            Due::Committed { lane, .. } => self.committed(lane),
+            Due::LoadShard { worker, shard, resets, .. } => self.load_shard(worker, shard, resets),
+            Due::LoadImages { worker, tickets, .. } => self.load_images(worker, tickets),
+            Due::Maintain { .. } => self.maintain(),
+            Due::Call { ticket, attempt } => self.send_call(ticket, attempt),
+            Due::Arrive(arrival) => self.arrive(arrival),
+            Due::Reply { to, outcome } => self.reply(to, outcome),
+            Due::FeedReceipt(receipt) => self.feed_receipt(&receipt),
+            Due::Pump { feed } => self.pump(feed),
+            Due::ReleaseRoom => self.release_room(),
+            Due::ReleaseDisk => self.release_disk(),
+        }
+    }
+
+    fn plan_fault(&mut self) {
+        let pause = self.random.between(1, 2 * self.faults.pause);
+        self.plan(pause, Due::Fault);
+    }
+
+    fn fault(&mut self) {
+        if self.healed {
+            return;
+        }
+        let class = self.random.pick(&self.faults.classes.clone());
+        self.trace.note(self.now, format_args!("fault {class:?}"));
+        let lanes = self.node.as_ref().map_or(0, |node| node.lanes.len() as u64);
+        let lane = LaneId(self.random.below(lanes) as u32);
+        let memory = match &self.storage {
+            Storage::Memory { faults, .. } => Some(faults.clone()),
+            Storage::Embedded { .. } => None,
+        };
+        let disk = match &self.storage {
+            Storage::Embedded { disk, .. } => Some(disk.clone()),
+            Storage::Memory { .. } => None,
+        };
+        let nth = self.random.between(1, 40);
+        match (class, memory, disk) {
+            (FaultClass::Crash, ..) => {
+                let power = self.random.chance(700);
+                self.kill(power);
+            }
+            (FaultClass::CrashInDisk, _, Some(disk)) => disk.crash_at(nth),
+            (FaultClass::CommitFatal, _, Some(disk)) => disk.fail_sync_at(nth),
+            (FaultClass::CommitFatal, Some(faults), _) => faults.die(lane),
+            (FaultClass::CommitFailed, Some(faults), _) => faults.fail(lane),
+            (FaultClass::CommitUnknown, Some(faults), _) => {
+                let applied = self.random.chance(500);
+                faults.unknown(lane, applied);
+            }
+            (FaultClass::Fenced, Some(faults), _) => {
+                let shard = ShardId(self.random.below(u64::from(self.layout.count())) as u32);
+                faults.advance_epoch(shard);
+            }
+            (FaultClass::LaneHung, Some(faults), _) => {
+                self.seen.lanes_hung += 1;
+                faults.hang(lane);
+                let pause = self.random.between(1_000, 1_500_000);
+                self.plan(pause, Due::ReleaseRoom);
+            }
+            (FaultClass::NoRoom, Some(faults), _) => {
+                let why = self.random.pick(&[NoRoom::LogTail, NoRoom::DiskFull]);
+                faults.refuse_room(lane, Some(why));
+                let pause = self.random.between(1_000, 1_000_000);
+                self.plan(pause, Due::ReleaseRoom);
+            }
+            (FaultClass::NoRoom, _, Some(disk)) => {
+                disk.set_capacity(Some(disk.used()));
+                let pause = self.random.between(1_000, 1_000_000);
+                self.plan(pause, Due::ReleaseDisk);
+            }
+            (FaultClass::Clock, ..) => {
+                let ahead = self.random.below(CLOCK_JUMP_MAX / 4);
+                if self.random.chance(500) && self.clock_ahead + ahead <= CLOCK_JUMP_MAX {
+                    self.seen.clock_forward += 1;
+                    self.clock_ahead += ahead;
+                } else {
+                    self.seen.clock_back += 1;
+                    self.clock_ahead -= ahead.min(self.clock_ahead);
+                }
+            }
+            (FaultClass::Slow, ..) => self.slow_until = self.now + self.random.below(1_000_000),
+            _ => {}
+        }
+        self.plan_fault();
+    }
+
+    fn release_room(&mut self) {
+        if let Storage::Memory { faults, .. } = &self.storage {
+            let lanes = self.node.as_ref().map_or(0, |node| node.lanes.len() as u32);
+            for lane in (0..lanes).map(LaneId) {
+                faults.release(lane);
+                faults.refuse_room(lane, None);
+            }
+        }
+    }
+
+    fn release_disk(&mut self) {
+        if let Storage::Embedded { disk, .. } = &self.storage {
+            disk.set_capacity(None);
+        }
+    }
+}
+
+fn envelope<M: Message>(kind: &str, key: &str, message: &M) -> Result<Envelope, AskError> {
+    crate::entity::EntityId::check(kind, key)?;
+    let mut bytes = Vec::new();
+    Envelope::write_head(kind, key, M::NAME, None, &mut bytes);
+    crate::message::encode(message, &mut bytes)
+        .map_err(|error| AskError::Refused(crate::error::Refusal::Unencodable(error)))?;
+    Ok(Envelope::from_bytes(bytes.into()).expect("it was written as one"))
+}

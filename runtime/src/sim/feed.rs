@@ -1,0 +1,180 @@
+//! Simulated feeds: each numbers its rows per shard and sends again what is not known to be durable (P10).
+
+use super::{Due, Sim, client::FEEDS_FROM};
+use crate::{
+    activation::ReplyTo,
+    feeds::FeedId,
+    kernel::{Arrival, Event, FeedNews, FeedReceipt, From},
+    message::Envelope,
+    placement::ShardId,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// One of a simulation's feeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FeedTicket(pub(super) usize);
+
+/// How a feed stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedState {
+    /// Rows are not durable yet.
+    Running,
+    /// Every row is durable.
+    Done,
+    /// Another input was sent under its name before.
+    Collided,
+}
+
+pub(super) struct SimFeed {
+    id: FeedId,
+    name: Arc<str>,
+    to: ReplyTo,
+    shards: BTreeMap<ShardId, Lines>,
+    pub(super) state: FeedState,
+    /// Rises with every progress; a pump planned before looks whether it was in vain.
+    restarts: u32,
+}
+
+/// The rows for one shard, numbered from 1.
+#[derive(Default)]
+struct Lines {
+    rows: Vec<(u64, u64, Envelope)>,
+    durable: u64,
+    sent: u64,
+    /// When something was last heard.
+    heard: u64,
+}
+
+/// Rows a feed has on its way to one shard at a time.
+const WINDOW: u64 = 16;
+/// A feed that hears nothing for so long sends again.
+const PATIENCE: u64 = 400_000;
+
+impl Sim {
+    /// Feeds rows, each with its own number, which must rise.
+    pub(super) fn begin_feed(&mut self, name: &str, rows: Vec<(u64, Envelope)>) -> FeedTicket {
+        let ticket = FeedTicket(self.feeds.len());
+        let mut shards: BTreeMap<ShardId, Lines> = BTreeMap::new();
+        for (own, envelope) in rows {
+            let view = envelope.view();
+            let hash = crate::placement::hash(view.kind, view.key);
+            shards.entry(self.layout.place(hash)).or_default().rows.push((own, hash, envelope));
+        }
+        let to = ReplyTo { connection: FEEDS_FROM + ticket.0 as u32, slot: 0 };
+        let state = if shards.is_empty() { FeedState::Done } else { FeedState::Running };
+        self.feeds.push(SimFeed { id: FeedId::of(name), name: name.into(), to, shards, state, restarts: 0 });
+        self.open_feed(ticket);
+        self.plan(0, Due::Pump { feed: ticket });
+        ticket
+    }
+
+    fn open_feed(&mut self, ticket: FeedTicket) {
+        if self.node.is_none() {
+            return;
+        }
+        let feed = &self.feeds[ticket.0];
+        let (id, name, to) = (feed.id, Arc::clone(&feed.name), feed.to);
+        for worker in 0..self.workers {
+            let name = Arc::clone(&name);
+            self.step_worker(worker, Event::OpenFeed { feed: id, name, to });
+        }
+    }
+
+    /// A node that starts knows no feed.
+    pub(super) fn reopen_feeds(&mut self) {
+        for at in 0..self.feeds.len() {
+            if self.feeds[at].state == FeedState::Running {
+                for lines in self.feeds[at].shards.values_mut() {
+                    lines.sent = lines.durable;
+                }
+                self.open_feed(FeedTicket(at));
+            }
+        }
+    }
+
+    /// Sends what the window allows.
+    pub(super) fn pump(&mut self, ticket: FeedTicket) {
+        if self.feeds[ticket.0].state != FeedState::Running {
+            return;
+        }
+        let restarts = !self.healed && self.random.chance(10);
+        let feed = &mut self.feeds[ticket.0];
+        if restarts && feed.restarts < 3 {
+            // The process that feeds starts again and knows nothing of what was durable.
+            feed.restarts += 1;
+            self.seen.feeds_restarted += 1;
+            for lines in feed.shards.values_mut() {
+                (lines.durable, lines.sent) = (0, 0);
+            }
+        }
+        let mut arrivals = Vec::new();
+        for (&shard, lines) in &mut feed.shards {
+            if lines.durable < lines.sent && lines.heard + PATIENCE <= self.now {
+                lines.sent = lines.durable;
+                lines.heard = self.now;
+            }
+            while lines.sent < lines.rows.len() as u64 && lines.sent < lines.durable + WINDOW {
+                let (own, hash, envelope) = &lines.rows[lines.sent as usize];
+                lines.sent += 1;
+                let from = From::Feed { feed: feed.id, number: lines.sent, own: *own };
+                arrivals.push(Arrival { shard, hash: *hash, envelope: envelope.clone(), from });
+            }
+        }
+        // One connection: what it carries arrives in order, or is cut off.
+        if !(self.random.chance(20) && !self.healed) {
+            for arrival in arrivals {
+                self.arrive(arrival);
+            }
+        }
+        let pause = self.random.between(5_000, 50_000);
+        self.plan(pause, Due::Pump { feed: ticket });
+    }
+
+    pub(super) fn feed_receipt(&mut self, receipt: &FeedReceipt) {
+        let at = (receipt.to.connection - FEEDS_FROM) as usize;
+        self.trace.note(self.now, format_args!("feed {at} is told {receipt:?}"));
+        let now = self.now;
+        let feed = &mut self.feeds[at];
+        let lines = feed.shards.entry(receipt.shard).or_default();
+        match receipt.news {
+            FeedNews::Durable { through, .. } => {
+                // Another feed of this name may have fed more.
+                let through = through.min(lines.rows.len() as u64);
+                if lines.durable < through {
+                    lines.durable = through;
+                    lines.heard = now;
+                }
+                lines.sent = lines.sent.max(lines.durable);
+            }
+            FeedNews::SendFrom(number) => {
+                self.seen.feeds_sent_back += 1;
+                lines.sent = lines.sent.min(number - 1).max(lines.durable);
+            }
+            FeedNews::Lost => {
+                self.seen.feeds_lost += 1;
+                lines.sent = lines.durable;
+            }
+            FeedNews::Collision { .. } => {
+                if feed.state == FeedState::Running {
+                    self.seen.feeds_collided += 1;
+                    feed.state = FeedState::Collided;
+                }
+                return;
+            }
+            FeedNews::Refused(ref refusal) => {
+                let text = format!("feed {at} was refused: {refusal}");
+                self.fail(&text);
+            }
+        }
+        let done = feed.shards.values().all(|lines| lines.durable == lines.rows.len() as u64);
+        if done && feed.state == FeedState::Running {
+            feed.state = FeedState::Done;
+            let (feed, to) = (feed.id, feed.to);
+            if self.node.is_some() {
+                for worker in 0..self.workers {
+                    self.step_worker(worker, Event::CloseFeed { feed, to });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What really happened in a run, so that a set of runs can show that no fault and no refusal was only talked about.
+
+use crate::{kernel::Counters, store::disk::DiskFaults};
+use std::ops::AddAssign;
+
+macro_rules! seen {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// How often each thing happened.
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Seen {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Seen {
+            /// Name and count of each.
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),+]
+            }
+        }
+
+        impl AddAssign for Seen {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+seen! {
+    /// Nodes that lost power or were killed.
+    crashes,
+    /// Starts that were cut short by a further crash.
+    crashes_in_recovery,
+    /// Commits that failed for good and stopped their node.
+    commits_fatal,
+    /// Commits that failed and voided their lane.
+    commits_failed,
+    /// Commits that were fenced.
+    commits_fenced,
+    /// Commits of which it was not known whether they were done.
+    commits_unknown,
+    /// Lanes that hung for a while.
+    lanes_hung,
+    /// Batches that were void.
+    batches_voided,
+    /// Runs that found no room because the log was too long.
+    room_refused_log,
+    /// Runs that found no room because the disk was full.
+    room_refused_disk,
+    /// Unsynced writes a crash lost.
+    writes_lost,
+    /// Unsynced writes of which a crash left a part.
+    writes_torn,
+    /// Syncs that failed.
+    syncs_failed,
+    /// Jumps of the clock forward.
+    clock_forward,
+    /// Jumps of the clock back.
+    clock_back,
+    /// Messages between workers that were lost on the way.
+    hands_lost,
+    /// Messages between workers that came twice.
+    hands_doubled,
+    /// Replies and receipts that were lost on the way.
+    answers_lost,
+    /// Requests sent again.
+    requests_repeated,
+    /// Repeats of a finished request that were answered with the first reply.
+    replies_repeated,
+    /// Requests refused because a mailbox was full.
+    busy_mailbox,
+    /// Requests refused because the memory for activations was full.
+    busy_memory,
+    /// Requests refused because an outbox was full.
+    busy_outbox,
+    /// Requests refused because a worker's inbox was full.
+    busy_inbox,
+    /// Requests refused because the log was too long.
+    busy_log,
+    /// Requests refused because a shard had too many clients or replies.
+    busy_clients,
+    /// Requests refused because the disk was full.
+    storage_full,
+    /// Requests refused as expired.
+    expired,
+    /// Outcomes that were told as unknown.
+    unknown,
+    /// `send` answered because its message waits.
+    told_waiting,
+    /// Messages of streams refused from a number on.
+    streams_refused,
+    /// Feeds told to send again from a number on.
+    feeds_sent_back,
+    /// Feeds told that their shard's memory was lost.
+    feeds_lost,
+    /// Feeds refused as another input under a known name.
+    feeds_collided,
+    /// Feeds that began again from their first row.
+    feeds_restarted,
+    /// Messages recognised as repeats.
+    duplicates,
+    /// Turns that rejected their message.
+    rejected,
+    /// Turns that panicked.
+    panics,
+    /// Messages given up.
+    dead_letters,
+    /// Messages set to wait, at the highest.
+    waiting,
+    /// Accepted messages that died with a voided lane.
+    voided,
+    /// Activations let go.
+    passivations,
+    /// Images read for entities that had one.
+    reloads,
+    /// Checkpoints, or what stands for them.
+    maintenances,
+    /// Turns that took effect.
+    applied,
+}
+
+impl Seen {
+    pub(super) fn count(&mut self, counters: &Counters) {
+        self.duplicates += counters.duplicates;
+        self.rejected += counters.rejected;
+        self.panics += counters.panics;
+        self.dead_letters += counters.dead_lettered;
+        self.voided += counters.voided;
+        self.applied += counters.applied;
+    }
+
+    pub(super) fn count_disk(&mut self, faults: &DiskFaults) {
+        self.writes_lost += faults.writes_lost;
+        self.writes_torn += faults.writes_torn;
+        self.syncs_failed += faults.syncs_failed;
+    }
+}

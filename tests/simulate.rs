@@ -1,0 +1,34 @@
+//! Runs one simulated seed and prints what happened: `simulate --seed N [--steps] [--trace]`.
+
+use entity_runtime_tests::world;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut seed = None;
+    let (mut steps, mut trace) = (false, false);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--seed" => seed = words.next().and_then(|seed| seed.parse().ok()),
+            "--steps" => steps = true,
+            "--trace" => trace = true,
+            _ => seed = None,
+        }
+    }
+    let Some(seed) = seed else {
+        eprintln!("usage: simulate --seed NUMBER [--steps] [--trace]");
+        return ExitCode::from(2);
+    };
+    let report = world::run(seed, trace);
+    for line in &report.lines {
+        println!("{line}");
+    }
+    if steps {
+        println!("{} steps in {:?} of virtual time", report.steps, report.time);
+    }
+    for (name, count) in report.seen.list() {
+        println!("{name:>22} {count}");
+    }
+    println!("{:016x}", report.hash);
+    ExitCode::SUCCESS
+}
