@@ -148,6 +148,7 @@ pub use entity_macros::{Entity, Message};
 pub use error::{AskError, Refusal};
 pub use kernel::Counters;
 pub use limits::Limits;
+pub use message::RequestId;
 pub use runtime::{Builder, Runtime, StartError};
 pub use sim::Sim;
 

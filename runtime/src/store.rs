@@ -149,6 +149,12 @@ pub trait Store: Send + Sync + 'static {
     /// `to` is more than `from`.
     fn shrink(&self, lane: LaneId, from: u64, to: u64);
 
+    /// Whether the run before this one ended with [`Store::close`], or there was none. After a run that did not, what
+    /// was pending may be what ended it (P3).
+    fn was_clean(&self) -> bool {
+        true
+    }
+
     /// Whether [`Store::maintain`] has work: the log has grown past a share of its budget, or segments are missing.
     fn wants_maintenance(&self) -> bool;
 

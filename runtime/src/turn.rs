@@ -5,7 +5,7 @@
 
 use crate::{
     context::{Effects, TurnInput},
-    entity::{Answer, AnyEntity, MessageError},
+    entity::{Answer, AnyEntity, Kind, MessageError},
     message::EnvelopeView,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,6 +61,28 @@ pub fn ask(entity: &dyn AnyEntity, message: &EnvelopeView<'_>, reply: &mut Vec<u
         Ok(Err(error)) => Err(format!("query `{}`: {error}", message.name)),
         Err(panic) => Err(format!("query `{}` panicked: {}", message.name, describe(panic.as_ref()))),
     }
+}
+
+/// Encodes a state. A type's own code runs here as in a handler, and panics no less.
+///
+/// # Errors
+/// It failed or panicked; said in words. `out` may then hold a part.
+pub fn encode(entity: &dyn AnyEntity, out: &mut Vec<u8>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(|| entity.encode(out)))
+        .unwrap_or_else(|panic| Err(format!("writing the state panicked: {}", describe(panic.as_ref()))))
+}
+
+/// Reads a state back, or makes the first one where there is none.
+///
+/// # Errors
+/// It cannot be read, or doing so panicked; said in words.
+pub fn decode(kind: &dyn Kind, image: Option<(u32, &[u8])>) -> Result<Box<dyn AnyEntity>, String> {
+    let read = AssertUnwindSafe(|| match image {
+        Some((version, bytes)) => kind.decode(version, bytes).map_err(|error| error.to_string()),
+        None => Ok(kind.create()),
+    });
+    catch_unwind(read)
+        .unwrap_or_else(|panic| Err(format!("reading the state panicked: {}", describe(panic.as_ref()))))
 }
 
 /// The text of a panic, cut to a length that fits a log line and a stored reply.

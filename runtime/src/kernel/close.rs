@@ -9,6 +9,7 @@ use crate::{
         batch::{delete, put},
         row::{put_varint, take_varint},
     },
+    turn,
 };
 
 /// Row key of an entity's image.
@@ -270,12 +271,15 @@ impl Kernel {
         activation.phase = Phase::Active;
         let mut len = 0;
         match image {
-            None => activation.state = Some(kind.create()),
+            None => match turn::decode(kind, None) {
+                Ok(state) => activation.state = Some(state),
+                Err(reason) => self.park(slot, reason),
+            },
             Some(row) => {
                 let mut bytes = row.as_slice();
                 let version = take_varint(&mut bytes).and_then(|version| u32::try_from(version).ok());
                 let decoded = match version {
-                    Some(version) => kind.decode(version, bytes).map_err(|error| error.to_string()),
+                    Some(version) => turn::decode(kind, Some((version, bytes))),
                     None => Err("its image has no version".to_owned()),
                 };
                 activation.exists = true;

@@ -272,7 +272,8 @@ impl Kernel {
             return Ok(());
         }
         self.scratch.clear();
-        activation.state.as_deref().expect("an active entity has a state").encode(&mut self.scratch)?;
+        let state = activation.state.as_deref().expect("an active entity has a state");
+        turn::encode(state, &mut self.scratch)?;
         if self.limits.state_len_max < self.scratch.len() {
             return Err(format!(
                 "the state would have {} bytes; the limit is {}",
@@ -316,10 +317,10 @@ impl Kernel {
             activation.state = Some(kind.create());
             return;
         }
-        match kind.decode(kind.version(), &activation.image) {
+        match turn::decode(kind, Some((kind.version(), &activation.image))) {
             Ok(state) => activation.state = Some(state),
             // Its own encoding does not decode: the state in the store is the same, so nothing else is true of it.
-            Err(error) => self.park(slot, error.to_string()),
+            Err(reason) => self.park(slot, reason),
         }
     }
 
@@ -554,6 +555,6 @@ fn keep_image(activation: &mut Activation) {
         activation.image.clear();
         let state = activation.state.as_deref().expect("an active entity has a state");
         // It was encoded before by the same code; should it fail now, the turn ends the same way and parks it.
-        activation.has_image = state.encode(&mut activation.image).is_ok();
+        activation.has_image = turn::encode(state, &mut activation.image).is_ok();
     }
 }

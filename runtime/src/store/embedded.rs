@@ -546,6 +546,10 @@ impl Store for EmbeddedStore {
         self.inner.log.shrink(from, to);
     }
 
+    fn was_clean(&self) -> bool {
+        EmbeddedStore::was_clean(self)
+    }
+
     fn close(&self) -> Result<(), LoadError> {
         EmbeddedStore::close(self)
     }

@@ -1,0 +1,69 @@
+//! Ten times more work than there is room for: refused and counted, never dropped in silence, never held.
+
+use entity_runtime::entity::Entity;
+use entity_runtime::{AskError, Refusal, error::Bound};
+use entity_runtime_tests::running::{Counts, Ledger, Note, builder, small_limits};
+use std::collections::BTreeMap;
+
+const TASKS: u64 = 400;
+const EACH: u64 = 25;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overload_is_refused_and_counted_and_every_accepted_ask_is_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut limits = small_limits();
+    limits.inbox_bytes_max = 4 << 10;
+    limits.mailbox_len_max = 8;
+    limits.activation_bytes_max = 64 << 10;
+    limits.replies_max = 200;
+    let memory_max = limits.activation_bytes_max;
+    let runtime = builder(directory.path(), limits).start().await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..TASKS {
+        let client = runtime.client();
+        tasks.spawn(async move {
+            let (mut noted, mut refused) = (Vec::new(), 0_u64);
+            for n in 0..EACH {
+                let number = task * EACH + n;
+                let ledger = Ledger::at(format!("l{}", number % 50));
+                match client.ask(ledger, Note { number, mirror: None }).await {
+                    Ok(_) => noted.push(number),
+                    Err(AskError::Refused(Refusal::Busy(_))) => refused += 1,
+                    Err(other) => panic!("neither done nor refused: {other}"),
+                }
+            }
+            (noted, refused)
+        });
+    }
+    let (mut noted, mut refused) = (Vec::new(), 0);
+    while let Some(task) = tasks.join_next().await {
+        let (some, few) = task.unwrap();
+        noted.extend(some);
+        refused += few;
+        // One message more than the bound, and one activation for each worker.
+        let (_, bytes) = runtime.activations();
+        assert!(bytes < 2 * memory_max + (64 << 10), "{bytes} bytes of activations");
+    }
+    assert!(refused > 0, "nothing was refused: this is no overload");
+    runtime.quiesce().await;
+    let counters = runtime.counters();
+    assert_eq!(counters.refused, refused);
+    assert_eq!((counters.applied, counters.in_flight), (noted.len() as u64, 0));
+    assert!(counters.balance());
+
+    // It recovers: what was refused can be sent again.
+    let client = runtime.client();
+    let mut there = BTreeMap::new();
+    for n in 0..50 {
+        let counts = loop {
+            match client.ask(Ledger::at(format!("l{n}")), Counts).await {
+                Err(AskError::Refused(Refusal::Busy(Bound::Memory))) => tokio::task::yield_now().await,
+                counts => break counts.unwrap(),
+            }
+        };
+        there.extend(counts);
+    }
+    noted.sort_unstable();
+    assert_eq!(there, noted.iter().map(|number| (*number, 1)).collect());
+    runtime.shutdown().await;
+}
