@@ -516,7 +516,12 @@ impl Kernel {
             Event::Tick => self.tick(),
             Event::Drain => {
                 self.draining = true;
-                self.lanes.iter_mut().for_each(|lane| lane.sending.clear());
+                // What was acknowledged leaves the store now, or the next start would send it again for nothing.
+                let now = self.now;
+                for lane in &mut self.lanes {
+                    lane.sending.clear();
+                    lane.trim_at = lane.trim_at.map(|_| now);
+                }
             }
         }
         std::mem::take(&mut self.actions)

@@ -88,7 +88,7 @@ impl Default for Limits {
             waiting_len_max: 16_384,
             waiting_bytes_max: 64 * MIB,
             reminders_max: 1 << 20,
-            resend_after: Duration::from_secs(1),
+            resend_after: Duration::from_secs(5),
             trim_after: Duration::from_secs(1),
         }
     }

@@ -81,7 +81,8 @@ impl Kernel {
             work.sending.insert((receipt.source, target));
         }
         if progressed {
-            work.trim_at = Some(work.trim_at.map_or(now + trim_after, |at| at.min(now + trim_after)));
+            let at = if self.draining { now } else { now + trim_after };
+            work.trim_at = Some(work.trim_at.map_or(at, |before| before.min(at)));
             work.sending.insert((receipt.source, target));
         }
     }
