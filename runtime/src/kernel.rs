@@ -586,6 +586,30 @@ impl Kernel {
         self.lanes.iter().all(|lane| lane.undurable.is_empty())
     }
 
+    /// What keeps [`Kernel::is_quiet`] from being true, in words.
+    pub fn unrest(&self) -> String {
+        let lanes: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|lane| {
+                let work = self.has_work(lane.id);
+                (lane.id.0, lane.arrivals.len(), lane.undurable.len(), work)
+            })
+            .collect();
+        let outboxes: Vec<_> = self
+            .hosted
+            .iter()
+            .filter_map(|shard| self.shard(*shard))
+            .flat_map(|shard| {
+                let sent = |(target, outbox): (&ShardId, &crate::stream::Outbox)| {
+                    (!outbox.is_empty()).then_some((shard.id.0, target.0, outbox.len()))
+                };
+                shard.outboxes.iter().filter_map(sent)
+            })
+            .collect();
+        format!("lanes (id, arrivals, undurable, work) {lanes:?}, outboxes (from, to, kept) {outboxes:?}")
+    }
+
     /// How many activations are in memory, and the bytes they are counted with.
     pub fn activations(&self) -> (usize, usize) {
         (self.activations.len(), self.activation_bytes)
