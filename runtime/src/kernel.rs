@@ -23,6 +23,7 @@
 //!   that falls silent leaves its last replies until the horizon passes them.
 
 mod arrival;
+mod careful;
 mod close;
 mod counters;
 mod gauge;
@@ -31,6 +32,7 @@ mod streams;
 mod trouble;
 mod turns;
 
+pub use careful::NextTurn;
 pub use counters::{Audit, Counters};
 pub use gauge::TurnGauge;
 
@@ -167,6 +169,13 @@ pub enum Event {
         lane: LaneId,
         /// Whether room for a batch is reserved.
         room: Result<(), NoRoom>,
+    },
+    /// In careful mode, do what [`Kernel::next_turn`] has named, with room reserved.
+    Turn {
+        /// The lane.
+        lane: LaneId,
+        /// The message is given up for this reason, and not run.
+        condemned: Option<String>,
     },
     /// An operator lets a dead letter be tried again, or drops it.
     DeadLetter {
@@ -427,6 +436,12 @@ pub struct Kernel {
     /// The node is stopping: what is in memory is finished, and nothing new is begun.
     draining: bool,
     gauge: Arc<TurnGauge>,
+    /// Turns still to be run one at a time, each named before (P3).
+    careful: u64,
+    /// The message whose turn is next is given up, for this reason.
+    condemned: Option<String>,
+    /// No second turn may run in this step.
+    one_turn: bool,
     counters: Counters,
     actions: Vec<Action>,
 }
@@ -487,6 +502,9 @@ impl Kernel {
             started: now,
             draining: false,
             gauge: Arc::default(),
+            careful: 0,
+            condemned: None,
+            one_turn: false,
             counters: Counters::default(),
             actions,
         }
@@ -510,6 +528,7 @@ impl Kernel {
             Event::ShardLoaded { resets, owned, rows } => self.shard_loaded(resets, owned, rows),
             Event::ImagesLoaded(images) => self.images_loaded(images),
             Event::Run { lane, room } => self.run(lane, room),
+            Event::Turn { lane, condemned } => self.one_turn(lane, condemned),
             Event::DeadLetter { shard, number, retry, to } => {
                 self.operator_asks(Operation { shard, number, retry, to });
             }
@@ -670,7 +689,9 @@ impl Kernel {
         if self.lanes[lane].undurable_bytes < self.limits.undurable_bytes_max {
             self.run = self.run.wrapping_add(1);
             self.run_chores(lane, room);
-            self.run_ready(lane, room);
+            if self.careful == 0 || room.is_err() {
+                self.run_ready(lane, room);
+            }
             self.run_arrivals(lane, room);
             self.feed_starved();
         }

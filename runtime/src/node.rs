@@ -14,12 +14,14 @@ mod lane;
 mod loader;
 mod maintainer;
 mod ports;
+mod suspects;
 mod watchdog;
 
 pub(crate) use inbox::{Inbox, Stats};
 pub(crate) use lane::{LaneProgress, LaneQueue, Submitted};
 pub(crate) use loader::Loader;
 pub(crate) use ports::{Port, Ports};
+pub(crate) use suspects::Suspects;
 
 use crate::{
     clock::{Clock, random_u128},
@@ -63,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) lanes: Vec<Arc<LaneQueue>>,
     /// What each worker runs now.
     pub(crate) gauges: Vec<Arc<TurnGauge>>,
+    /// After an unclean exit: the messages that may have caused it.
+    pub(crate) suspects: Option<Suspects>,
     pub(crate) loader: Loader,
     /// The threads may end.
     pub(crate) ended: AtomicBool,
@@ -177,6 +181,7 @@ impl Node {
         kinds: Arc<Kinds>,
         limits: Limits,
         store: Arc<dyn Store>,
+        suspects: Option<Suspects>,
         workers: usize,
     ) -> io::Result<Self> {
         let layout = store.shards();
@@ -199,6 +204,7 @@ impl Node {
             kinds,
             store,
             lanes,
+            suspects,
             gauges: (0..workers).map(|_| Arc::default()).collect(),
             loader: Loader::default(),
             ended: AtomicBool::new(false),
@@ -331,6 +337,7 @@ pub(crate) fn kernel(shared: &Shared, worker: usize, seed: u64) -> Kernel {
         shared.clock.now(),
     )
     .watched_by(Arc::clone(&shared.gauges[worker]))
+    .be_careful(if shared.suspects.is_some() { suspects::CAREFUL_TURNS } else { 0 })
 }
 
 /// The node stops because its store cannot be read.

@@ -7,7 +7,7 @@ use crate::{
     kernel::Counters,
     kinds::Kinds,
     limits::Limits,
-    node::Node,
+    node::{Node, Suspects},
     placement::{SHARDS_DEFAULT, SHARDS_MAX, Shards},
     store::{
         Store,
@@ -164,6 +164,10 @@ impl Builder {
         let shards = Shards::new(self.shards).ok_or(StartError::Shards(self.shards))?;
         let workers =
             self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let data_dir = match &self.store {
+            Some(StoreChoice::Embedded(path)) => Some(path.clone()),
+            _ => None,
+        };
         let store: Arc<dyn Store> = match self.store.ok_or(StartError::NoStore)? {
             StoreChoice::Given(store) => store,
             StoreChoice::Memory => Arc::new(MemoryStore::new(shards, 1)),
@@ -177,7 +181,12 @@ impl Builder {
                 Arc::new(opened.await.map_err(io::Error::other)??)
             }
         };
-        let node = Node::start(Arc::new(self.kinds), self.limits, Arc::clone(&store), workers).await?;
+        let suspects = match &data_dir {
+            Some(path) => Suspects::open(path, store.was_clean())?,
+            None => None,
+        };
+        let node =
+            Node::start(Arc::new(self.kinds), self.limits, Arc::clone(&store), suspects, workers).await?;
         Ok(Runtime { node, store })
     }
 }

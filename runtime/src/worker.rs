@@ -6,7 +6,7 @@
 //! passes to the kernel.
 
 use crate::{
-    kernel::{Action, Event, Kernel},
+    kernel::{Action, Event, Kernel, NextTurn},
     node::{self, Inbox, Shared},
     store::LaneId,
     timestamp::Timestamp,
@@ -192,6 +192,9 @@ impl Worker {
     fn run(&mut self, lane: LaneId, now: Timestamp) -> bool {
         let reserved = self.shared.limits.batch_len_max() as u64;
         let room = self.shared.store.reserve(lane, reserved);
+        if room.is_ok() {
+            self.run_carefully(lane, now);
+        }
         let actions = self.kernel.step(Event::Run { lane, room }, now);
         let submits = actions.iter().any(|action| matches!(action, Action::Commit(_)));
         let granted = if room.is_ok() { reserved } else { 0 };
@@ -204,6 +207,25 @@ impl Worker {
             self.inbox.progress[lane.0 as usize].blocked.store(true, Ordering::Release);
         }
         room.is_ok()
+    }
+
+    /// After an unclean exit: what was pending runs one turn at a time, written down before (P3). The rows of these turns
+    /// go into the batch that the run behind them closes.
+    fn run_carefully(&mut self, lane: LaneId, now: Timestamp) {
+        let shared = Arc::clone(&self.shared);
+        let Some(suspects) = &shared.suspects else { return };
+        while let Some(next) = self.kernel.next_turn(lane) {
+            let (running, condemned) = match next {
+                NextTurn::Harmless => (None, None),
+                NextTurn::Message(digest) => match suspects.begin(digest) {
+                    Ok(running) => (Some(running), None),
+                    Err(why) => (None, Some(why)),
+                },
+            };
+            let actions = self.kernel.step(Event::Turn { lane, condemned }, now);
+            drop(running);
+            self.perform(actions, 0);
+        }
     }
 
     fn perform(&mut self, actions: Vec<Action>, mut reserved: u64) {

@@ -241,6 +241,11 @@ impl Kernel {
             shard.outboxes.iter().filter(|(_, outbox)| !outbox.is_empty()).map(|(id, _)| *id).collect();
         self.counters.accepted += waiting;
         self.counters.waiting += waiting;
+        if 0 < self.careful {
+            let shard = self.shard(id).expect("just loaded");
+            let sent: usize = shard.outboxes.values().map(crate::stream::Outbox::len).sum();
+            self.careful += waiting + sent as u64;
+        }
         for target in targets {
             self.lanes[lane].sending.insert((id, target));
         }

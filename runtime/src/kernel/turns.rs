@@ -34,7 +34,7 @@ impl Kernel {
         }
     }
 
-    fn run_mailbox(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
+    pub(super) fn run_mailbox(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
         loop {
             if self.limits.batch_len <= self.lanes[lane].batch_bytes {
                 self.schedule(slot);
@@ -50,10 +50,14 @@ impl Kernel {
             }
             let activation = self.activations.get_mut(slot).expect("just seen");
             if activation.trouble.is_some() {
-                if self.run_troubled(lane, slot, room) {
-                    continue;
+                if !self.run_troubled(lane, slot, room) {
+                    return;
                 }
-                return;
+                if self.one_turn {
+                    self.schedule(slot);
+                    return;
+                }
+                continue;
             }
             if let Err(why) = room {
                 self.run_mailbox_without_room(lane, slot, why);
@@ -61,6 +65,12 @@ impl Kernel {
             }
             let Some(mail) = self.activations.pop_mail(slot) else { return };
             self.turn(lane, slot, mail);
+            if self.one_turn {
+                if self.activations.get(slot).is_some_and(|activation| activation.mailbox_len() > 0) {
+                    self.schedule(slot);
+                }
+                return;
+            }
         }
     }
 
@@ -96,7 +106,8 @@ impl Kernel {
     /// Runs a message now, or puts it in its entity's mailbox where it must wait its turn.
     pub(super) fn take_turn(&mut self, lane: usize, slot: Slot, mail: Mail) {
         let full = self.limits.batch_len <= self.lanes[lane].batch_bytes;
-        let waits = full || self.is_past_its_share(slot) || {
+        let named_first = 0 < self.careful && !matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_));
+        let waits = full || named_first || self.is_past_its_share(slot) || {
             let activation = self.activations.get(slot).expect("found in this chunk");
             activation.phase != Phase::Active || activation.trouble.is_some() || activation.mailbox_len() > 0
         };
@@ -173,9 +184,15 @@ impl Kernel {
         };
         self.effects.clear();
         let state = activation.state.as_deref_mut().expect("an active entity has a state");
-        self.gauge.begin(&mail.envelope, &mail.origin);
-        let mut outcome = turn::run(state, &view, &input, &mut self.effects);
-        self.gauge.end();
+        self.careful = self.careful.saturating_sub(1);
+        let mut outcome = if let Some(reason) = self.condemned.take() {
+            turn::Outcome::Refused(reason)
+        } else {
+            self.gauge.begin(&mail.envelope, &mail.origin);
+            let outcome = turn::run(state, &view, &input, &mut self.effects);
+            self.gauge.end();
+            outcome
+        };
         if outcome == turn::Outcome::Applied
             && let Err(reason) = self.take_image(slot)
         {
