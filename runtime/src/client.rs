@@ -5,9 +5,13 @@
 //! and asking again with [`Ask::with_id`] finds out later.
 
 mod feed;
+mod operator;
 mod pending;
 
 pub use feed::{Feed, FeedError};
+pub use operator::{
+    DeadLetter, FeedState, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, WaitingMessage,
+};
 
 use crate::{
     activation::{Listener, ReplyTo},
