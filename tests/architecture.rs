@@ -17,7 +17,7 @@ enum Floor {
     Upper,
     /// Scale-aware, and without I/O.
     Lower,
-    /// Around both: it knows files, threads, clocks.
+    /// Around both: it drives kernel and store, with files, threads and clocks or with a seed in their place.
     Ring,
 }
 use Floor::{Lower, Ring, Upper};
@@ -78,6 +78,26 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         ],
     ),
     ("store", Ring, &["placement"]),
+    (
+        "sim",
+        Ring,
+        &[
+            "error",
+            "timestamp",
+            "codec",
+            "entity",
+            "message",
+            "limits",
+            "placement",
+            "kinds",
+            "requests",
+            "feeds",
+            "activation",
+            "shard",
+            "kernel",
+            "store",
+        ],
+    ),
     ("clock", Ring, &["timestamp"]),
     ("worker", Ring, &["timestamp", "kernel", "store", "node"]),
     ("node", Ring, &["limits", "placement", "kinds", "activation", "kernel", "store", "clock", "worker"]),

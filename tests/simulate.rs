@@ -20,9 +20,6 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let report = world::run(seed, trace);
-    for line in &report.lines {
-        println!("{line}");
-    }
     if steps {
         println!("{} steps in {:?} of virtual time", report.steps, report.time);
     }

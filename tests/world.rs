@@ -7,7 +7,8 @@ use crate::entities::{
 };
 use entity_runtime::{
     entity::Entity,
-    error::AskError,
+    error::{AskError, Refusal},
+    kernel::Outcome,
     message::{self, Message},
     shard::DeadLetter,
     sim::{FeedState, FeedTicket, Seen, Sim, Ticket},
@@ -24,8 +25,6 @@ pub struct Report {
     pub steps: u64,
     /// Virtual time.
     pub time: Duration,
-    /// A line for each thing, where they were asked for.
-    pub lines: Vec<String>,
 }
 
 const ACCOUNTS: u64 = 5;
@@ -64,6 +63,8 @@ struct World {
     rows: Vec<(u64, u64, u64)>,
     feeds: Vec<FeedTicket>,
     next_number: u64,
+    /// Whether it can no longer be told what became of some call: refused as busy until it was too old.
+    is_vague: bool,
 }
 
 fn key(letter: char, number: u64) -> String {
@@ -91,7 +92,7 @@ fn world(seed: u64, traced: bool) -> World {
         _ => builder.lagging_lanes(random.pick(&[1, 2, 4])),
     };
     if traced {
-        builder = builder.traced();
+        builder = builder.traced(|line| println!("{line}"));
     }
     NERVES.set(random.pick(&[0, 0, 20, 150]));
     BRITTLE_BROKEN.set(false);
@@ -106,10 +107,11 @@ fn world(seed: u64, traced: bool) -> World {
         rows: Vec::new(),
         feeds: Vec::new(),
         next_number: 0,
+        is_vague: false,
     }
 }
 
-/// Runs one seed and checks everything.
+/// Runs one seed and checks everything; `traced` prints a line for everything that happens.
 ///
 /// # Panics
 /// A promise was broken.
@@ -123,10 +125,10 @@ pub fn run(seed: u64, traced: bool) -> Report {
     }
     // Peace: no faults, calm handlers, and a build that reads everything.
     NERVES.set(0);
-    if BRITTLE_BROKEN.replace(false) {
-        world.sim.heal();
-        world.sim.crash();
-    }
+    BRITTLE_BROKEN.set(false);
+    world.sim.heal();
+    // What is parked is read again by the next build.
+    world.sim.crash();
     world.sim.run_until_quiet(PEACE);
     world.collide();
     // Every reminder is due by now.
@@ -142,7 +144,6 @@ pub fn run(seed: u64, traced: bool) -> Report {
         hash: world.sim.trace_hash(),
         steps: world.sim.steps(),
         time: world.sim.now(),
-        lines: world.sim.trace(),
     }
 }
 
@@ -239,6 +240,11 @@ impl World {
             assert_eq!(found, expected, "phoenix {number} answered {ticket:?} with another count");
         };
         let lost = |error: &AskError| matches!(error, AskError::DeadLettered(_));
+        if let Some(Outcome::Refused(Refusal::Expired(_))) = self.sim.outcome(ticket) {
+            // Its count is not known any more: it is left alone from here on.
+            self.is_vague = true;
+            return;
+        }
         match deed {
             Deed::Touch => match self.sim.answered::<Touch>(ticket) {
                 None => return,
@@ -335,6 +341,17 @@ impl World {
     /// Everything that must be true of the end.
     fn reckon(&mut self) {
         let letters = Letters::read(&self.sim.dead_letters());
+        let calls =
+            self.funds.iter().map(|(ticket, _)| ticket).chain(self.sets.iter().map(|(ticket, ..)| ticket));
+        let calls = calls.chain(self.presses.iter().map(|(ticket, _)| ticket)).chain(&self.cancels);
+        let expired = |ticket: &Ticket| {
+            matches!(self.sim.outcome(*ticket), Some(Outcome::Refused(Refusal::Expired(_))))
+        };
+        self.is_vague |= calls.filter(|ticket| expired(ticket)).count() > 0;
+        for number in 0..PHOENIXES {
+            self.look(number);
+        }
+        assert!(!self.is_vague || self.sim.limits().replies_max < 100, "an open call expired without need");
         self.reckon_money(&letters);
         self.reckon_words(&letters);
         self.reckon_phoenixes(&letters);
@@ -357,7 +374,10 @@ impl World {
             .map(|(_, cents)| cents)
             .sum();
         let stranded: u64 = letters.of::<Credit>().iter().map(|(_, _, credit)| credit.cents).sum();
-        assert_eq!(funded, asked, "what was answered as funded is not what is in the books");
+        assert!(
+            funded == asked || self.is_vague && asked < funded,
+            "what was answered as funded is not what is in the books"
+        );
         assert_eq!(cents + stranded, funded, "money was made or lost");
     }
 
@@ -403,8 +423,10 @@ impl World {
 
     fn reckon_phoenixes(&mut self, letters: &Letters) {
         for number in 0..PHOENIXES {
-            self.look(number);
             let model = &self.phoenixes[number as usize];
+            if model.open.is_some() && self.is_vague {
+                continue;
+            }
             assert!(model.open.is_none(), "phoenix {number} has not answered");
             let touched = model.touched;
             let (count, ghosts) =
@@ -415,6 +437,10 @@ impl World {
         let mut poisons: Vec<u64> =
             letters.of::<Poison>().into_iter().map(|(_, _, poison)| poison.number).collect();
         poisons.sort_unstable();
+        assert!(poisons.windows(2).all(|two| two[0] < two[1]), "a poison was given up twice");
+        if self.is_vague {
+            return;
+        }
         assert_eq!(poisons, (1..=self.poisons).collect::<Vec<_>>(), "each poison is given up once");
     }
 
@@ -435,7 +461,8 @@ impl World {
             kept += set.len() + cancelled.len();
         }
         let done = |ticket: &Ticket| matches!(self.sim.answered::<Set>(*ticket), Some(Ok(())));
-        assert_eq!(kept, self.sets.iter().filter(|(ticket, ..)| done(ticket)).count(), "reminders were lost");
+        let asked = self.sets.iter().filter(|(ticket, ..)| done(ticket)).count();
+        assert!(kept == asked || self.is_vague && asked < kept, "{kept} reminders were kept of {asked}");
     }
 
     fn reckon_feeds(&mut self, letters: &Letters) {
@@ -491,7 +518,10 @@ impl World {
             assert!(found <= done, "brittle {number} came back with more presses than there were");
             // Those given up because too many waited are known by their replies, but for a send told to wait.
             let sent = self.presses.iter().filter(|(_, brittle)| *brittle == number).count() as u64;
-            assert!(done <= sent && (found == done), "brittle {number} has {found} presses of {done}");
+            assert!(
+                done <= sent && (found == done || self.is_vague),
+                "brittle {number} has {found} presses of {done}"
+            );
         }
     }
 }

@@ -535,7 +535,12 @@ impl Kernel {
             Event::Tick => self.tick(),
             Event::Drain => {
                 self.draining = true;
-                self.lanes.iter_mut().for_each(|lane| lane.sending.clear());
+                // What was acknowledged leaves the store now, or the next start would send it again for nothing.
+                let now = self.now;
+                for lane in &mut self.lanes {
+                    lane.sending.clear();
+                    lane.trim_at = lane.trim_at.map(|_| now);
+                }
             }
         }
         std::mem::take(&mut self.actions)
@@ -598,6 +603,30 @@ impl Kernel {
     /// Whether everything submitted is durable, whatever waits to be run.
     pub fn is_durable(&self) -> bool {
         self.lanes.iter().all(|lane| lane.undurable.is_empty())
+    }
+
+    /// What keeps [`Kernel::is_quiet`] from being true, in words.
+    pub fn unrest(&self) -> String {
+        let lanes: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|lane| {
+                let work = self.has_work(lane.id);
+                (lane.id.0, lane.arrivals.len(), lane.undurable.len(), work)
+            })
+            .collect();
+        let outboxes: Vec<_> = self
+            .hosted
+            .iter()
+            .filter_map(|shard| self.shard(*shard))
+            .flat_map(|shard| {
+                let sent = |(target, outbox): (&ShardId, &crate::stream::Outbox)| {
+                    (!outbox.is_empty()).then_some((shard.id.0, target.0, outbox.len()))
+                };
+                shard.outboxes.iter().filter_map(sent)
+            })
+            .collect();
+        format!("lanes (id, arrivals, undurable, work) {lanes:?}, outboxes (from, to, kept) {outboxes:?}")
     }
 
     /// How many activations are in memory, and the bytes they are counted with.

@@ -93,7 +93,7 @@ impl Default for Limits {
             waiting_bytes_max: 64 * MIB,
             dead_letters_max: 65_536,
             reminders_max: 1 << 20,
-            resend_after: Duration::from_secs(1),
+            resend_after: Duration::from_secs(5),
             trim_after: Duration::from_secs(1),
         }
     }

@@ -177,7 +177,7 @@ pub struct Builder {
     workers: usize,
     store: StoreChoice,
     faults: Faults,
-    traced: bool,
+    sink: Option<trace::Sink>,
 }
 
 #[derive(Clone, Copy)]
@@ -249,9 +249,9 @@ impl Builder {
         self.faults(Faults::none())
     }
 
-    /// Keeps a line for everything that happens, for [`Sim::trace`].
-    pub fn traced(mut self) -> Self {
-        self.traced = true;
+    /// Gives a line for everything that happens, when it happens.
+    pub fn traced(mut self, sink: impl FnMut(&str) + 'static) -> Self {
+        self.sink = Some(Box::new(sink));
         self
     }
 
@@ -269,8 +269,8 @@ impl Builder {
             }
         };
         let mut trace = Trace::new();
-        if self.traced {
-            trace.record();
+        if let Some(sink) = self.sink {
+            trace.write_to(sink);
         }
         let mut sim = Sim {
             seed: self.seed,
@@ -354,7 +354,7 @@ impl Sim {
             workers: 2,
             store: StoreChoice::Memory { lanes: 1, lagging: false },
             faults,
-            traced: false,
+            sink: None,
         }
     }
 
@@ -523,14 +523,10 @@ impl Sim {
             if until < self.now {
                 let unfinished: Vec<_> =
                     (0..self.calls.len()).filter(|call| self.calls[*call].outcome.is_none()).collect();
-                let audits: Vec<_> = self
-                    .node
-                    .iter()
-                    .flat_map(|node| &node.kernels)
-                    .map(crate::kernel::Kernel::audit)
-                    .collect();
+                let kernels = || self.node.iter().flat_map(|node| &node.kernels);
+                let unrest: Vec<_> = kernels().map(|kernel| (kernel.unrest(), kernel.audit())).collect();
                 let feeds: Vec<_> = self.feeds.iter().map(|feed| feed.state).collect();
-                self.fail(&format!("not quiet after {limit:?}: calls {unfinished:?}, {feeds:?}, {audits:?}"));
+                self.fail(&format!("not quiet after {limit:?}: calls {unfinished:?}, {feeds:?}, {unrest:?}"));
             }
             self.step();
         }
@@ -563,11 +559,6 @@ impl Sim {
     /// How many things happened.
     pub fn steps(&self) -> u64 {
         self.trace.steps()
-    }
-
-    /// The lines kept since the last call, where the builder was told to keep them.
-    pub fn trace(&mut self) -> Vec<String> {
-        self.trace.lines()
     }
 
     /// Virtual time since the start.
@@ -632,7 +623,9 @@ impl Sim {
             Due::LoadImages { worker, tickets, .. } => self.load_images(worker, tickets),
             Due::Maintain { .. } => self.maintain(),
             Due::Call { ticket, attempt } => self.send_call(ticket, attempt),
-            Due::Arrive(arrival) => self.arrive(arrival),
+            Due::Arrive(arrival) => {
+                self.arrive(arrival);
+            }
             Due::Reply { to, outcome } => self.reply(to, outcome),
             Due::FeedReceipt(receipt) => self.feed_receipt(&receipt),
             Due::Pump { feed } => self.pump(feed),

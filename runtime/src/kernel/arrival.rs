@@ -382,17 +382,9 @@ impl Kernel {
 
     pub(super) fn open_feed(&mut self, feed: FeedId, name: Arc<str>, to: ReplyTo) {
         let open = self.open_feeds.entry(feed).or_insert_with(|| OpenFeed { name, listeners: Vec::new() });
+        // What is durable already is not told here: a feed of another input would take its own rows for done before
+        // its first one has been judged.
         open.listeners.push(to);
-        // What is known already lets a feed that cannot start over go on from there (P10).
-        for at in 0..self.hosted.len() {
-            let id = self.hosted[at];
-            let shard = self.host(id);
-            if let Some(marks) = shard.feeds.get(&feed) {
-                let news = FeedNews::Durable { through: marks.floor(), own: marks.own_at_floor() };
-                let lane = shard.lane;
-                self.put_gated(lane, Output::FeedReceipt(FeedReceipt { to, feed, shard: id, news }));
-            }
-        }
     }
 
     pub(super) fn close_feed(&mut self, feed: FeedId, to: ReplyTo) {

@@ -71,17 +71,21 @@ impl Kernel {
         if progressed {
             shard.trims.insert(target);
         }
-        if more || receipt.refused_from.is_some() {
+        let is_empty = shard.outboxes[&target].is_empty();
+        if receipt.refused_from.is_some() || more && progressed {
             shard.unanswered.insert(target, now);
-        } else {
+        } else if progressed || is_empty {
+            // What is kept and was not handed over yet is handed over below.
             shard.unanswered.remove(&target);
         }
+        // Otherwise it is an old receipt: what was refused since still waits for its time.
         let work = &mut self.lanes[lane];
         if receipt.go_on {
             work.sending.insert((receipt.source, target));
         }
         if progressed {
-            work.trim_at = Some(work.trim_at.map_or(now + trim_after, |at| at.min(now + trim_after)));
+            let at = if self.draining { now } else { now + trim_after };
+            work.trim_at = Some(work.trim_at.map_or(at, |before| before.min(at)));
             work.sending.insert((receipt.source, target));
         }
     }

@@ -54,6 +54,8 @@ pub(super) struct Call {
     /// At most once, answered before anything is durable: nothing can be compared.
     is_volatile: bool,
     attempts: u32,
+    /// Tries that were refused. Where all were, nothing has happened, and a new id may be taken.
+    refused: u32,
     pub(super) outcome: Option<Outcome>,
     /// The first reply; every later one must be the same, byte for byte.
     reply: Option<Reply>,
@@ -84,6 +86,7 @@ impl Sim {
             envelope,
             is_volatile,
             attempts: 0,
+            refused: 0,
             outcome: None,
             reply: None,
         };
@@ -129,10 +132,10 @@ impl Sim {
         self.plan(pause, Due::Arrive(arrival));
     }
 
-    /// What a client or a feed sent is there; the worker's inbox is bounded.
-    pub(super) fn arrive(&mut self, arrival: Arrival) {
+    /// What a client or a feed sent is there. Returns whether it was taken: the worker's inbox is bounded.
+    pub(super) fn arrive(&mut self, arrival: Arrival) -> bool {
         let worker = self.worker_of(arrival.shard);
-        let Some(node) = &self.node else { return };
+        let Some(node) = &self.node else { return false };
         if self.limits.inbox_bytes_max <= node.kernels[worker].arrival_bytes() {
             match arrival.from {
                 From::Request { listener, .. } => {
@@ -143,12 +146,13 @@ impl Sim {
                     let outcome = Outcome::Refused(Refusal::Busy(Bound::Inbox));
                     self.plan(0, Due::Reply { to, outcome });
                 }
-                // The feed sends again when it hears nothing.
+                // A feed sees that there is no room.
                 _ => {}
             }
-            return;
+            return false;
         }
         self.step_worker(worker, Event::Arrived(vec![arrival]));
+        true
     }
 
     /// Whether an answer to this address must wait for a commit.
@@ -221,7 +225,31 @@ impl Sim {
             Refusal::Collision(_) => self.fail(&format!("call {ticket:?} collided: {refusal}")),
             _ => false,
         };
-        if is_passing { self.again(ticket) } else { self.settle(ticket, outcome) }
+        if is_passing {
+            self.calls[ticket.0].refused += 1;
+            if matches!(refusal, Refusal::Busy(Bound::Clients)) {
+                self.renumber(ticket);
+            }
+            self.again(ticket);
+        } else {
+            self.settle(ticket, outcome);
+        }
+    }
+
+    /// A call of which every try was refused has left no mark. It takes a new number, so that the old one no longer keeps
+    /// its caller from acknowledging the replies that fill the table.
+    fn renumber(&mut self, ticket: Ticket) {
+        let call = &mut self.calls[ticket.0];
+        if call.outcome.is_some() || call.refused < call.attempts {
+            return;
+        }
+        let caller = &mut self.callers[call.caller];
+        caller.open.remove(&call.id.number);
+        call.id.number = caller.next_number;
+        call.id.issued_at = Timestamp::from_micros(super::START + self.now);
+        (call.attempts, call.refused) = (call.attempts + 1, call.refused + 1);
+        caller.open.insert(call.id.number);
+        caller.next_number += 1;
     }
 
     /// Only what the caller acknowledged, or what is older than the replies are kept, may have expired.

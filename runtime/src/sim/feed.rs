@@ -50,6 +50,15 @@ const WINDOW: u64 = 16;
 /// A feed that hears nothing for so long sends again.
 const PATIENCE: u64 = 400_000;
 
+impl SimFeed {
+    /// What was sent and is not known to be durable is sent again.
+    fn begin_again(&mut self) {
+        for lines in self.shards.values_mut() {
+            lines.sent = lines.durable;
+        }
+    }
+}
+
 impl Sim {
     /// Feeds rows, each with its own number, which must rise.
     pub(super) fn begin_feed(&mut self, name: &str, rows: Vec<(u64, Envelope)>) -> FeedTicket {
@@ -84,9 +93,7 @@ impl Sim {
     pub(super) fn reopen_feeds(&mut self) {
         for at in 0..self.feeds.len() {
             if self.feeds[at].state == FeedState::Running {
-                for lines in self.feeds[at].shards.values_mut() {
-                    lines.sent = lines.durable;
-                }
+                self.feeds[at].begin_again();
                 self.open_feed(FeedTicket(at));
             }
         }
@@ -108,7 +115,11 @@ impl Sim {
             }
         }
         let mut arrivals = Vec::new();
-        for (&shard, lines) in &mut feed.shards {
+        let id = feed.id;
+        // Another shard first each time, for the first may take all the room.
+        let turn = ShardId(self.random.below(u64::from(self.layout.count())) as u32);
+        let (late, early): (Vec<_>, Vec<_>) = feed.shards.iter_mut().partition(|(shard, _)| **shard < turn);
+        for (&shard, lines) in early.into_iter().chain(late) {
             if lines.durable < lines.sent && lines.heard + PATIENCE <= self.now {
                 lines.sent = lines.durable;
                 lines.heard = self.now;
@@ -116,14 +127,21 @@ impl Sim {
             while lines.sent < lines.rows.len() as u64 && lines.sent < lines.durable + WINDOW {
                 let (own, hash, envelope) = &lines.rows[lines.sent as usize];
                 lines.sent += 1;
-                let from = From::Feed { feed: feed.id, number: lines.sent, own: *own };
+                let from = From::Feed { feed: id, number: lines.sent, own: *own };
                 arrivals.push(Arrival { shard, hash: *hash, envelope: envelope.clone(), from });
             }
         }
-        // One connection: what it carries arrives in order, or is cut off.
-        if !(self.random.chance(20) && !self.healed) {
-            for arrival in arrivals {
-                self.arrive(arrival);
+        // One connection: what it carries arrives in order, or is cut off; then it goes on from what is durable.
+        let cut_at = if self.healed || !self.random.chance(50) { u64::MAX } else { self.random.below(8) };
+        let mut is_cut = false;
+        for (at, arrival) in (0..).zip(arrivals) {
+            let (shard, from) = (arrival.shard, arrival.from);
+            is_cut = is_cut || at == cut_at || !self.arrive(arrival);
+            if let From::Feed { number, .. } = from
+                && is_cut
+            {
+                let lines = self.feeds[ticket.0].shards.get_mut(&shard).expect("it has rows");
+                lines.sent = lines.sent.min(number - 1);
             }
         }
         let pause = self.random.between(5_000, 50_000);
@@ -138,13 +156,13 @@ impl Sim {
         let lines = feed.shards.entry(receipt.shard).or_default();
         match receipt.news {
             FeedNews::Durable { through, .. } => {
-                // Another feed of this name may have fed more.
-                let through = through.min(lines.rows.len() as u64);
+                // Another feed of this name may have fed more. What this one has not sent it cannot skip: whether its
+                // input is the same is judged by its first row.
+                let through = through.min(lines.sent);
                 if lines.durable < through {
                     lines.durable = through;
                     lines.heard = now;
                 }
-                lines.sent = lines.sent.max(lines.durable);
             }
             FeedNews::SendFrom(number) => {
                 self.seen.feeds_sent_back += 1;

@@ -3,26 +3,25 @@
 use std::fmt::{self, Write};
 use xxhash_rust::xxh3::Xxh3;
 
+/// Takes the lines of a trace as they come.
+pub(super) type Sink = Box<dyn FnMut(&str)>;
+
 /// A running hash over everything that happens in a simulation.
 pub(super) struct Trace {
     hash: Xxh3,
     line: String,
-    lines: Option<Vec<String>>,
+    sink: Option<Sink>,
     steps: u64,
 }
 
 impl Trace {
     pub(super) fn new() -> Self {
-        Self { hash: Xxh3::new(), line: String::new(), lines: None, steps: 0 }
+        Self { hash: Xxh3::new(), line: String::new(), sink: None, steps: 0 }
     }
 
-    /// Keeps the lines from here on.
-    pub(super) fn record(&mut self) {
-        self.lines = Some(Vec::new());
-    }
-
-    pub(super) fn lines(&mut self) -> Vec<String> {
-        self.lines.as_mut().map(std::mem::take).unwrap_or_default()
+    /// Also gives a line for each from here on.
+    pub(super) fn write_to(&mut self, sink: Sink) {
+        self.sink = Some(sink);
     }
 
     pub(super) fn note(&mut self, at: u64, what: fmt::Arguments<'_>) {
@@ -31,8 +30,8 @@ impl Trace {
         self.steps += 1;
         self.hash.update(&at.to_le_bytes());
         self.hash.update(self.line.as_bytes());
-        if let Some(lines) = &mut self.lines {
-            lines.push(format!("{:>10}.{:06} {}", at / 1_000_000, at % 1_000_000, self.line));
+        if let Some(sink) = &mut self.sink {
+            sink(&format!("{:>4}.{:06} {}", at / 1_000_000, at % 1_000_000, self.line));
         }
     }
 

@@ -4,6 +4,7 @@
 //! each.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::batch::{delete, delete_range, put};
 use super::disk::SimulatedDisk;
@@ -339,12 +340,21 @@ fn what_is_reserved_commits_however_small_the_log() {
     });
 }
 
+struct ClearOnDrop<'f>(&'f AtomicBool);
+
+impl Drop for ClearOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn commits_loads_and_maintenance_go_on_beside_one_another() {
     on_every_engine(|engine| {
         let store = engine.open();
         let mut lane = lane_of(&store, 0);
         let key = ImageKey { shard: ShardId(0), epoch: EPOCH, key: vec![IMAGE] };
+        let maintained = AtomicBool::new(true);
         std::thread::scope(|scope| {
             let committing = scope.spawn(|| {
                 for number in 1..=300_u64 {
@@ -355,12 +365,15 @@ fn commits_loads_and_maintenance_go_on_beside_one_another() {
                     });
                     let bytes = next.bytes().len() as u64;
                     while store.reserve(LaneId(0), bytes).is_err() {
+                        assert!(maintained.load(Ordering::Relaxed), "nobody makes room any more");
                         std::thread::yield_now();
                     }
                     lane.commit(&[next]).unwrap();
                     store.release(LaneId(0), bytes);
                 }
             });
+            // Cleared when this thread fails too, or the other would wait for room for ever.
+            let _maintaining = ClearOnDrop(&maintained);
             let mut newest = 0;
             while newest < 300 {
                 let finished = committing.is_finished();

@@ -95,14 +95,14 @@ fn what_was_served_after_a_kill_survives_a_power_loss_at_any_later_operation() {
         disk.kill_at(at);
         let run = run(&disk);
         disk.restart();
-        // The cache shows all that was written, synced or not.
+        // The cache shows all that was written, synced or not; what is shown once is shown for good.
         let store = open(&disk).unwrap();
+        let served = store.owned().unwrap();
         disk.crash();
-        let held = {
-            disk.restart();
-            prefix_held(&open(&disk).unwrap())
-        };
-        check_run(&run, held, &format!("killed at operation {at}"));
+        disk.restart();
+        let again = open(&disk).unwrap_or_else(|error| panic!("killed at operation {at}: {error}"));
+        assert_eq!(again.owned().unwrap(), served, "killed at operation {at}");
+        check_run(&run, prefix_held(&again), &format!("killed at operation {at}"));
         drop(store);
     }
 }
