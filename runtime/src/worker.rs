@@ -275,7 +275,7 @@ impl Actor for Worker {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.inbox.attend(Waker(ctx.address()));
-        ctx.run_interval(TICK, |worker, ctx| worker.go_on(ctx));
+        ctx.run_interval(TICK, Worker::go_on);
     }
 }
 

@@ -179,6 +179,8 @@ impl Kernel {
         } else if limits.replies_max <= shard.requests.len() || limits.clients_max <= shard.requests.clients()
         {
             Some(Bound::Clients)
+        } else if limits.dead_letters_max <= shard.dead.len() {
+            Some(Bound::DeadLetters)
         } else {
             None
         };
@@ -345,7 +347,9 @@ impl Kernel {
                 return None;
             }
         }
-        let full = self.limits.outbox_bytes_max <= self.host(target).outbox_bytes;
+        let (outbox_max, dead_max) = (self.limits.outbox_bytes_max, self.limits.dead_letters_max);
+        let shard = self.host(target);
+        let full = outbox_max <= shard.outbox_bytes || dead_max <= shard.dead.len();
         let slot = if full { None } else { self.door(&arrival, false) };
         let Some(slot) = slot else {
             if self.kinds.find(arrival.envelope.view().kind).is_none() {
