@@ -85,7 +85,11 @@ fn pieces(c: &mut Criterion) {
         b.iter(|| {
             let mut one = Batch::reuse(std::mem::take(&mut buffer));
             one.section(ShardId(7), Epoch(1), 42, |out| {
-                batch::put(&[&[0xf0], b"account", &[0], b"9e3779b97f4a7c15"], &[&[1], black_box(&bytes)], out);
+                batch::put(
+                    &[&[0xf0], b"account", &[0], b"9e3779b97f4a7c15"],
+                    &[&[1], black_box(&bytes)],
+                    out,
+                );
             });
             buffer = one.into_buffer();
         });
@@ -113,7 +117,8 @@ impl Bench {
         let hosted = layout.iter().collect();
         let now = Timestamp::from_millis(1);
         let kernel = Kernel::new(Arc::new(kinds), limits, layout, hosted, |_| LANE, 1, now);
-        let mut bench = Self { kernel, layout, feed: FeedId::of("bench"), numbers: HashMap::new(), own: 0, now };
+        let mut bench =
+            Self { kernel, layout, feed: FeedId::of("bench"), numbers: HashMap::new(), own: 0, now };
         bench.step(Event::Tick);
         let to = ReplyTo { connection: 0, slot: 0 };
         bench.step(Event::OpenFeed { feed: bench.feed, name: "bench".into(), to });
