@@ -46,7 +46,7 @@ impl Meter {
     /// Rate per second, and processor microseconds per piece.
     pub(crate) fn per_second(&self, pieces: u64) -> (f64, f64) {
         let rate = pieces as f64 / self.started.elapsed().as_secs_f64();
-        let each = (cpu() - self.cpu).as_secs_f64() * 1e6 / pieces.max(1) as f64;
+        let each = cpu().saturating_sub(self.cpu).as_secs_f64() * 1e6 / pieces.max(1) as f64;
         (rate, each)
     }
 }

@@ -3,6 +3,8 @@
 //! Every figure of the runtime stands beside one of the same machine at the same moment, because these machines differ
 //! and drift: read the ratios. What each section does is said in its file.
 
+#![expect(clippy::cast_precision_loss, reason = "figures are read to three digits")]
+
 mod asks;
 mod disk;
 mod entities;

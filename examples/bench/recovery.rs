@@ -59,7 +59,7 @@ pub(crate) async fn measure(load: &Load, entities: u64) -> Result<()> {
     println!(
         "recovery      {entities} entities after SIGKILL: serving in {:.2} s; {count} of them asked and right in {:.2} s more",
         serving.as_secs_f64(),
-        (started.elapsed() - serving).as_secs_f64(),
+        started.elapsed().saturating_sub(serving).as_secs_f64(),
     );
     runtime.shutdown().await;
     Ok(())

@@ -44,6 +44,10 @@ pub enum Phase {
 }
 
 /// One entity in memory.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, a byte each, in a struct there are millions of"
+)]
 pub struct Activation {
     hash: u64,
     /// The entity's key.
@@ -319,7 +323,7 @@ impl Activations {
         self.get(slot)?;
         let activation = self.slab[slot.index as usize].take()?;
         let entry = self.index.find_entry(activation.hash, |&index| index == slot.index);
-        entry.ok().expect("a used slot is in the index").remove();
+        entry.expect("a used slot is in the index").remove();
         self.generations[slot.index as usize] = slot.generation.wrapping_add(1);
         self.free.push(slot.index);
         self.mail_bytes -=

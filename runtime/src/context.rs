@@ -208,6 +208,10 @@ impl<'t, E> Context<'t, E> {
 
     /// Sends a message to another entity, or to this one. It leaves after the commit and takes effect exactly once, in
     /// the order sent, per sender and receiver. Sending to an entity of a volatile kind is at most once.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a message is given away, as everywhere else; users write no `&`"
+    )]
     pub fn send<T: Entity + Handle<M>, M: Message>(&mut self, target: EntityRef<T>, message: M) {
         if self.effects.sends.len() == SENDS_PER_TURN_MAX && self.effects.over.is_none() {
             self.effects.over = Some(Refusal::TooLarge {
@@ -239,6 +243,10 @@ impl<E: Entity> Context<'_, E> {
     }
 
     /// Sends `message` to this entity after `delay`, durably and once. Dropped in a turn that deletes the entity.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a message is given away, as everywhere else; users write no `&`"
+    )]
     pub fn remind<M: Message>(&mut self, delay: Duration, message: M) -> ReminderId
     where
         E: Handle<M>,

@@ -127,7 +127,7 @@ pub const fn is_name(name: &str) -> bool {
         }
         at += 1;
     }
-    0 < bytes.len() && bytes.len() <= NAME_LEN_MAX
+    !bytes.is_empty() && bytes.len() <= NAME_LEN_MAX
 }
 
 /// A typed address: the entity of kind `E` with a key. Cheap, `Send` whatever the state is, and valid after any move.

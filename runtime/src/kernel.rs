@@ -397,10 +397,21 @@ struct OpenFeed {
     listeners: Vec<ReplyTo>,
 }
 
+/// The kinds, as this worker counts its uses of them.
+struct SharedKinds(Arc<Kinds>);
+
+impl std::ops::Deref for SharedKinds {
+    type Target = Kinds;
+
+    fn deref(&self) -> &Kinds {
+        &self.0
+    }
+}
+
 /// One worker's state machine. See the module.
 pub struct Kernel {
     /// Counted without atomics: workers share the kinds, and a turn asks for them more than once.
-    kinds: Rc<Arc<Kinds>>,
+    kinds: Rc<SharedKinds>,
     limits: Limits,
     layout: Shards,
     /// By shard number; `None` for shards of other workers.
@@ -477,7 +488,7 @@ impl Kernel {
             actions.push(Action::LoadShard { shard: id, resets: 0 });
         }
         Self {
-            kinds: Rc::new(kinds),
+            kinds: Rc::new(SharedKinds(kinds)),
             limits,
             layout,
             shards,
@@ -588,11 +599,9 @@ impl Kernel {
         self.counters().in_flight == 0
             && self.lanes.iter().all(|lane| lane.arrivals.is_empty() && lane.undurable.is_empty())
             && !self.lanes.iter().any(|lane| self.has_work(lane.id))
-            && self
-                .hosted
-                .iter()
-                .filter_map(|shard| self.shard(*shard))
-                .all(|shard| shard.held.is_empty() && shard.outboxes.values().all(|outbox| outbox.is_empty()))
+            && self.hosted.iter().filter_map(|shard| self.shard(*shard)).all(|shard| {
+                shard.held.is_empty() && shard.outboxes.values().all(super::stream::Outbox::is_empty)
+            })
     }
 
     /// Whether nothing is in memory that is not durable, beside what is sent again from the store at the next start.
@@ -639,7 +648,7 @@ impl Kernel {
         self.held_bytes + self.lanes.iter().map(|lane| lane.arrival_bytes).sum::<usize>()
     }
 
-    fn kinds(&self) -> Rc<Arc<Kinds>> {
+    fn kinds(&self) -> Rc<SharedKinds> {
         Rc::clone(&self.kinds)
     }
 
@@ -721,7 +730,7 @@ impl Kernel {
             while let Some((reminder, hash, envelope)) = self.host(id).reminders.fire(now) {
                 let Some(slot) = self.activate(id, hash, &envelope) else {
                     // Its kind is not registered in this build: it stays set and is looked at again.
-                    let due = self.now + Duration::from_secs(60);
+                    let due = self.now + Duration::from_mins(1);
                     self.host(id).reminders.defer(reminder, due);
                     continue;
                 };

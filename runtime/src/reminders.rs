@@ -18,6 +18,7 @@ pub struct Reminder {
 
 /// The reminders of one shard. Their ids rise and are never used again (P4).
 #[derive(Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "three ways to find one thing")]
 pub struct Reminders {
     by_id: BTreeMap<ReminderId, Reminder>,
     by_due: BTreeSet<(Timestamp, ReminderId)>,

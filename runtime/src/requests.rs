@@ -116,6 +116,11 @@ impl Requests {
         self.records
     }
 
+    /// Whether no record is kept.
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
     /// How many clients are known.
     pub fn clients(&self) -> usize {
         self.clients.len()

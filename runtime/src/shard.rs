@@ -203,7 +203,7 @@ impl Shard {
                 let (target, number) = (ShardId(take_u32(&mut key)?), take_u64(&mut key)?);
                 let envelope = Envelope::from_bytes(value.into()).ok()?;
                 self.outbox_bytes += envelope.len();
-                let outbox = self.outboxes.entry(target).or_insert_with(Outbox::new);
+                let outbox = self.outboxes.entry(target).or_default();
                 outbox.restore(number, envelope.bytes().clone()).then_some(())?;
             }
             RowType::Feed => {

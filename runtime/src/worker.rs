@@ -95,6 +95,7 @@ impl Drop for Host {
     }
 }
 
+#[expect(clippy::struct_field_names, reason = "`worker` is its number, as everywhere in the ring")]
 struct Worker {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,

@@ -81,13 +81,8 @@ impl Kernel {
                 From::Volatile if to_durable => {
                     tracing::warn!("a volatile message was dropped: the store has no room for its turn");
                 }
-                From::Query(_) | From::Volatile => {
-                    if let Some(Taken { slot, mail }) = self.judge(arrival) {
-                        self.take_turn(lane, slot, mail);
-                    }
-                }
                 From::Request { .. } if to_durable => self.refuse(&arrival, refusal.clone()),
-                From::Request { .. } => {
+                From::Query(_) | From::Volatile | From::Request { .. } => {
                     if let Some(Taken { slot, mail }) = self.judge(arrival) {
                         self.take_turn(lane, slot, mail);
                     }
@@ -267,13 +262,12 @@ impl Kernel {
         self.host(target).inboxes.get_mut(&source).expect("judged above").take(number);
         self.counters.accepted += 1;
         let mail = Mail { envelope: arrival.envelope, origin: Origin::Stream { source, number } };
-        match slot {
-            Some(slot) => Some(Taken { slot, mail }),
-            None => {
-                let reason = format!("no entity of kind `{}` is registered", mail.envelope.view().kind);
-                self.dead_letter(target, mail, 0, reason);
-                None
-            }
+        if let Some(slot) = slot {
+            Some(Taken { slot, mail })
+        } else {
+            let reason = format!("no entity of kind `{}` is registered", mail.envelope.view().kind);
+            self.dead_letter(target, &mail, 0, reason);
+            None
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
 use std::{collections::VecDeque, time::Duration};
 
 /// Longest pause between two tries.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
 impl Kernel {
     /// The handler of a message panicked; its turn is undone.
@@ -52,7 +52,7 @@ impl Kernel {
         tracing::warn!(kind = view.kind, key = ?view.key, message = view.name, tries = trouble.tries, reason = trouble.reason, "a handler panicked");
         if tries_max <= trouble.tries {
             let (tries, reason) = (trouble.tries, format!("its handler panicked: {}", trouble.reason));
-            self.dead_letter(shard, mail, tries, reason);
+            self.dead_letter(shard, &mail, tries, reason);
             self.head_is_done(slot);
             let _ = lane;
             return;
@@ -119,19 +119,20 @@ impl Kernel {
                 let envelope = self.host(id).waiting[&number].envelope.clone();
                 (Some(number), Mail { envelope, origin: Origin::Waiting(number) })
             }
-            None => match self.activations.pop_mail(slot) {
-                Some(mail) => (None, mail),
-                None => {
+            None => {
+                if let Some(mail) = self.activations.pop_mail(slot) {
+                    (None, mail)
+                } else {
                     let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
                     activation.trouble = None;
                     return;
                 }
-            },
+            }
         };
         let origin = mail.origin;
         if before.is_some_and(|number| self.is_cancelled(id, number)) {
             let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
-            self.consume(lane, id, &mail, &reply);
+            self.consume(lane, id, mail, &reply);
             self.lanes[lane].counts.applied += 1;
         } else {
             self.turn(lane, slot, mail);
@@ -192,7 +193,7 @@ impl Kernel {
             || bytes_max <= self.shards[id.0 as usize].as_ref().map_or(0, |shard| shard.waiting_bytes)
         {
             let reason = format!("its entity is stuck ({}) and the waiting queue is full", trouble.reason);
-            self.dead_letter(id, mail, 0, reason);
+            self.dead_letter(id, &mail, 0, reason);
             return;
         }
         let number = self.push_waiting(id, slot, &mail);
@@ -254,7 +255,7 @@ impl Kernel {
     }
 
     /// Gives a message up, in the commit that marks it as consumed.
-    pub(super) fn dead_letter(&mut self, id: ShardId, mail: Mail, tries: u32, reason: String) {
+    pub(super) fn dead_letter(&mut self, id: ShardId, mail: &Mail, tries: u32, reason: String) {
         let view = mail.envelope.view();
         tracing::error!(kind = view.kind, key = ?view.key, message = view.name, tries, reason, "dead-lettered");
         let letter =
@@ -269,7 +270,7 @@ impl Kernel {
         put(&[&[RowType::DeadLetter as u8], &number.to_be_bytes()], &[&value], &mut shard.changes.writes);
         self.lanes[lane].batch_bytes += value.len() + 16;
         let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
-        self.consume(lane, id, &mail, &reply);
+        self.consume(lane, id, mail, &reply);
         self.lanes[lane].counts.dead_lettered += 1;
     }
 

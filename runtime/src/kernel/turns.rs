@@ -15,7 +15,6 @@ use crate::{
         batch::{delete, put},
         row::put_varint,
     },
-    stream::Outbox,
     turn,
 };
 use bytes::Bytes;
@@ -214,7 +213,7 @@ impl Kernel {
                 if let Origin::Volatile(to) = mail.origin {
                     self.drop_volatile(to, reason);
                 } else {
-                    self.dead_letter(shard, mail, 0, reason);
+                    self.dead_letter(shard, &mail, 0, reason);
                 }
             }
         }
@@ -448,7 +447,7 @@ impl Kernel {
         }
         let shard = self.touch(source);
         let len = envelope.len();
-        let number = shard.outboxes.entry(target).or_insert_with(Outbox::new).push(envelope.bytes().clone());
+        let number = shard.outboxes.entry(target).or_default().push(envelope.bytes().clone());
         shard.outbox_bytes += len;
         put(
             &[&[RowType::Outbox as u8], &target.0.to_be_bytes(), &number.to_be_bytes()],
@@ -478,12 +477,11 @@ impl Kernel {
     }
 
     pub(super) fn drop_volatile(&mut self, to: Option<crate::activation::ReplyTo>, reason: String) {
-        match to {
-            Some(to) => {
-                let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
-                self.put_now(Output::Reply(to, Outcome::Done(reply)));
-            }
-            None => tracing::warn!(reason, "a message to a volatile entity was dropped"),
+        if let Some(to) = to {
+            let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
+            self.put_now(Output::Reply(to, Outcome::Done(reply)));
+        } else {
+            tracing::warn!(reason, "a message to a volatile entity was dropped");
         }
     }
 
