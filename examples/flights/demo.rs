@@ -152,7 +152,9 @@ impl Story<'_> {
                     break;
                 }
                 // The rows it had counted before went by too fast; a kill among them is a kill all the same.
-                say(&format!("run {runs}: finished before it could be killed; once more, to be killed earlier\n"))?;
+                say(&format!(
+                    "run {runs}: finished before it could be killed; once more, to be killed earlier\n"
+                ))?;
                 durable_before = expected.rows;
                 point = (point / 2).max(1);
             }
