@@ -266,9 +266,10 @@ impl Driven {
             self.void(submission);
             return;
         }
-        let result = match submission.batch.is_empty() {
-            true => Ok(()),
-            false => self.lanes[at].commit(std::slice::from_ref(&submission.batch)).map(drop),
+        let result = if submission.batch.is_empty() {
+            Ok(())
+        } else {
+            self.lanes[at].commit(std::slice::from_ref(&submission.batch)).map(drop)
         };
         match result {
             Ok(()) => {

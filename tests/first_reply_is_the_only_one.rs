@@ -37,7 +37,7 @@ fn the_first_reply_survives_everything() {
     driven.checkpoint();
     again(&mut driven, "after a checkpoint");
     driven.checkpoint();
-    driven.pass(Duration::from_secs(60));
+    driven.pass(Duration::from_mins(1));
     let in_memory: usize = driven.kernels.iter().map(|kernel| kernel.activations().0).sum();
     assert_eq!(in_memory, 0, "it was let go");
     again(&mut driven, "after passivation");

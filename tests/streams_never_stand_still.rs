@@ -30,7 +30,7 @@ fn an_old_receipt_stops_no_stream() {
         let receipt = Receipt { source, target, through: 0, refused_from, go_on: false };
         driven.step(0, entity_runtime::kernel::Event::Receipts(vec![receipt]));
     }
-    driven.pass(Duration::from_secs(60));
+    driven.pass(Duration::from_mins(1));
     assert!(driven.kernels[0].is_quiet(), "{}", driven.kernels[0].unrest());
     assert_eq!(cents(&mut driven, &to), 7, "the stream stood still");
 }

@@ -55,7 +55,9 @@ fn a_message_handed_over_before_its_batch_was_void_is_dropped() {
     while !driven.pending.is_empty() {
         driven.commit();
     }
-    late.into_iter().for_each(|arrival| driven.arrive(arrival));
+    for arrival in late {
+        driven.arrive(arrival);
+    }
     driven.settle();
     assert_eq!(cents(&mut driven, &to), 0, "a turn that never was took effect elsewhere");
     // The number is given to another message, which must not be taken for a repeat.

@@ -35,7 +35,7 @@ const CLOCKS: u64 = 2;
 const TALLIES: u64 = 4;
 const BRITTLES: u64 = 2;
 /// A minute of peace is enough for every retry, pause and resend.
-const PEACE: Duration = Duration::from_secs(240);
+const PEACE: Duration = Duration::from_mins(4);
 
 /// What was asked of one phoenix, one thing at a time.
 #[derive(Default)]
@@ -300,7 +300,7 @@ impl World {
     /// One input, fed by one process or by several at once.
     fn feed(&mut self) {
         if self.rows.is_empty() {
-            for own in 0..1 + self.below(60) {
+            for own in 0..=self.below(60) {
                 let row = (own * 3, self.below(TALLIES), self.below(50));
                 self.rows.push(row);
             }

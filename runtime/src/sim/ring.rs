@@ -220,7 +220,7 @@ impl Sim {
                 self.let_out(output);
             }
             Action::Hand(arrivals) => {
-                for arrival in arrivals {
+                for arrival in &arrivals {
                     self.hand(arrival);
                 }
             }
@@ -442,7 +442,7 @@ impl Sim {
                 self.plan(pause, Due::Worker { life: self.life, worker, event });
             }
             Output::FeedReceipt(receipt) => self.plan(pause, Due::FeedReceipt(receipt)),
-            Output::Hand(arrival) => self.hand(arrival),
+            Output::Hand(arrival) => self.hand(&arrival),
         }
     }
 
@@ -451,7 +451,7 @@ impl Sim {
     }
 
     /// From worker to worker inside the node.
-    fn hand(&mut self, arrival: Arrival) {
+    fn hand(&mut self, arrival: &Arrival) {
         let worker = self.worker_of(arrival.shard);
         let is_stream = matches!(arrival.from, crate::kernel::From::Stream { .. });
         let copies = match self.random.below(1_000) {
