@@ -1,4 +1,5 @@
 //! Whatever was acknowledged is there after any crash, and nothing is there twice.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::entity::Entity;
 use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note, builder, id, now, small_limits};
@@ -20,7 +21,7 @@ async fn every_acknowledged_effect_is_there_once_after_kills_at_random_moments()
     let mut noted: BTreeMap<u64, String> = BTreeMap::new();
     let mut repeats = 0;
     for kill in 0..KILLS {
-        let from = (1..).find(|number| !noted.contains_key(number)).unwrap();
+        let from = (1..u64::MAX).find(|number| !noted.contains_key(number)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_victim"))
             .arg("crash")
             .arg(directory.path())

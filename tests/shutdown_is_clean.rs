@@ -74,9 +74,8 @@ async fn whoever_waits_is_told_and_what_was_accepted_is_there() {
     while let Some(ask) = asks.join_next().await {
         match ask.unwrap() {
             (number, Ok(_)) => noted.push(number),
-            (_, Err(AskError::Refused(Refusal::Stopping))) => {}
-            // Between the door and the stop: it may have happened.
-            (_, Err(AskError::Unknown(_))) => {}
+            // Refused at the door, or between door and stop: then it may have happened.
+            (_, Err(AskError::Refused(Refusal::Stopping) | AskError::Unknown(_))) => {}
             (number, Err(other)) => panic!("{number}: {other}"),
         }
     }

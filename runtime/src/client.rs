@@ -5,9 +5,13 @@
 //! and asking again with [`Ask::with_id`] finds out later.
 
 mod feed;
+mod operator;
 mod pending;
 
 pub use feed::{Feed, FeedError};
+pub use operator::{
+    DeadLetter, FeedState, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, WaitingMessage,
+};
 
 use crate::{
     activation::{Listener, ReplyTo},
@@ -64,6 +68,7 @@ impl Client {
     ///
     /// # Errors
     /// When awaited; [`AskError`] tells the outcomes apart.
+    #[expect(clippy::needless_pass_by_value, reason = "a message that is sent is given away")]
     pub fn ask<E: Answers<M, Way>, M: Message, Way>(
         &self,
         target: EntityRef<E>,
@@ -77,6 +82,7 @@ impl Client {
     ///
     /// # Errors
     /// When awaited: refused, or unknown.
+    #[expect(clippy::needless_pass_by_value, reason = "a message that is sent is given away")]
     pub fn send<E: Entity + crate::entity::Handle<M>, M: Message>(
         &self,
         target: EntityRef<E>,
@@ -89,8 +95,9 @@ impl Client {
     ///
     /// # Errors
     /// The name is empty or too long.
+    #[expect(clippy::unused_async, reason = "a feed of another node will be waited for")]
     pub async fn feed(&self, name: &str) -> Result<Feed, FeedError> {
-        Feed::open(&self.inner.shared, name).await
+        Feed::open(&self.inner.shared, name)
     }
 
     fn request<E: Entity, M: Message, R>(

@@ -80,6 +80,8 @@ pub enum Bound {
     LogTail,
     /// The number of clients, feeds or stored replies of a shard.
     Clients,
+    /// The dead letters of a shard: an operator should look at them.
+    DeadLetters,
 }
 
 impl fmt::Display for Bound {
@@ -91,6 +93,7 @@ impl fmt::Display for Bound {
             Bound::Memory => "the memory for activations",
             Bound::LogTail => "the log",
             Bound::Clients => "the shard's table of clients",
+            Bound::DeadLetters => "the shard's list of dead letters (retry or drop some)",
         })
     }
 }

@@ -54,6 +54,10 @@ pub struct Limits {
     pub waiting_len_max: usize,
     /// Most bytes in the waiting queues of one shard. Further messages are dead-lettered.
     pub waiting_bytes_max: usize,
+    /// Dead letters of one shard from which on clients are refused as busy and feeds are held back, until an operator has
+    /// retried or dropped some. Messages between entities go on, so that what is under way can still be given up beyond
+    /// it: a dead letter is never lost.
+    pub dead_letters_max: usize,
     /// Most reminders of one shard. A turn that sets one more is undone and its message dead-lettered.
     pub reminders_max: usize,
     /// A message that was not acknowledged for this long is sent again.
@@ -87,6 +91,7 @@ impl Default for Limits {
             failing_for_max: Duration::from_secs(1),
             waiting_len_max: 16_384,
             waiting_bytes_max: 64 * MIB,
+            dead_letters_max: 65_536,
             reminders_max: 1 << 20,
             resend_after: Duration::from_secs(5),
             trim_after: Duration::from_secs(1),

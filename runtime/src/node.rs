@@ -160,9 +160,10 @@ impl Shared {
     }
 
     /// The node cannot go on: the store has failed. Everyone who waits is told that the outcome is unknown.
-    pub(crate) fn fail(&self, why: String) {
+    pub(crate) fn fail(&self, why: impl Into<String>) {
+        let why = why.into();
         tracing::error!(why, "the node has failed and takes no more messages; restart it from its store");
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why.clone());
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.clone());
         self.stopping.store(true, Ordering::SeqCst);
         self.ports.fail(&why);
     }

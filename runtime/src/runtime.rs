@@ -1,7 +1,7 @@
 //! The runtime a program holds: built from kinds and a store, asked for clients, stopped.
 
 use crate::{
-    client::Client,
+    client::{Client, Operator},
     clock::random_u128,
     entity::{Entity, Kind, KindOf},
     kernel::Counters,
@@ -254,6 +254,11 @@ impl Runtime {
     /// A client with an identity of its own.
     pub fn client(&self) -> Client {
         Client::open(&self.node.shared.front)
+    }
+
+    /// The operator's view: dead letters, waiting messages, feeds.
+    pub fn operator(&self) -> Operator<'_> {
+        Operator::new(&self.node.shared.front, &self.store)
     }
 
     /// What the runtime has done since it started, as of the last 20 ms or so.

@@ -122,7 +122,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub(super) async fn open(shared: &Arc<Front>, name: &str) -> Result<Self, FeedError> {
+    pub(super) fn open(shared: &Arc<Front>, name: &str) -> Result<Self, FeedError> {
         if name.is_empty() || FEED_NAME_LEN_MAX < name.len() {
             return Err(FeedError::Name(name.len()));
         }

@@ -208,7 +208,7 @@ impl Sim {
                     Bound::Outbox => seen.busy_outbox += 1,
                     Bound::Memory => seen.busy_memory += 1,
                     Bound::LogTail => seen.busy_log += 1,
-                    Bound::Clients => seen.busy_clients += 1,
+                    Bound::Clients | Bound::DeadLetters => seen.busy_clients += 1,
                 }
                 true
             }

@@ -1,0 +1,342 @@
+//! What an operator sees and does: dead letters, waiting messages, feeds.
+
+use super::pending::Pending;
+use crate::{
+    activation::ReplyTo,
+    clock::random_u128,
+    entity::EntityId,
+    error::Refusal,
+    feeds::Feed,
+    kernel::{Event, Outcome},
+    message::{ClientId, Envelope},
+    node::Front,
+    placement::ShardId,
+    shard::{self, decode_waiting},
+    store::{LoadError, Row, RowType, Store, row::take_u64},
+    timestamp::Timestamp,
+};
+use std::{collections::BTreeMap, fmt, num::ParseIntError, str::FromStr, sync::Arc, time::Duration};
+
+/// Most rows of one page.
+pub const PAGE_MAX: usize = 1_000;
+/// How long an operation may take before its outcome is given back as unknown.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Names a dead letter or a waiting message: its shard and its number there, which is never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LetterId {
+    /// The shard.
+    pub shard: ShardId,
+    /// The number.
+    pub number: u64,
+}
+
+impl fmt::Display for LetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.shard.0, self.number)
+    }
+}
+
+/// The text is not the id of a letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a letter; the form is SHARD-NUMBER")]
+pub struct ParseLetterIdError;
+
+impl From<ParseIntError> for ParseLetterIdError {
+    fn from(_: ParseIntError) -> Self {
+        Self
+    }
+}
+
+impl FromStr for LetterId {
+    type Err = ParseLetterIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (shard, number) = text.split_once('-').ok_or(ParseLetterIdError)?;
+        Ok(Self { shard: ShardId(shard.parse()?), number: number.parse()? })
+    }
+}
+
+/// A message that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its name for [`Operator::retry`] and [`Operator::drop_letter`].
+    pub id: LetterId,
+    /// When it was given up.
+    pub at: Timestamp,
+    /// How often its handler panicked; 0 where it was given up without a try.
+    pub tries: u32,
+    /// Why it was given up.
+    pub reason: String,
+    /// The entity it was for.
+    pub target: EntityId,
+    /// Name of the message.
+    pub message: String,
+    /// The message, encoded.
+    pub body: Vec<u8>,
+}
+
+/// A message that waits for an entity that is parked or keeps failing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingMessage {
+    /// Its place in the shard's waiting queue.
+    pub id: LetterId,
+    /// The entity it waits for.
+    pub target: EntityId,
+    /// Name of the message.
+    pub message: String,
+    /// Length of the encoded message.
+    pub len: usize,
+}
+
+/// A feed that has been used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FeedState {
+    /// Its name.
+    pub name: String,
+    /// Messages applied, in all shards.
+    pub applied: u64,
+    /// The highest own number (row, offset) below which each shard has what is its.
+    pub own: u64,
+    /// Shards that have a mark of it.
+    pub shards: u32,
+}
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperatorError {
+    /// Nothing happened.
+    #[error("refused: {0}")]
+    Refused(#[from] Refusal),
+    /// It may have happened. List again to find out.
+    #[error("outcome unknown: {0}; list again")]
+    Unknown(String),
+    /// The store cannot be read.
+    #[error("{0}")]
+    Store(#[from] LoadError),
+    /// A row is not what this build writes.
+    #[error("{0} has a row that this build cannot read; it may be a newer build's")]
+    Row(ShardId),
+}
+
+/// The operator's view of a running runtime.
+///
+/// A listing brings the checkpoint up to date and reads it, so it shows everything that was acknowledged before, and costs
+/// as much as a checkpoint: it is for people, not for every second. The turns go on beside it.
+///
+/// ```
+/// # use entity_runtime::prelude::*;
+/// # #[derive(Entity, Default, Serialize, Deserialize)]
+/// # #[entity(kind = "fuse", handles(Blow))]
+/// # struct Fuse;
+/// # #[derive(Message, Serialize, Deserialize)]
+/// # #[message(reply = ())]
+/// # struct Blow;
+/// # impl Handle<Blow> for Fuse {
+/// #     fn handle(&mut self, _: Blow, _: &mut Context<'_, Self>) { panic!("blown") }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> anyhow::Result<()> {
+/// # let mut limits = entity_runtime::Limits::default();
+/// # limits.tries_max = 1;
+/// let runtime = Runtime::builder().entity::<Fuse>().in_memory().limits(limits).start().await?;
+/// assert!(runtime.client().ask(Fuse::at("kitchen"), Blow).await.is_err());
+///
+/// let operator = runtime.operator();
+/// let letters = operator.dead_letters(None, 100).await?;
+/// assert_eq!(letters[0].target.to_string(), "fuse/kitchen");
+/// assert!(letters[0].reason.contains("blown"));
+/// operator.drop_letter(letters[0].id).await?;
+/// assert!(operator.dead_letters(None, 100).await?.is_empty());
+/// # runtime.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Operator<'r> {
+    front: &'r Arc<Front>,
+    store: &'r Arc<dyn Store>,
+}
+
+impl<'r> Operator<'r> {
+    pub(crate) fn new(front: &'r Arc<Front>, store: &'r Arc<dyn Store>) -> Self {
+        Self { front, store }
+    }
+
+    /// Lists dead letters in the order of their ids, from behind `after` on, [`PAGE_MAX`] at the most. The last id of a
+    /// page asks for the next.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn dead_letters(
+        &self,
+        after: Option<LetterId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, OperatorError> {
+        self.page(after, limit, RowType::DeadLetter, |id, value| {
+            let letter = shard::DeadLetter::decode(value)?;
+            let view = letter.envelope.view();
+            Some(DeadLetter {
+                id,
+                at: letter.at,
+                tries: letter.tries,
+                target: letter.envelope.target(),
+                message: view.name.to_owned(),
+                body: view.body.to_vec(),
+                reason: letter.reason,
+            })
+        })
+        .await
+    }
+
+    /// Lists the messages that wait for entities which are parked or keep failing, paged as dead letters are. Why each
+    /// entity waits is in the log, at level `error` or `warn`.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn waiting(
+        &self,
+        after: Option<LetterId>,
+        limit: usize,
+    ) -> Result<Vec<WaitingMessage>, OperatorError> {
+        self.page(after, limit, RowType::Waiting, |id, value| {
+            let envelope = decode_waiting(value)?.envelope;
+            let message = envelope.view().name.to_owned();
+            Some(WaitingMessage { id, target: envelope.target(), message, len: envelope.len() })
+        })
+        .await
+    }
+
+    /// Lists the feeds, by name. Their number is bounded by
+    /// [`Limits::clients_max`](crate::Limits::clients_max).
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn feeds(&self) -> Result<Vec<FeedState>, OperatorError> {
+        self.make_loadable().await?;
+        let mut feeds: BTreeMap<Vec<u8>, FeedState> = BTreeMap::new();
+        for shard in self.front.layout.iter() {
+            for (key, value) in self.rows(shard).await? {
+                let Some((&[row_type], rest)) = key.split_first_chunk() else { continue };
+                let Some((id, &[part])) = rest.split_last_chunk() else { continue };
+                if row_type != RowType::Feed as u8 {
+                    continue;
+                }
+                let feed = feeds.entry(id.to_vec()).or_default();
+                if part == 1 {
+                    feed.name = String::from_utf8_lossy(&value).into_owned();
+                } else {
+                    let marks = Feed::decode(&value).ok_or(OperatorError::Row(shard))?;
+                    feed.applied += marks.floor();
+                    feed.own = feed.own.max(marks.own_at_floor());
+                    feed.shards += 1;
+                }
+            }
+        }
+        let mut feeds: Vec<FeedState> = feeds.into_values().collect();
+        feeds.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(feeds)
+    }
+
+    /// Tries a dead letter again, as a new message behind the others of its entity. It is no dead letter any more when
+    /// this returns; should it fail again it becomes a new one. Whoever asked the message first keeps the answer it got.
+    ///
+    /// # Errors
+    /// There is no such letter, or the store has no room; or the outcome is unknown.
+    pub async fn retry(&self, id: LetterId) -> Result<(), OperatorError> {
+        self.make_loadable().await?;
+        let key = [&[RowType::DeadLetter as u8][..], &id.number.to_be_bytes()].concat();
+        let row = self.rows(id.shard).await?.into_iter().find(|(found, _)| *found == key);
+        let (_, value) = row.ok_or(Refusal::NoDeadLetter(id.number))?;
+        let letter = shard::DeadLetter::decode(&value).ok_or(OperatorError::Row(id.shard))?;
+        self.tell(id, Some(letter.envelope)).await
+    }
+
+    /// Drops a dead letter for good.
+    ///
+    /// # Errors
+    /// As [`Operator::retry`].
+    pub async fn drop_letter(&self, id: LetterId) -> Result<(), OperatorError> {
+        self.tell(id, None).await
+    }
+
+    async fn tell(&self, id: LetterId, retry: Option<Envelope>) -> Result<(), OperatorError> {
+        if self.front.layout.count() <= id.shard.0 {
+            return Err(Refusal::NoDeadLetter(id.number).into());
+        }
+        if self.front.stopping.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Refusal::Stopping.into());
+        }
+        let pending = Arc::new(Pending::new(ClientId(random_u128()), self.front.clock, Duration::ZERO));
+        let connection = self.front.ports.next();
+        self.front.ports.open(connection, pending.clone());
+        let waiter = pending.wait(None, false, TIMEOUT);
+        let to = ReplyTo { connection, slot: waiter.slot };
+        let event = Event::DeadLetter { shard: id.shard, number: id.number, retry, to };
+        self.front.inboxes[self.front.worker_of(id.shard)].push(event);
+        let outcome = waiter.await;
+        self.front.ports.close(connection);
+        match outcome {
+            Outcome::Done(_) | Outcome::Waiting => Ok(()),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            Outcome::Unknown(why) => Err(OperatorError::Unknown(why)),
+        }
+    }
+
+    /// Rows that are committed but not yet in the checkpoint are not seen by loads.
+    async fn make_loadable(&self) -> Result<(), OperatorError> {
+        let store = Arc::clone(self.store);
+        blocking(move || store.maintain()).await
+    }
+
+    async fn rows(&self, shard: ShardId) -> Result<Vec<Row>, OperatorError> {
+        let store = Arc::clone(self.store);
+        blocking(move || {
+            let owned = store.owned()?.into_iter().find(|owned| owned.shard == shard);
+            store.load_shard(shard, owned.ok_or(LoadError::NotOwned(shard))?.epoch)
+        })
+        .await
+    }
+
+    async fn page<T>(
+        &self,
+        after: Option<LetterId>,
+        limit: usize,
+        row_type: RowType,
+        read: impl Fn(LetterId, &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, OperatorError> {
+        self.make_loadable().await?;
+        let mut page = Vec::new();
+        for shard in self.front.layout.iter() {
+            if after.is_some_and(|after| shard < after.shard) {
+                continue;
+            }
+            for (key, value) in self.rows(shard).await? {
+                let Some((&[found], mut rest)) = key.split_first_chunk() else { continue };
+                if found != row_type as u8 {
+                    continue;
+                }
+                let number = take_u64(&mut rest).ok_or(OperatorError::Row(shard))?;
+                let id = LetterId { shard, number };
+                if after.is_some_and(|after| id <= after) {
+                    continue;
+                }
+                if page.len() == limit.min(PAGE_MAX) {
+                    return Ok(page);
+                }
+                page.push(read(id, &value).ok_or(OperatorError::Row(shard))?);
+            }
+        }
+        Ok(page)
+    }
+}
+
+/// Reading blocks; nobody's executor should.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, OperatorError> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => Ok(read?),
+        Err(error) => Err(OperatorError::Unknown(error.to_string())),
+    }
+}
