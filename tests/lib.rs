@@ -1,6 +1,7 @@
 //! What the promise tests share: entities that notice a broken promise, the simulated world they live in, and a running
-//! runtime with small bounds.
+//! runtime with small bounds; kernels driven by hand.
 
+pub mod driven;
 pub mod entities;
 pub mod running;
 pub mod world;

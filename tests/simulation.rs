@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-fn seeds() -> u64 {
+fn seeds_to_run() -> u64 {
     std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(5_000)
 }
 
@@ -31,21 +31,22 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
 #[test]
 fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
     be_quiet_about_panics();
-    let (next, failures, seen) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Seen::default()));
+    let (next, broken, seen) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Seen::default()));
+    let count = seeds_to_run();
     let workers = thread::available_parallelism().map_or(2, usize::from);
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seeds() <= seed {
+                    if count <= seed {
                         break;
                     }
                     match panic::catch_unwind(|| world::run(seed, false)) {
                         Ok(report) => *seen.lock().expect("no panic while it is held") += report.seen,
                         Err(panic) => {
                             let failure = (seed, text(panic.as_ref()));
-                            failures.lock().expect("no panic while it is held").push(failure);
+                            broken.lock().expect("no panic while it is held").push(failure);
                         }
                     }
                 }
@@ -54,7 +55,7 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
     });
     // From here on a panic is this test's own.
     drop(panic::take_hook());
-    let mut failures = failures.into_inner().expect("no panic while it was held");
+    let mut failures = broken.into_inner().expect("no panic while it was held");
     failures.sort();
     let seen = seen.into_inner().expect("no panic while it was held");
     for (name, count) in seen.list() {
@@ -65,7 +66,7 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
         .take(20)
         .map(|(seed, text)| format!("make simulate SEED={seed}    # {}", text.lines().next().unwrap_or("")))
         .collect();
-    assert!(failures.is_empty(), "{} of {} seeds failed:\n{}", failures.len(), seeds(), lines.join("\n"));
+    assert!(failures.is_empty(), "{} of {count} seeds failed:\n{}", failures.len(), lines.join("\n"));
     let unseen: Vec<_> = seen.list().into_iter().filter(|(_, count)| *count == 0).collect();
     assert!(unseen.is_empty(), "never happened: {unseen:?}");
 }

@@ -42,7 +42,7 @@
 //! }
 //! sim.run_for(Duration::from_millis(20));
 //! sim.crash();
-//! sim.run_until_quiet(Duration::from_secs(60));
+//! sim.run_until_quiet(Duration::from_mins(1));
 //! assert_eq!(sim.query(&Counter::at("a"), &Total), Ok(55));
 //! ```
 //!
@@ -265,7 +265,7 @@ impl Builder {
         let storage = match self.store {
             StoreChoice::Memory { lanes, lagging } => Storage::memory(layout, lanes, lagging),
             StoreChoice::Embedded { segment_bytes, segments } => {
-                Storage::embedded(layout, random.next(), segment_bytes, segments)
+                Storage::embedded(layout, random.draw(), segment_bytes, segments)
             }
         };
         let mut trace = Trace::new();
@@ -437,14 +437,15 @@ impl Sim {
     /// It was refused for good or dead-lettered.
     pub fn answered<M: Message>(&self, ticket: Ticket) -> Option<Result<M::Reply, AskError>> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let body = match (self.answer(ticket), self.outcome(ticket)?) {
-            (Some(Ok(body)), _) => body,
-            (Some(Err((ReplyClass::Rejected, body))), _) => body,
-            (Some(Err((_, body))), _) => return Some(Err(AskError::DeadLettered(text(body)))),
-            (None, Outcome::Refused(refusal)) => return Some(Err(AskError::Refused(refusal.clone()))),
-            (None, _) => return None,
-        };
-        Some(crate::codec::decode(body).map_err(AskError::Reply))
+        match self.outcome(ticket)? {
+            Outcome::Done(reply) if reply.class == ReplyClass::DeadLettered => {
+                Some(Err(AskError::DeadLettered(text(&reply.body))))
+            }
+            // A rejection is a reply like any other: the handler's `Err`.
+            Outcome::Done(reply) => Some(crate::codec::decode(&reply.body).map_err(AskError::Reply)),
+            Outcome::Refused(refusal) => Some(Err(AskError::Refused(refusal.clone()))),
+            Outcome::Waiting | Outcome::Unknown(_) => None,
+        }
     }
 
     fn finish<M: Message>(&mut self, ticket: Ticket) -> Result<M::Reply, AskError> {

@@ -7,7 +7,7 @@ use crate::{
     kernel::{Arrival, Event, From, Outcome},
     message::{ClientId, Envelope, RequestId},
     placement::ShardId,
-    requests::{Reply, ReplyClass},
+    requests::Reply,
     timestamp::Timestamp,
 };
 use std::collections::BTreeSet;
@@ -291,15 +291,6 @@ impl Sim {
             let pause = self.random.between(1, 3_000_000);
             let attempt = self.calls[ticket.0].attempts;
             self.plan(pause, Due::Call { ticket, attempt });
-        }
-    }
-
-    /// The encoded answer of a finished call: `Err` where it was rejected or dead-lettered.
-    pub(super) fn answer(&self, ticket: Ticket) -> Option<Result<&[u8], (ReplyClass, &[u8])>> {
-        match self.calls[ticket.0].outcome.as_ref()? {
-            Outcome::Done(reply) if reply.class == ReplyClass::Applied => Some(Ok(&reply.body)),
-            Outcome::Done(reply) => Some(Err((reply.class, &reply.body))),
-            _ => None,
         }
     }
 }

@@ -1,0 +1,383 @@
+//! Kernels driven by hand over the memory store: every step is the test's own, no thread, no chance.
+
+use entity_runtime::{
+    activation::{Listener, ReplyTo},
+    entity::{Entity, Handle, KindOf},
+    kernel::{Action, Arrival, Event, FeedReceipt, From, Kernel, Outcome, Output, Receipt, Submission},
+    kinds::Kinds,
+    limits::Limits,
+    message::{self, ClientId, Envelope, Message, RequestId},
+    placement::{self, ShardId, Shards},
+    shard::DeadLetter,
+    store::{
+        CommitError, Lane, LaneId, NoRoom, RowType, Store,
+        memory::{Faults, MemoryStore},
+    },
+    timestamp::Timestamp,
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Kernels and their store. Shards go to the workers in turn, lanes to the shards in turn.
+pub struct Driven {
+    kinds: Arc<Kinds>,
+    limits: Limits,
+    store: MemoryStore,
+    lanes: Vec<Box<dyn Lane>>,
+    generations: Vec<u64>,
+    /// The kernels, one per worker.
+    pub kernels: Vec<Kernel>,
+    /// Submitted and not committed.
+    pub pending: VecDeque<(usize, Submission)>,
+    /// What callers were told, in order.
+    pub told: Vec<(ReplyTo, Outcome)>,
+    /// What feeds were told, in order.
+    pub feeds_told: Vec<FeedReceipt>,
+    /// Receipts are kept here instead of delivered, where this is set.
+    pub held_receipts: Option<Vec<Receipt>>,
+    /// Messages between shards are kept here instead of delivered, where this is set.
+    pub held_hands: Option<Vec<Arrival>>,
+    /// Whether the store grants room.
+    pub room: Result<(), NoRoom>,
+    /// Last durable batch by worker and lane.
+    durable: BTreeMap<(usize, LaneId), u64>,
+    now: Timestamp,
+    next_slot: u64,
+}
+
+/// The kinds of [`Driven`].
+pub fn kinds() -> Kinds {
+    Kinds::default()
+}
+
+/// Adds a kind.
+///
+/// # Panics
+/// It is there already.
+pub fn with<E: Entity>(mut kinds: Kinds) -> Kinds {
+    assert!(kinds.register(Box::new(KindOf::<E>::new())), "registered twice");
+    kinds
+}
+
+/// The encoded message to an entity.
+///
+/// # Panics
+/// It does not encode.
+pub fn envelope<E: Entity + Handle<M>, M: Message>(key: &str, message: &M) -> Envelope {
+    named::<M>(E::KIND, key, message)
+}
+
+/// The encoded message to an entity of a kind given by name.
+///
+/// # Panics
+/// It does not encode.
+pub fn named<M: Message>(kind: &str, key: &str, message: &M) -> Envelope {
+    let mut bytes = Vec::new();
+    Envelope::write_head(kind, key, M::NAME, None, &mut bytes);
+    message::encode(message, &mut bytes).expect("a test's message encodes");
+    Envelope::from_bytes(bytes.into()).expect("it was written as one")
+}
+
+impl Driven {
+    /// Kernels over a new store, serving.
+    ///
+    /// # Panics
+    /// The number of shards is not a power of two.
+    pub fn new(kinds: Kinds, limits: Limits, shards: u32, lanes: u32, workers: usize) -> Self {
+        let layout = Shards::new(shards).expect("a power of two");
+        let store = MemoryStore::lagging(layout, lanes);
+        let mut driven = Self {
+            kinds: Arc::new(kinds),
+            limits,
+            lanes: Vec::new(),
+            generations: Vec::new(),
+            kernels: Vec::new(),
+            store,
+            pending: VecDeque::new(),
+            told: Vec::new(),
+            feeds_told: Vec::new(),
+            held_receipts: None,
+            held_hands: None,
+            room: Ok(()),
+            durable: BTreeMap::new(),
+            now: Timestamp::from_millis(1_000_000),
+            next_slot: 0,
+        };
+        driven.start(workers);
+        driven
+    }
+
+    fn start(&mut self, workers: usize) {
+        self.lanes = (0..self.store.lanes()).map(|lane| self.store.open_lane(LaneId(lane))).collect();
+        self.generations = vec![0; self.lanes.len()];
+        let layout = self.store.shards();
+        self.kernels = (0..workers)
+            .map(|worker| {
+                let hosted = layout.iter().filter(|shard| shard.0 as usize % workers == worker).collect();
+                let lane_of = |shard| self.store.lane_of(shard);
+                let (kinds, limits) = (Arc::clone(&self.kinds), self.limits.clone());
+                Kernel::new(kinds, limits, layout, hosted, lane_of, worker as u64, self.now)
+            })
+            .collect();
+        for worker in 0..workers {
+            self.step(worker, Event::Tick);
+        }
+    }
+
+    /// The process ends and starts again on what is durable.
+    pub fn restart(&mut self) {
+        let workers = self.kernels.len();
+        self.pending.clear();
+        self.durable.clear();
+        self.kernels.clear();
+        self.store = self.store.restart();
+        self.start(workers);
+    }
+
+    /// Plans faults of the store.
+    pub fn faults(&self) -> Faults {
+        self.store.faults()
+    }
+
+    /// The n-th key of a kind in a shard.
+    ///
+    /// # Panics
+    /// None of a million keys is.
+    pub fn key_in(&self, kind: &str, shard: u32, nth: usize) -> String {
+        let mut keys = (0..1_000_000).map(|number| format!("k{number}"));
+        let found = keys.by_ref().filter(|key| self.shard_of(kind, key) == ShardId(shard)).nth(nth);
+        found.expect("every shard has keys")
+    }
+
+    /// The shard of an entity.
+    pub fn shard_of(&self, kind: &str, key: &str) -> ShardId {
+        self.store.shards().place(placement::hash(kind, key))
+    }
+
+    fn worker_of(&self, shard: ShardId) -> usize {
+        shard.0 as usize % self.kernels.len()
+    }
+
+    /// One event, and its actions carried out; batches stay pending.
+    ///
+    /// # Panics
+    /// The balance of P1 does not hold, or the store's rows cannot be read.
+    pub fn step(&mut self, worker: usize, event: Event) {
+        let actions = self.kernels[worker].step(event, self.now);
+        let audit = self.kernels[worker].audit();
+        assert!(audit.balances(), "{audit:?}");
+        for action in actions {
+            match action {
+                Action::Commit(submission) => self.pending.push_back((worker, submission)),
+                Action::Put(output) => self.let_out(output),
+                Action::Hand(arrivals) => arrivals.into_iter().for_each(|arrival| self.hand(arrival)),
+                Action::LoadShard { shard, resets } => {
+                    self.store.maintain().expect("memory does not fail");
+                    let owned = self.store.owned().expect("memory does not fail");
+                    let owned = owned.into_iter().find(|owned| owned.shard == shard).expect("all are owned");
+                    let rows = self.store.load_shard(shard, owned.epoch).expect("it is owned");
+                    self.step(worker, Event::ShardLoaded { resets, owned, rows });
+                }
+                Action::LoadImages(tickets) => {
+                    let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
+                    let images = self.store.load_images(&keys).expect("they are owned");
+                    self.step(worker, Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
+                }
+                Action::WantLoadable => {}
+                Action::Stop(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn let_out(&mut self, output: Output) {
+        match output {
+            Output::Reply(to, outcome) => self.told.push((to, outcome)),
+            Output::FeedReceipt(receipt) => self.feeds_told.push(receipt),
+            Output::Receipt(receipt) => match &mut self.held_receipts {
+                Some(held) => held.push(receipt),
+                None => self.step(self.worker_of(receipt.source), Event::Receipts(vec![receipt])),
+            },
+            Output::Hand(arrival) => self.hand(arrival),
+        }
+    }
+
+    fn hand(&mut self, arrival: Arrival) {
+        match &mut self.held_hands {
+            Some(held) => held.push(arrival),
+            None => self.arrive(arrival),
+        }
+    }
+
+    /// Something arrives at its worker.
+    pub fn arrive(&mut self, arrival: Arrival) {
+        self.step(self.worker_of(arrival.shard), Event::Arrived(vec![arrival]));
+    }
+
+    /// A client's request arrives. Returns where it is answered.
+    pub fn request(&mut self, client: u128, number: u64, envelope: Envelope, wants_reply: bool) -> ReplyTo {
+        self.next_slot += 1;
+        let to = ReplyTo { connection: 0, slot: self.next_slot };
+        let issued_at = Timestamp::from_millis(1_000_000);
+        let id = RequestId { client: ClientId(client), number, issued_at };
+        let from = From::Request { id, acknowledged: 0, listener: Listener { to, wants_reply } };
+        self.arrive_from(envelope, from);
+        to
+    }
+
+    /// A query arrives.
+    pub fn query(&mut self, envelope: Envelope) -> ReplyTo {
+        self.next_slot += 1;
+        let to = ReplyTo { connection: 0, slot: self.next_slot };
+        self.arrive_from(envelope, From::Query(to));
+        to
+    }
+
+    fn arrive_from(&mut self, envelope: Envelope, from: From) {
+        let view = envelope.view();
+        let hash = placement::hash(view.kind, view.key);
+        let shard = self.store.shards().place(hash);
+        self.arrive(Arrival { shard, hash, envelope, from });
+    }
+
+    /// One run of every lane that has work.
+    pub fn run(&mut self) {
+        for worker in 0..self.kernels.len() {
+            for lane in self.kernels[worker].lanes() {
+                if self.kernels[worker].has_work(lane) {
+                    let room = self.room;
+                    self.step(worker, Event::Run { lane, room });
+                }
+            }
+        }
+    }
+
+    /// Commits the first pending batch; its outputs leave, or die with it and all others of its lane.
+    ///
+    /// # Panics
+    /// There is none, or it ended in a way the test did not plan.
+    pub fn commit(&mut self) {
+        let (worker, submission) = self.pending.pop_front().expect("a batch is pending");
+        let lane = submission.lane;
+        let at = lane.0 as usize;
+        if submission.generation < self.generations[at] {
+            self.void(submission);
+            return;
+        }
+        let result = if submission.batch.is_empty() {
+            Ok(())
+        } else {
+            self.lanes[at].commit(std::slice::from_ref(&submission.batch)).map(drop)
+        };
+        match result {
+            Ok(()) => {
+                let through = submission.number;
+                self.durable.insert((worker, lane), through);
+                for output in submission.outputs {
+                    self.let_out(output);
+                }
+                self.step(worker, Event::Durable { lane, through });
+            }
+            Err(CommitError::Failed(_) | CommitError::Fenced(_)) => {
+                self.generations[at] += 1;
+                let generation = self.generations[at];
+                self.void(submission);
+                let (dead, alive): (Vec<_>, Vec<_>) =
+                    std::mem::take(&mut self.pending).into_iter().partition(|(_, other)| other.lane == lane);
+                self.pending = alive.into();
+                for (_, submission) in dead {
+                    self.void(submission);
+                }
+                for worker in 0..self.kernels.len() {
+                    if self.kernels[worker].lanes().contains(&lane) {
+                        self.step(worker, Event::Voided { lane, generation });
+                    }
+                }
+            }
+            Err(error) => panic!("not planned: {error}"),
+        }
+    }
+
+    fn void(&mut self, submission: Submission) {
+        for output in submission.outputs.into_iter().filter_map(Output::into_void) {
+            self.let_out(output);
+        }
+    }
+
+    /// Runs and commits until there is nothing to do.
+    ///
+    /// # Panics
+    /// There still is after 100,000 rounds.
+    pub fn settle(&mut self) {
+        for _ in 0..100_000 {
+            self.run();
+            if self.pending.is_empty() && !self.has_work() {
+                return;
+            }
+            while !self.pending.is_empty() {
+                self.commit();
+            }
+        }
+        panic!("still busy");
+    }
+
+    /// Whether a run would do something.
+    pub fn has_work(&self) -> bool {
+        self.kernels.iter().any(|kernel| kernel.lanes().into_iter().any(|lane| kernel.has_work(lane)))
+    }
+
+    /// Time passes, then everything there is to do is done.
+    pub fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.tick();
+        self.settle();
+    }
+
+    /// Every worker looks at the time.
+    pub fn tick(&mut self) {
+        for worker in 0..self.kernels.len() {
+            self.step(worker, Event::Tick);
+        }
+    }
+
+    /// Time passes and nobody looks.
+    pub fn wait(&mut self, time: Duration) {
+        self.now = self.now + time;
+    }
+
+    /// What was committed can be loaded, and the workers know.
+    ///
+    /// # Panics
+    /// Something is not durable yet.
+    pub fn checkpoint(&mut self) {
+        self.settle();
+        self.store.maintain().expect("memory does not fail");
+        for ((worker, lane), through) in self.durable.clone() {
+            self.step(worker, Event::Loadable { lane, through });
+        }
+    }
+
+    /// What a caller was told; the last, where it was told more than once.
+    pub fn answer(&self, to: ReplyTo) -> Option<&Outcome> {
+        self.told.iter().rev().find(|(other, _)| *other == to).map(|(_, outcome)| outcome)
+    }
+
+    /// The dead letters in the store.
+    ///
+    /// # Panics
+    /// A row is not one.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.store.maintain().expect("memory does not fail");
+        let rows = self
+            .store
+            .owned()
+            .expect("memory does not fail")
+            .into_iter()
+            .flat_map(|owned| self.store.load_shard(owned.shard, owned.epoch).expect("it is owned"));
+        rows.filter(|(key, _)| key.first() == Some(&(RowType::DeadLetter as u8)))
+            .map(|(_, value)| DeadLetter::decode(&value).expect("a dead letter's row"))
+            .collect()
+    }
+}
