@@ -132,7 +132,7 @@ impl Kernel {
         let origin = mail.origin;
         if before.is_some_and(|number| self.is_cancelled(id, number)) {
             let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
-            self.consume(lane, id, mail, &reply);
+            self.consume(lane, id, &mail, &reply);
             self.lanes[lane].counts.applied += 1;
         } else {
             self.turn(lane, slot, mail);
