@@ -80,10 +80,13 @@ impl Kernel {
         let Some(activation) = self.activations.get(slot) else { return };
         let (shard, parked, in_trouble) =
             (activation.shard, activation.phase == Phase::Parked, activation.trouble.is_some());
+        // A volatile message changes a durable entity's image, which is a row.
+        let writes_nothing = self.kinds.get(activation.kind).is_volatile();
         for _ in 0..activation.mailbox_len() {
             let mail = self.activations.pop_mail(slot).expect("counted");
             match mail.origin {
-                Origin::Query(_) | Origin::Volatile(_) if !parked => self.turn(lane, slot, mail),
+                Origin::Query(_) if !parked => self.turn(lane, slot, mail),
+                Origin::Volatile(_) if writes_nothing => self.turn(lane, slot, mail),
                 // The head of a failing entity's queue has its tries counted.
                 Origin::Request { id, listener } if why == NoRoom::DiskFull && !in_trouble => {
                     let shard = self.host(shard);
