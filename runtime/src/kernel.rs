@@ -693,7 +693,9 @@ impl Kernel {
                 self.run_ready(lane, room);
             }
             self.run_arrivals(lane, room);
-            self.feed_starved();
+            if room.is_ok() {
+                self.feed_starved();
+            }
         }
         assert!(
             room.is_ok() || self.lanes[lane].touched.is_empty(),

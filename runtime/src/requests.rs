@@ -121,6 +121,11 @@ impl Requests {
         self.clients.len()
     }
 
+    /// Whether the client has a row or a record here already.
+    pub fn knows(&self, client: ClientId) -> bool {
+        self.clients.contains_key(&client)
+    }
+
     /// Judges a request that arrived.
     pub fn judge(&self, id: RequestId, digest: u64) -> RequestVerdict {
         if let Some(client) = self.clients.get(&id.client) {

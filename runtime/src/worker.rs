@@ -11,7 +11,8 @@ use crate::{
     store::LaneId,
     timestamp::Timestamp,
 };
-use actix::{Actor, Addr, Arbiter, AsyncContext, Context, Handler, Message, System, WrapFuture};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use actix_rt::{Arbiter, System};
 use std::{
     io,
     sync::{Arc, atomic::Ordering},
@@ -181,8 +182,9 @@ impl Worker {
             let lane = self.lanes[at];
             let progress = &inbox.progress[lane.0 as usize];
             debug_assert_eq!(progress.lane, lane, "progress is kept by lane number");
+            let loadable = progress.loadable(self.shared.store.loadable(lane));
             self.event(Event::Durable { lane, through: progress.durable() }, now);
-            if let Some(through) = progress.loadable(self.shared.store.loadable(lane)) {
+            if let Some(through) = loadable {
                 self.event(Event::Loadable { lane, through }, now);
             }
         }

@@ -68,7 +68,8 @@ impl Kernel {
         }
     }
 
-    /// The store has no room: requests are refused, questions are answered, streams and feeds wait at the door.
+    /// The store has no room: requests are refused, questions are answered, feeds wait at the door, and streams are told
+    /// when to go on.
     fn run_without_room(&mut self, lane: usize, why: NoRoom) {
         let refusal = super::refusal(why);
         for _ in 0..self.lanes[lane].arrivals.len() {
@@ -91,9 +92,13 @@ impl Kernel {
                         self.take_turn(lane, slot, mail);
                     }
                 }
-                From::Feed { .. } | From::Stream { .. } => {
+                // A feed sends no more than its window before it hears of it; a stream is sent again and again.
+                From::Feed { .. } => {
                     self.lanes[lane].arrivals.push_back(arrival);
                     continue;
+                }
+                From::Stream { source, number, .. } => {
+                    self.refuse_stream(source, arrival.shard, number, false);
                 }
             }
             self.lanes[lane].arrival_bytes -= bytes;
@@ -176,7 +181,8 @@ impl Kernel {
         let shard = self.shard(arrival.shard).expect("judged above");
         let full = if limits.outbox_bytes_max <= shard.outbox_bytes {
             Some(Bound::Outbox)
-        } else if limits.replies_max <= shard.requests.len() || limits.clients_max <= shard.requests.clients()
+        } else if limits.replies_max <= shard.requests.len()
+            || limits.clients_max <= shard.requests.clients() && !shard.requests.knows(id.client)
         {
             Some(Bound::Clients)
         } else if limits.dead_letters_max <= shard.dead.len() {

@@ -105,8 +105,9 @@ impl LaneProgress {
     }
 
     fn advance(&self, number: u64, position: Position) {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner).push_back((number, position));
+        // In this order, and read in the other: what can be loaded is never ahead of what is durable.
         self.durable.store(number, Ordering::Release);
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner).push_back((number, position));
     }
 
     /// The worker's last durable batch.
