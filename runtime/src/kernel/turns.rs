@@ -79,13 +79,13 @@ impl Kernel {
         let Some(activation) = self.activations.get(slot) else { return };
         let (shard, parked, in_trouble) =
             (activation.shard, activation.phase == Phase::Parked, activation.trouble.is_some());
-        let is_volatile = self.kinds.get(activation.kind).is_volatile();
+        // A volatile message changes a durable entity's image, which is a row.
+        let writes_nothing = self.kinds.get(activation.kind).is_volatile();
         for _ in 0..activation.mailbox_len() {
             let mail = self.activations.pop_mail(slot).expect("counted");
             match mail.origin {
                 Origin::Query(_) if !parked => self.turn(lane, slot, mail),
-                // A durable entity's turn writes, whoever sent the message.
-                Origin::Volatile(_) if is_volatile => self.turn(lane, slot, mail),
+                Origin::Volatile(_) if writes_nothing => self.turn(lane, slot, mail),
                 // The head of a failing entity's queue has its tries counted.
                 Origin::Request { id, listener } if why == NoRoom::DiskFull && !in_trouble => {
                     let shard = self.host(shard);
