@@ -31,7 +31,7 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
 #[test]
 fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
     be_quiet_about_panics();
-    let (next, broken, seen) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Seen::default()));
+    let (next, broken, all) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Seen::default()));
     let count = seeds_to_run();
     let workers = thread::available_parallelism().map_or(2, usize::from);
     thread::scope(|scope| {
@@ -43,7 +43,7 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
                         break;
                     }
                     match panic::catch_unwind(|| world::run(seed, false)) {
-                        Ok(report) => *seen.lock().expect("no panic while it is held") += report.seen,
+                        Ok(report) => *all.lock().expect("no panic while it is held") += report.seen,
                         Err(panic) => {
                             let failure = (seed, text(panic.as_ref()));
                             broken.lock().expect("no panic while it is held").push(failure);
@@ -57,7 +57,7 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
     drop(panic::take_hook());
     let mut failures = broken.into_inner().expect("no panic while it was held");
     failures.sort();
-    let seen = seen.into_inner().expect("no panic while it was held");
+    let seen = all.into_inner().expect("no panic while it was held");
     for (name, count) in seen.list() {
         println!("{name:>22} {count}");
     }

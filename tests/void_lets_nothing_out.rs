@@ -69,19 +69,22 @@ fn a_message_handed_over_before_its_batch_was_void_is_dropped() {
 #[test]
 fn every_caller_of_a_request_hears_of_the_void() {
     let mut driven = accounts(1, 1, 1);
+    driven.request(2, 1, envelope::<Account, _>("x", &Fund { cents: 1 }), true);
+    driven.settle();
+    driven.told.clear();
+    let other = driven.request(2, 2, envelope::<Account, _>("x", &Fund { cents: 1 }), true);
     let credit = envelope::<Account, _>("a", &Credit { cents: 5 });
     let callers = [
         driven.request(1, 1, credit.clone(), true),
         driven.request(1, 1, credit.clone(), true),
         driven.request(1, 1, credit.clone(), false),
     ];
-    // Its image is read in the first run, its turn has the second.
-    driven.run();
+    // The other's turn is in the batch; this one's entity is read, and its message waits for the next run.
     driven.run();
     assert!(driven.told.is_empty(), "nothing is answered before its batch is durable");
     driven.faults().fail(entity_runtime::store::LaneId(0));
     driven.commit();
-    for to in callers {
+    for to in callers.into_iter().chain([other]) {
         assert!(matches!(driven.answer(to), Some(Outcome::Unknown(_))), "a caller was left without a word");
     }
     let again = driven.request(1, 1, credit, true);
