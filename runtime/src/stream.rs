@@ -119,7 +119,7 @@ impl Inbox {
 }
 
 /// The sending end: messages committed and not yet acknowledged.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     /// Number of the first kept message; everything before it is acknowledged.
     first: u64,
@@ -133,12 +133,14 @@ pub struct Outbox {
     trimmed: u64,
 }
 
-impl Outbox {
-    /// A stream on which nothing was ever sent.
-    pub fn new() -> Self {
-        Self { first: 1, ..Self::default() }
+impl Default for Outbox {
+    /// A stream on which nothing was ever sent: the first message will have the number 1.
+    fn default() -> Self {
+        Self { first: 1, kept: VecDeque::new(), bytes: 0, handed: 0, trimmed: 0 }
     }
+}
 
+impl Outbox {
     /// Number of the last message ever sent; 0 before the first.
     pub fn last(&self) -> u64 {
         self.first - 1 + self.kept.len() as u64
@@ -292,7 +294,7 @@ mod tests {
 
     #[test]
     fn acknowledged_messages_are_trimmed_once() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::default();
         for number in 1..=3 {
             assert_eq!(outbox.push(Bytes::from_static(b"m")), number);
         }
