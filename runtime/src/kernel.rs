@@ -600,7 +600,7 @@ impl Kernel {
             && self.lanes.iter().all(|lane| lane.arrivals.is_empty() && lane.undurable.is_empty())
             && !self.lanes.iter().any(|lane| self.has_work(lane.id))
             && self.hosted.iter().filter_map(|shard| self.shard(*shard)).all(|shard| {
-                shard.held.is_empty() && shard.outboxes.values().all(super::stream::Outbox::is_empty)
+                shard.held.is_empty() && shard.outboxes.values().all(crate::stream::Outbox::is_empty)
             })
     }
 
