@@ -1,4 +1,5 @@
-//! Memory per idle activation, beyond its state: resident bytes before and after, less what the states take by themselves.
+//! Memory per idle activation, beyond its state: what so many more entities add to the resident bytes of a store that has
+//! its buffers and caches already, less what their states take by themselves.
 
 use crate::{
     Load,
@@ -9,51 +10,52 @@ use anyhow::Result;
 use entity_runtime::prelude::*;
 use std::time::Duration;
 
-const ENTITIES: u64 = 500_000;
+/// In memory before the count begins: the log's buffers, the checkpoint's rounds and cache have their size then.
+const BEFORE: u64 = 600_000;
+/// Added and counted.
+const COUNTED: u64 = 600_000;
+/// The sweep lets images of idle entities go in this time.
+const IDLE: Duration = Duration::from_secs(15);
 
 pub(crate) async fn measure(load: &Load) -> Result<()> {
+    let state = state_bytes()?;
     let runtime = start(&load.dir.join("memory"), load.workers).await?;
     let client = runtime.client();
-    // The log, the buffers and the first batches are there before the count begins.
-    let mut feed = client.feed("warm").await?;
-    for number in 1..=1_000 {
-        feed.send(number, Account::at(key(number)), deposit(number)).await?;
-    }
-    feed.flush().await?;
-    let before = resident();
-    let mut feed = client.feed("fill").await?;
-    for number in 1..=ENTITIES {
-        feed.send(number, Account::at(key(1_000 + number)), deposit(number)).await?;
-    }
-    feed.flush().await?;
-    // Idle: the sweep has let the images go.
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    let total = (resident() - before) / ENTITIES;
-    let state = state_bytes()?;
+    fill(&client, "before", 0..BEFORE).await?;
+    tokio::time::sleep(IDLE).await;
+    let (before, counted_before) = (resident(), runtime.activations());
+    fill(&client, "counted", BEFORE..BEFORE + COUNTED).await?;
+    tokio::time::sleep(IDLE).await;
+    let total = resident().saturating_sub(before) / COUNTED;
+    let (entities, bytes) = runtime.activations();
+    let counted = (bytes - counted_before.1) / (entities - counted_before.0).max(1);
     println!(
-        "memory        {total} B per idle activation, {state} B of it the state itself: {} B beyond it (counted by the runtime: {} B)",
+        "memory        {total} B per idle activation, {state} B of it the state itself: {} B beyond it (the runtime counts {counted} B in all)",
         total.saturating_sub(state),
-        runtime.activations().1 as u64 / (ENTITIES + 1_000),
     );
     runtime.shutdown().await;
     Ok(())
 }
 
+async fn fill(client: &Client, name: &str, numbers: std::ops::Range<u64>) -> Result<()> {
+    let mut feed = client.feed(name).await?;
+    for number in numbers {
+        feed.send(number, Account::at(key(number)), deposit(number)).await?;
+    }
+    Ok(feed.flush().await?)
+}
+
 /// What as many states take in memory with nothing around them.
 fn state_bytes() -> Result<u64> {
-    const COUNT: u64 = 200_000;
+    const COUNT: u64 = 400_000;
+    let mut states = Vec::with_capacity(usize::try_from(COUNT)?);
     let before = resident();
-    let states: Vec<Box<(u64, u64, String, String)>> = (0..COUNT)
-        .map(|number| {
-            Box::new((
-                number,
-                number,
-                "an owner with a name of usual length".to_owned(),
-                deposit(number).memo,
-            ))
-        })
-        .collect();
-    let bytes = resident().saturating_sub(before) / COUNT;
-    anyhow::ensure!(states.len() as u64 == COUNT, "the states were optimised away");
-    Ok(bytes.saturating_sub(8))
+    for number in 0..COUNT {
+        let owner = "an owner with a name of usual length".to_owned();
+        states.push(Box::new((number, number, owner, deposit(number).memo)));
+    }
+    // The vector's own pages are no part of a state.
+    let bytes = (resident().saturating_sub(before)) / COUNT - 8;
+    anyhow::ensure!(states.iter().all(|state| state.0 == state.1), "the states were optimised away");
+    Ok(bytes)
 }
