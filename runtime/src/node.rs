@@ -13,6 +13,7 @@ mod inbox;
 mod lane;
 mod loader;
 mod maintainer;
+mod patience;
 mod ports;
 mod suspects;
 mod watchdog;
@@ -20,6 +21,7 @@ mod watchdog;
 pub(crate) use inbox::{Inbox, Stats};
 pub(crate) use lane::{LaneProgress, LaneQueue, Submitted};
 pub(crate) use loader::Loader;
+pub(crate) use patience::Patience;
 pub(crate) use ports::{Port, Ports};
 pub(crate) use suspects::Suspects;
 

@@ -7,7 +7,7 @@
 
 use crate::{
     kernel::{Action, Event, Kernel, NextTurn},
-    node::{self, Inbox, Shared},
+    node::{self, Inbox, Patience, Shared},
     store::LaneId,
     timestamp::Timestamp,
 };
@@ -103,6 +103,7 @@ struct Worker {
     kernel: Kernel,
     lanes: Vec<LaneId>,
     events: Vec<Event>,
+    patience: Patience,
     ticked_at: Timestamp,
     ticks: u64,
     /// The store had no room for the last run of some lane.
@@ -123,6 +124,7 @@ impl Worker {
             worker: seat.worker,
             kernel,
             events: Vec::new(),
+            patience: Patience::default(),
             ticked_at: Timestamp::EPOCH,
             ticks: 0,
             without_room: false,
@@ -284,7 +286,8 @@ impl Actor for Worker {
 
 impl Worker {
     fn go_on(&mut self, ctx: &mut Context<Self>) {
-        if self.step() {
+        self.patience.woken();
+        if self.step() || self.patience.look(|| self.inbox.has_news()) {
             // The inbox's own flag, so that at most one wake is ever queued.
             self.inbox.wake();
         }

@@ -84,6 +84,11 @@ impl Inbox {
         self.wake();
     }
 
+    /// Whether something has been pushed since the last take.
+    pub(crate) fn has_news(&self) -> bool {
+        self.awake.load(Ordering::Acquire)
+    }
+
     pub(crate) fn wake(&self) {
         if !self.awake.swap(true, Ordering::AcqRel)
             && let Some(waker) = self.waker.get()

@@ -1,6 +1,6 @@
 //! A lane's queue and its writer thread: group commit, and the outputs that wait for it.
 
-use super::Shared;
+use super::{Patience, Shared};
 use crate::{
     kernel::{Event, Submission},
     store::{Batch, CommitError, Lane, LaneId, Position},
@@ -66,15 +66,28 @@ impl LaneQueue {
         self.filled.notify_one();
     }
 
+    fn has_come(&self) -> bool {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        !queue.waiting.is_empty() || queue.ended
+    }
+
     /// Waits for batches and takes them all. `Some(empty)`: a quiet moment. `None`: ended and empty.
-    fn take(&self, into: &mut VecDeque<Submitted>) -> Option<u64> {
+    fn take(&self, into: &mut VecDeque<Submitted>, patience: &mut Patience) -> Option<u64> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.waiting.is_empty() {
             if queue.ended {
                 return None;
             }
-            let waited = self.filled.wait_timeout(queue, QUIET_AFTER);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            drop(queue);
+            let came = patience.look(|| self.has_come());
+            queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if !came && queue.waiting.is_empty() && !queue.ended {
+                let waited = self.filled.wait_timeout(queue, QUIET_AFTER);
+                queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if !queue.waiting.is_empty() {
+                patience.woken();
+            }
         }
         std::mem::swap(&mut queue.waiting, into);
         Some(queue.generation)
@@ -152,7 +165,8 @@ impl Writer {
     fn run(mut self) {
         let mut taken = VecDeque::new();
         let mut quiet_done = false;
-        while let Some(generation) = self.queue.take(&mut taken) {
+        let mut patience = Patience::default();
+        while let Some(generation) = self.queue.take(&mut taken, &mut patience) {
             if taken.is_empty() {
                 if !std::mem::replace(&mut quiet_done, true)
                     && let Err(error) = self.engine.quiet()
