@@ -109,6 +109,7 @@ struct State {
     own: Option<u64>,
     gathered: Vec<Vec<Arrival>>,
     error: Option<FeedError>,
+    closed: bool,
 }
 
 struct FeedPort {
@@ -240,7 +241,14 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         let port = &self.port;
-        port.hand_all(&mut port.state());
+        let mut state = port.state();
+        if state.error.is_none() {
+            port.hand_all(&mut state);
+        }
+        // A tick that is under way on another thread must not hand anything after the close: a feed opened next under
+        // the same name would be told what becomes of it.
+        state.closed = true;
+        drop(state);
         port.shared.ports.close(port.to.connection);
         for inbox in &port.shared.inboxes {
             inbox.push(Event::CloseFeed { feed: port.id, to: port.to });
@@ -308,6 +316,9 @@ impl FeedPort {
     fn tick_at(&self, now: Timestamp) {
         let mut state = self.state();
         let state = &mut *state;
+        if state.closed || state.error.is_some() {
+            return;
+        }
         for (&shard, stream) in &mut state.streams {
             let worker = self.shared.worker_of(shard);
             // A worker with a full inbox is slow and has forgotten nothing.
