@@ -85,6 +85,19 @@ impl std::ops::Deref for Shared {
 }
 
 impl Front {
+    pub(crate) fn new(limits: Limits, layout: Shards, inboxes: Vec<Arc<Inbox>>) -> Self {
+        Self {
+            limits,
+            layout,
+            clock: Clock::start(),
+            inboxes,
+            ports: Ports::default(),
+            stopping: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            spare: Mutex::default(),
+        }
+    }
+
     /// The worker that hosts a shard.
     pub(crate) fn worker_of(&self, shard: ShardId) -> usize {
         shard.0 as usize % self.inboxes.len()
@@ -192,16 +205,7 @@ impl Node {
         let inboxes: Vec<Arc<Inbox>> = (0..workers).map(|_| Arc::new(Inbox::new(store.lanes()))).collect();
         let lanes: Vec<Arc<LaneQueue>> =
             (0..store.lanes()).map(|lane| Arc::new(LaneQueue::new(LaneId(lane)))).collect();
-        let front = Arc::new(Front {
-            limits,
-            layout,
-            clock: Clock::start(),
-            inboxes,
-            ports: Ports::default(),
-            stopping: AtomicBool::new(false),
-            failure: Mutex::new(None),
-            spare: Mutex::default(),
-        });
+        let front = Arc::new(Front::new(limits, layout, inboxes));
         let shared = Arc::new(Shared {
             front,
             kinds,

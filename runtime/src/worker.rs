@@ -139,6 +139,9 @@ impl Worker {
         let now = self.shared.clock.now();
         let mut events = std::mem::take(&mut self.events);
         self.inbox.take(&mut events);
+        // Before the events: a void among them takes away everything that is not known to be durable, and the writer has
+        // told of what is before it pushed the void.
+        self.progress(now);
         for event in events.drain(..) {
             if let Event::Arrived(arrivals) = &event {
                 self.held_bytes += arrivals.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
@@ -149,7 +152,6 @@ impl Worker {
         if self.shared.stopping.load(Ordering::Relaxed) && !std::mem::replace(&mut self.draining, true) {
             self.event(Event::Drain, now);
         }
-        self.progress(now);
         self.kernel.recycle(&mut self.shared.spare_buffers());
         let mut more = false;
         self.without_room = false;

@@ -9,11 +9,13 @@ use crate::{
     message::{self, Envelope, Message},
     node::{Front, Port},
     placement::ShardId,
+    timestamp::Timestamp,
 };
 use bytes::BytesMut;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 use tokio::sync::Notify;
 
@@ -23,6 +25,9 @@ const UNDURABLE_MAX: usize = 65_536;
 const UNDURABLE_BYTES_MAX: usize = 16 << 20;
 /// Messages gathered for one worker before they are handed over.
 const GATHER: usize = 256;
+/// A stream of which nothing became durable for so long is sent again: the word to do so is said once for a whole burst,
+/// and what was sent again may have been refused within the same burst.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Why a feed cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +84,10 @@ struct Stream {
     /// Number of the first message that is not known to be durable.
     first: u64,
     kept: VecDeque<Unacknowledged>,
+    /// Number of the last message that was handed to the worker in this run.
+    handed: u64,
+    /// When something last became durable, or was sent after nothing or again.
+    moved_at: Timestamp,
     /// Messages from this number on are to be sent again at the next tick.
     again: Option<u64>,
 }
@@ -100,6 +109,7 @@ struct State {
     own: Option<u64>,
     gathered: Vec<Vec<Arrival>>,
     error: Option<FeedError>,
+    closed: bool,
 }
 
 struct FeedPort {
@@ -231,7 +241,14 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         let port = &self.port;
-        port.hand_all(&mut port.state());
+        let mut state = port.state();
+        if state.error.is_none() {
+            port.hand_all(&mut state);
+        }
+        // A tick that is under way on another thread must not hand anything after the close: a feed opened next under
+        // the same name would be told what becomes of it.
+        state.closed = true;
+        drop(state);
         port.shared.ports.close(port.to.connection);
         for inbox in &port.shared.inboxes {
             inbox.push(Event::CloseFeed { feed: port.id, to: port.to });
@@ -259,6 +276,9 @@ impl FeedPort {
         state.undurable_bytes += envelope.len();
         let shard = self.shared.layout.place(hash);
         let stream = state.streams.entry(shard).or_insert_with(|| Stream { first: 1, ..Stream::default() });
+        if stream.kept.is_empty() {
+            stream.moved_at = self.shared.clock.now();
+        }
         stream.kept.push_back(Unacknowledged { own, hash, envelope: envelope.clone() });
         let number = stream.last();
         if stream.again.is_some() {
@@ -277,6 +297,13 @@ impl FeedPort {
     fn hand(&self, state: &mut State, worker: usize) {
         if !state.gathered[worker].is_empty() {
             let arrivals = std::mem::replace(&mut state.gathered[worker], Vec::with_capacity(GATHER));
+            for arrival in &arrivals {
+                if let kernel::From::Feed { number, .. } = arrival.from
+                    && let Some(stream) = state.streams.get_mut(&arrival.shard)
+                {
+                    stream.handed = stream.handed.max(number);
+                }
+            }
             self.shared.inboxes[worker].push(Event::Arrived(arrivals));
         }
     }
@@ -285,14 +312,45 @@ impl FeedPort {
         (0..state.gathered.len()).for_each(|worker| self.hand(state, worker));
     }
 
-    fn receipt(&self, state: &mut State, receipt: FeedReceipt) {
+    /// Sends again what the shards asked for, and what nothing was heard of.
+    fn tick_at(&self, now: Timestamp) {
+        let mut state = self.state();
+        let state = &mut *state;
+        if state.closed || state.error.is_some() {
+            return;
+        }
+        for (&shard, stream) in &mut state.streams {
+            let worker = self.shared.worker_of(shard);
+            // A worker with a full inbox is slow and has forgotten nothing.
+            let has_room = self.shared.inboxes[worker].backlog() < self.shared.limits.inbox_bytes_max;
+            if !stream.kept.is_empty() && stream.moved_at + SILENCE <= now && has_room {
+                stream.again = Some(stream.first);
+            }
+            let Some(again) = stream.again.take() else { continue };
+            stream.moved_at = stream.moved_at.max(now);
+            // Gathered messages go in their turn behind those before them, or they would be refused at once.
+            state.gathered[worker].retain(|arrival| arrival.shard != shard);
+            let skip = again.saturating_sub(stream.first) as usize;
+            let from = stream.first + skip as u64;
+            for (number, kept) in (from..).zip(stream.kept.iter().skip(skip)) {
+                let from = kernel::From::Feed { feed: self.id, number, own: kept.own };
+                let (hash, envelope) = (kept.hash, kept.envelope.clone());
+                state.gathered[worker].push(Arrival { shard, hash, envelope, from });
+            }
+        }
+        self.hand_all(state);
+    }
+
+    fn receipt(&self, state: &mut State, receipt: FeedReceipt, now: Timestamp) {
         let stream = state.streams.get_mut(&receipt.shard);
         match (receipt.news, stream) {
             (FeedNews::Durable { through, .. }, Some(stream)) => {
-                while stream.first <= through {
-                    // A feed that starts over is told of messages it has not sent yet in this run.
+                // A feed that starts over is told of messages it has not sent yet in this run. Those are judged first:
+                // they may be another input's.
+                while stream.first <= through.min(stream.handed) {
                     let Some(done) = stream.kept.pop_front() else { break };
                     stream.first += 1;
+                    stream.moved_at = now;
                     state.undurable -= 1;
                     state.undurable_bytes -= done.envelope.len();
                     state.durable += 1;
@@ -320,31 +378,111 @@ impl Port for FeedPort {
 
     fn feed(&self, receipts: &mut dyn Iterator<Item = FeedReceipt>) {
         let mut state = self.state();
-        receipts.for_each(|receipt| self.receipt(&mut state, receipt));
+        let now = self.shared.clock.now();
+        receipts.for_each(|receipt| self.receipt(&mut state, receipt, now));
         drop(state);
         self.progress.notify_waiters();
     }
 
     fn tick(&self) {
-        let mut state = self.state();
-        let state = &mut *state;
-        for (&shard, stream) in &mut state.streams {
-            let Some(again) = stream.again.take() else { continue };
-            let skip = again.saturating_sub(stream.first) as usize;
-            let worker = self.shared.worker_of(shard);
-            let from = stream.first + skip as u64;
-            for (number, kept) in (from..).zip(stream.kept.iter().skip(skip)) {
-                let from = kernel::From::Feed { feed: self.id, number, own: kept.own };
-                let (hash, envelope) = (kept.hash, kept.envelope.clone());
-                state.gathered[worker].push(Arrival { shard, hash, envelope, from });
-            }
-        }
-        self.hand_all(state);
+        self.tick_at(self.shared.clock.now());
     }
 
     fn fail(&self, why: &str) {
         let error = FeedError::CutOff { name: self.name.to_string(), why: why.to_owned() };
         self.state().error.get_or_insert(error);
         self.progress.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limits::Limits,
+        node::Inbox,
+        placement::{self, Shards},
+    };
+
+    /// A feed whose one worker is the test: what it is handed and told is up to the sentence.
+    fn feed() -> (Feed, Arc<Front>, ShardId) {
+        let layout = Shards::new(1).unwrap();
+        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Inbox::new(1))]));
+        let feed = Feed::open(&front, "f").unwrap();
+        (feed, front, layout.place(0))
+    }
+
+    fn push(feed: &Feed, own: u64) {
+        let mut bytes = Vec::new();
+        Envelope::write_head("kind", "key", "Message", None, &mut bytes);
+        let envelope = Envelope::from_bytes(bytes.into()).unwrap();
+        let hash = placement::hash("kind", "key");
+        feed.port.push(&mut feed.port.state(), own, hash, envelope).unwrap();
+    }
+
+    /// The numbers that were handed to the worker since.
+    fn handed(front: &Front) -> Vec<u64> {
+        let mut events = Vec::new();
+        front.inboxes[0].take(&mut events);
+        let arrivals = events.into_iter().filter_map(|event| match event {
+            Event::Arrived(arrivals) => Some(arrivals),
+            _ => None,
+        });
+        let numbers = arrivals.flatten().map(|arrival| match arrival.from {
+            kernel::From::Feed { number, .. } => number,
+            _ => unreachable!("only the feed sends"),
+        });
+        numbers.collect()
+    }
+
+    fn tell(feed: &Feed, shard: ShardId, news: FeedNews) {
+        let (to, id) = (feed.port.to, feed.port.id);
+        feed.port.feed(&mut std::iter::once(FeedReceipt { to, feed: id, shard, news }));
+    }
+
+    #[test]
+    fn a_feed_that_is_told_nothing_sends_again() {
+        let (feed, front, shard) = feed();
+        (1..=3).for_each(|own| push(&feed, own));
+        let start = front.clock.now();
+        feed.port.tick_at(start);
+        assert_eq!(handed(&front), [1, 2, 3]);
+        tell(&feed, shard, FeedNews::SendFrom(2));
+        feed.port.tick_at(start);
+        assert_eq!(handed(&front), [2, 3]);
+        // They were refused again, of which nothing is told: one word was enough for the burst.
+        feed.port.tick_at(start + SILENCE / 2);
+        assert_eq!(handed(&front), []);
+        let later = start + SILENCE * 2;
+        feed.port.tick_at(later);
+        assert_eq!(handed(&front), [1, 2, 3]);
+        feed.port.tick_at(later + SILENCE / 2);
+        assert_eq!(handed(&front), []);
+    }
+
+    #[test]
+    fn what_is_sent_again_takes_along_what_was_gathered() {
+        let (feed, front, shard) = feed();
+        (1..=2).for_each(|own| push(&feed, own));
+        feed.port.tick_at(front.clock.now());
+        push(&feed, 3);
+        tell(&feed, shard, FeedNews::SendFrom(1));
+        handed(&front);
+        feed.port.tick_at(front.clock.now());
+        assert_eq!(handed(&front), [1, 2, 3]);
+    }
+
+    #[test]
+    fn only_what_was_handed_can_become_durable() {
+        let (feed, front, shard) = feed();
+        (1..=2).for_each(|own| push(&feed, own));
+        feed.port.tick_at(front.clock.now());
+        push(&feed, 3);
+        // An earlier run sent more.
+        tell(&feed, shard, FeedNews::Durable { through: 9, own: 9 });
+        assert_eq!(feed.durable(), 2);
+        feed.port.tick_at(front.clock.now());
+        tell(&feed, shard, FeedNews::Durable { through: 9, own: 9 });
+        assert_eq!(feed.durable(), 3);
     }
 }
