@@ -1,9 +1,20 @@
 //! A feed can be sent again from its start, twice at once, or cut off: each row counts once.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
-use entity_runtime::entity::Entity;
-use entity_runtime::{Client, FeedError, Runtime};
-use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note, builder, small_limits};
+use entity_runtime::{
+    Client, FeedError, Runtime,
+    activation::ReplyTo,
+    entity::Entity,
+    feeds::FeedId,
+    kernel::{Arrival, Event, FeedNews, From},
+    limits::Limits,
+    placement,
+};
+use entity_runtime_tests::{
+    driven::{Driven, envelope, kinds, with},
+    entities::{Row, Tally},
+    running::{Counts, Dice, Ledger, Mirror, Note, builder, small_limits},
+};
 use std::{collections::BTreeMap, path::Path};
 
 const ROWS: u64 = 3_000;
@@ -109,4 +120,36 @@ async fn another_input_under_a_used_name_is_refused() {
     let error = falling.send(5, Ledger::at("other"), note()).await.unwrap_err();
     assert_eq!(error, FeedError::NotRising { own: 5, before: 5 });
     runtime.shutdown().await;
+}
+
+#[test]
+fn a_collision_stops_the_feed_that_collided_and_no_other_of_its_name() {
+    let mut driven = Driven::new(with::<Tally>(kinds()), Limits::default(), 1, 1, 1);
+    let feed = FeedId::of("f");
+    let [right, wrong] = [1, 2].map(|connection| ReplyTo { connection, slot: 0 });
+    for to in [right, wrong] {
+        driven.step(0, Event::OpenFeed { feed, name: "f".into(), to });
+    }
+    let row = |number, amount, to| {
+        let envelope = envelope::<Tally, _>("t", &Row { amount });
+        let shard = placement::ShardId(0);
+        let from = From::Feed { feed, number, own: number, to };
+        Arrival { shard, hash: placement::hash(Tally::KIND, "t"), envelope, from }
+    };
+    driven.arrive(row(1, 10, right));
+    driven.settle();
+    // The other input's second row is on its way when its first is found to be another.
+    driven.arrive(row(1, 11, wrong));
+    driven.arrive(row(2, 12, wrong));
+    driven.arrive(row(2, 20, right));
+    driven.settle();
+    let collided = |to| {
+        let mut told = driven.feeds_told.iter().filter(|receipt| receipt.to == to);
+        told.any(|receipt| matches!(receipt.news, FeedNews::Collision { .. }))
+    };
+    assert!(collided(wrong) && !collided(right), "{:?}", driven.feeds_told);
+    let last = driven.feeds_told.iter().rfind(|receipt| receipt.to == right).unwrap();
+    assert_eq!(last.news, FeedNews::Durable { through: 2, own: 2 });
+    // Two rows, and what each sends on.
+    assert_eq!(driven.kernels[0].counters().applied, 4);
 }

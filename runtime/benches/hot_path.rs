@@ -107,6 +107,8 @@ struct Bench {
 }
 
 const LANE: LaneId = LaneId(0);
+/// Who feeds the kernel.
+const FEEDER: ReplyTo = ReplyTo { connection: 0, slot: 0 };
 
 impl Bench {
     fn new() -> Self {
@@ -120,7 +122,7 @@ impl Bench {
         let mut bench =
             Self { kernel, layout, feed: FeedId::of("bench"), numbers: HashMap::new(), own: 0, now };
         bench.step(Event::Tick);
-        let to = ReplyTo { connection: 0, slot: 0 };
+        let to = FEEDER;
         bench.step(Event::OpenFeed { feed: bench.feed, name: "bench".into(), to });
         bench
     }
@@ -163,7 +165,7 @@ impl Bench {
                 let shard = self.layout.place(hash);
                 let number = self.numbers.entry(shard).or_default();
                 *number += 1;
-                let from = From::Feed { feed: self.feed, number: *number, own: self.own };
+                let from = From::Feed { feed: self.feed, number: *number, own: self.own, to: FEEDER };
                 let envelope = Envelope::from_bytes(bytes.into()).expect("just written");
                 Arrival { shard, hash, envelope, from }
             })

@@ -93,6 +93,8 @@ pub enum From {
         number: u64,
         /// The feed's own number.
         own: u64,
+        /// Who sends it, as in [`Event::OpenFeed`]: several may feed under one name.
+        to: ReplyTo,
     },
     /// Another shard, or this one.
     Stream {
@@ -433,7 +435,7 @@ pub struct Kernel {
     /// Streams refused from some number on, as (source, target): their senders wait to hear that there is room.
     starved: BTreeSet<(ShardId, ShardId)>,
     /// Feeds told to send again since the last tick; one word is enough for a whole burst.
-    refused_feeds: BTreeSet<(FeedId, ShardId)>,
+    refused_feeds: BTreeSet<(ReplyTo, FeedId, ShardId)>,
     effects: Effects,
     /// Where a state is encoded before it becomes the image.
     scratch: Vec<u8>,

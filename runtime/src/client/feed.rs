@@ -286,7 +286,7 @@ impl FeedPort {
             return Ok(());
         }
         let worker = self.shared.worker_of(shard);
-        let from = kernel::From::Feed { feed: self.id, number, own };
+        let from = kernel::From::Feed { feed: self.id, number, own, to: self.to };
         state.gathered[worker].push(Arrival { shard, hash, envelope, from });
         if GATHER <= state.gathered[worker].len() {
             self.hand(state, worker);
@@ -333,7 +333,7 @@ impl FeedPort {
             let skip = again.saturating_sub(stream.first) as usize;
             let from = stream.first + skip as u64;
             for (number, kept) in (from..).zip(stream.kept.iter().skip(skip)) {
-                let from = kernel::From::Feed { feed: self.id, number, own: kept.own };
+                let from = kernel::From::Feed { feed: self.id, number, own: kept.own, to: self.to };
                 let (hash, envelope) = (kept.hash, kept.envelope.clone());
                 state.gathered[worker].push(Arrival { shard, hash, envelope, from });
             }

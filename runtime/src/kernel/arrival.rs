@@ -114,7 +114,7 @@ impl Kernel {
                 self.counters.queries += 1;
                 Some(Taken { slot, mail: Mail { envelope: arrival.envelope, origin: Origin::Query(to) } })
             }
-            From::Feed { feed, number, own } => self.judge_feed(arrival, feed, number, own),
+            From::Feed { .. } => self.judge_feed(arrival),
             From::Stream { source, generation, .. } if self.is_void(arrival.shard, source, generation) => {
                 None
             }
@@ -298,20 +298,24 @@ impl Kernel {
     }
 
     /// Tells a feed to send again from a number on, once for a whole burst.
-    fn refuse_feed(&mut self, feed: FeedId, shard: ShardId, from: u64) {
-        if self.refused_feeds.insert((feed, shard)) {
-            self.tell_feed(feed, shard, &FeedNews::SendFrom(from), None);
+    fn refuse_feed(&mut self, to: ReplyTo, feed: FeedId, shard: ShardId, from: u64) {
+        if self.refused_feeds.insert((to, feed, shard)) {
+            self.tell_feeder(to, feed, shard, FeedNews::SendFrom(from));
         }
     }
 
-    fn judge_feed(&mut self, arrival: Arrival, id: FeedId, number: u64, own: u64) -> Option<Taken> {
+    fn judge_feed(&mut self, arrival: Arrival) -> Option<Taken> {
+        let From::Feed { feed: id, number, own, to } = arrival.from else {
+            unreachable!("called for feeds only")
+        };
         let (target, window) = (arrival.shard, self.limits.stream_window);
-        if !self.open_feeds.contains_key(&id) {
+        // Its sender has gone, or was stopped by a collision: what it sent before must not count as another's.
+        if !self.open_feeds.get(&id).is_some_and(|open| open.listeners.contains(&to)) {
             return None;
         }
         if !self.host(target).feeds.contains_key(&id) {
             if self.limits.clients_max <= self.host(target).feeds.len() {
-                self.tell_feed(id, target, &FeedNews::Refused(Refusal::Busy(Bound::Clients)), None);
+                self.tell_feeder(to, id, target, FeedNews::Refused(Refusal::Busy(Bound::Clients)));
                 return None;
             }
             let name = Arc::clone(&self.open_feeds[&id].name);
@@ -336,14 +340,14 @@ impl Kernel {
                 return None;
             }
             FeedVerdict::Stream(Verdict::Gap { expected }) => {
-                self.refuse_feed(id, target, expected);
+                self.refuse_feed(to, id, target, expected);
                 return None;
             }
             FeedVerdict::Collision => {
                 self.counters.refused += 1;
-                self.tell_feed(id, target, &FeedNews::Collision { number, own }, None);
+                self.tell_feeder(to, id, target, FeedNews::Collision { number, own });
                 // It has stopped; what it sent before it heard so must not count as the next rows of the other input.
-                self.open_feeds.remove(&id);
+                self.close_feed(id, to);
                 return None;
             }
         }
@@ -354,9 +358,9 @@ impl Kernel {
         let Some(slot) = slot else {
             if self.kinds.find(arrival.envelope.view().kind).is_none() {
                 let kind = arrival.envelope.view().kind.to_owned();
-                self.tell_feed(id, target, &FeedNews::Refused(Refusal::UnknownKind(kind)), None);
+                self.tell_feeder(to, id, target, FeedNews::Refused(Refusal::UnknownKind(kind)));
             } else {
-                self.refuse_feed(id, target, number);
+                self.refuse_feed(to, id, target, number);
             }
             return None;
         };
@@ -377,6 +381,14 @@ impl Kernel {
                 Some(lane) => self.put_gated(lane, output),
                 None => self.put_now(output),
             }
+        }
+    }
+
+    /// Tells one of those who feed under a name, where the news is of what it has sent.
+    fn tell_feeder(&mut self, to: ReplyTo, feed: FeedId, shard: ShardId, news: FeedNews) {
+        let open = self.open_feeds.get(&feed);
+        if open.is_some_and(|open| open.listeners.contains(&to)) {
+            self.put_now(Output::FeedReceipt(FeedReceipt { to, feed, shard, news }));
         }
     }
 
@@ -487,8 +499,8 @@ impl Kernel {
                 self.put_now(Output::Reply(listener.to, Outcome::Refused(refusal)));
             }
             From::Query(to) => self.put_now(Output::Reply(to, Outcome::Refused(refusal))),
-            From::Feed { feed, number, .. } => {
-                self.refuse_feed(feed, arrival.shard, number);
+            From::Feed { feed, number, to, .. } => {
+                self.refuse_feed(to, feed, arrival.shard, number);
             }
             From::Stream { source, number, .. } => {
                 self.refuse_stream(source, arrival.shard, number, false);

@@ -115,7 +115,7 @@ impl Sim {
             }
         }
         let mut arrivals = Vec::new();
-        let id = feed.id;
+        let (id, to) = (feed.id, feed.to);
         // Another shard first each time, for the first may take all the room.
         let turn = ShardId(self.random.below(u64::from(self.layout.count())) as u32);
         let (late, early): (Vec<_>, Vec<_>) = feed.shards.iter_mut().partition(|(shard, _)| **shard < turn);
@@ -127,7 +127,7 @@ impl Sim {
             while lines.sent < lines.rows.len() as u64 && lines.sent < lines.durable + WINDOW {
                 let (own, hash, envelope) = &lines.rows[lines.sent as usize];
                 lines.sent += 1;
-                let from = From::Feed { feed: id, number: lines.sent, own: *own };
+                let from = From::Feed { feed: id, number: lines.sent, own: *own, to };
                 arrivals.push(Arrival { shard, hash: *hash, envelope: envelope.clone(), from });
             }
         }
