@@ -115,6 +115,7 @@ impl Client {
             wants_reply,
             id: None,
             id_is_kept: false,
+            id_is_given: false,
             timeout: TIMEOUT_DEFAULT,
             reply: PhantomData,
         }
@@ -153,15 +154,20 @@ pub struct Ask<R> {
     id: Option<RequestId>,
     /// The id was given or taken: the caller may ask again, so the stored reply must be kept for it.
     id_is_kept: bool,
+    /// The id was given: it may have been asked with before.
+    id_is_given: bool,
     timeout: Duration,
     reply: PhantomData<fn() -> R>,
 }
 
 impl<R> Ask<R> {
-    /// Asks again under an id used before: the same message gets the stored reply, byte for byte, if it has run.
+    /// Asks again under an id used before: the same message gets the stored reply, byte for byte, if it has run. It may
+    /// have run though there is no room for it now or its reply is no longer stored: that is [`AskError::Unknown`] here
+    /// and not [`AskError::Refused`].
     pub fn with_id(mut self, id: RequestId) -> Self {
         self.id = Some(id);
         self.id_is_kept = true;
+        self.id_is_given = true;
         self
     }
 
@@ -176,7 +182,7 @@ impl<R> Ask<R> {
         *self.id.get_or_insert_with(|| self.client.inner.pending.allot())
     }
 
-    /// Waits this long at the most; then the outcome is unknown.
+    /// Waits this long at the most, however often it is asked again meanwhile; then the outcome is unknown.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -190,9 +196,12 @@ impl<R> Ask<R> {
         let shard = inner.shared.layout.place(hash);
         // A query is its own repeat: it needs no id.
         let id = if self.is_query { None } else { Some(self.allot()) };
+        let until = inner.shared.clock.now() + self.timeout;
+        // Whether it may have happened before the try at hand.
+        let mut is_again = self.id_is_given;
         let mut why = String::new();
         for _ in 0..TRIES_MAX {
-            let waiter = inner.pending.wait(id, self.id_is_kept, self.timeout);
+            let waiter = inner.pending.wait(id, self.id_is_kept, is_again, until);
             let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
             let from = match id {
                 None => kernel::From::Query(to),
@@ -205,17 +214,19 @@ impl<R> Ask<R> {
                 inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })
             {
                 inner.pending.refused(waiter.slot);
-                return Err(refusal.into());
+                return Err(refused(refusal, id.is_some() && is_again));
             }
             match waiter.await {
                 Outcome::Done(reply) => return Ok(reply),
                 Outcome::Waiting => {
                     return Ok(Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() });
                 }
-                Outcome::Refused(refusal) => return Err(refusal.into()),
+                Outcome::Refused(refusal) => return Err(refused(refusal, id.is_some() && is_again)),
                 Outcome::Unknown(reason) => {
+                    is_again = true;
                     why = reason;
-                    if inner.shared.stopping.load(Ordering::SeqCst) || why == pending::TIMED_OUT {
+                    let is_late = why == pending::TIMED_OUT || until <= inner.shared.clock.now();
+                    if is_late || inner.shared.stopping.load(Ordering::SeqCst) {
                         break;
                     }
                     tokio::task::yield_now().await;
@@ -226,6 +237,20 @@ impl<R> Ask<R> {
         inner.pending.keep(id);
         Err(AskError::Unknown(why))
     }
+}
+
+/// What a refusal says of the request. It left no mark, but an earlier try may have.
+fn refused(refusal: Refusal, is_again: bool) -> AskError {
+    let says_nothing = match &refusal {
+        Refusal::Busy(_)
+        | Refusal::StorageFull
+        | Refusal::Unavailable
+        | Refusal::Stopping
+        | Refusal::Expired(_) => true,
+        // These hold for every try.
+        _ => false,
+    };
+    if is_again && says_nothing { AskError::Unknown(refusal.to_string()) } else { AskError::Refused(refusal) }
 }
 
 impl Front {
@@ -280,3 +305,88 @@ impl<R: DeserializeOwned + Send + 'static> IntoFuture for Ask<R> {
 
 /// The encoding of `()`.
 const NIL: &[u8] = &[0xc0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limits::Limits,
+        node::{Inbox, Port},
+        placement::Shards,
+    };
+    use std::{
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
+    /// A client whose worker is the test.
+    fn client() -> (Client, Arc<Front>) {
+        let layout = Shards::new(1).unwrap();
+        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Inbox::new(1))]));
+        (Client::open(&front), front)
+    }
+
+    fn ask(client: &Client) -> Ask<()> {
+        let mut bytes = Vec::new();
+        Envelope::write_head("kind", "key", "Message", None, &mut bytes);
+        Ask {
+            client: client.clone(),
+            envelope: Ok(Envelope::from_bytes(bytes.into()).unwrap()),
+            is_query: false,
+            wants_reply: true,
+            id: None,
+            id_is_kept: false,
+            id_is_given: false,
+            timeout: TIMEOUT_DEFAULT,
+            reply: PhantomData,
+        }
+    }
+
+    /// Gives each of its tries one outcome.
+    fn told(client: &Client, front: &Front, ask: Ask<()>, outcomes: Vec<Outcome>) -> AskError {
+        let mut asked = pin!(ask.outcome());
+        let mut context = Context::from_waker(Waker::noop());
+        for outcome in outcomes {
+            while front.inboxes[0].backlog() == 0 {
+                assert!(asked.as_mut().poll(&mut context).is_pending());
+            }
+            let mut events = Vec::new();
+            front.inboxes[0].take(&mut events);
+            let Some(kernel::Event::Arrived(arrivals)) = events.pop() else { panic!("nothing was asked") };
+            let kernel::From::Request { listener, .. } = arrivals[0].from else { panic!("not by a client") };
+            front.inboxes[0].taken(arrivals[0].envelope.len());
+            client.inner.pending.reply(&mut std::iter::once((listener.to.slot, outcome)));
+        }
+        match asked.as_mut().poll(&mut context) {
+            Poll::Ready(outcome) => outcome.unwrap_err(),
+            Poll::Pending => panic!("there is an outcome"),
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_one_only_where_nothing_can_have_happened() {
+        let stopping = || Outcome::Refused(Refusal::Stopping);
+        let unknown = || AskError::Unknown(Refusal::Stopping.to_string());
+        let acknowledged = |client: &Client| client.inner.pending.acknowledged(ask(client).id());
+        let (one, front) = client();
+        let first = told(&one, &front, ask(&one), vec![stopping()]);
+        assert_eq!(first, AskError::Refused(Refusal::Stopping));
+        assert_eq!(acknowledged(&one), 1);
+        let given = ask(&one).id();
+        assert_eq!(told(&one, &front, ask(&one).with_id(given), vec![stopping()]), unknown());
+
+        // It may have happened at the first try and its reply may be asked for: its number is not settled.
+        let (other, front) = client();
+        let voided = Outcome::Unknown("the lane was voided".into());
+        assert_eq!(told(&other, &front, ask(&other), vec![voided, stopping()]), unknown());
+        assert_eq!(acknowledged(&other), 0);
+    }
+
+    #[test]
+    fn a_timeout_bounds_all_tries_together() {
+        let (client, front) = client();
+        let ask = ask(&client).timeout(Duration::ZERO);
+        let late = told(&client, &front, ask, vec![Outcome::Unknown("the lane was voided".into())]);
+        assert_eq!(late, AskError::Unknown("the lane was voided".into()));
+    }
+}

@@ -159,7 +159,7 @@ pub trait Store: Send + Sync + 'static {
     fn wants_maintenance(&self) -> bool;
 
     /// Moves committed rows to where loads find them and frees what is no longer needed. Blocks for as long as it
-    /// takes; commits go on beside it. Called again and again, from one thread.
+    /// takes; commits go on beside it, and a second call waits for the first.
     ///
     /// # Errors
     /// The medium failed; a full disk is no error here but shows in [`Store::reserve`].

@@ -25,6 +25,8 @@ struct Entry {
     number: Option<u64>,
     /// The caller knows the id and may ask again.
     is_kept: bool,
+    /// It may have happened before: a refusal now says nothing of that.
+    is_again: bool,
     until: Timestamp,
 }
 
@@ -145,12 +147,17 @@ impl Pending {
     }
 
     /// Waits for the outcome that is delivered to the waiter's slot.
-    pub(super) fn wait(self: &Arc<Self>, id: Option<RequestId>, is_kept: bool, timeout: Duration) -> Waiter {
+    pub(super) fn wait(
+        self: &Arc<Self>,
+        id: Option<RequestId>,
+        is_kept: bool,
+        is_again: bool,
+        until: Timestamp,
+    ) -> Waiter {
         let (tell, outcome) = oneshot::channel();
         let number = id.filter(|id| id.client == self.client).map(|id| id.number);
-        let until = self.clock.now() + timeout;
         let mut state = self.state();
-        let slot = state.entries.insert(Entry { tell, number, is_kept, until });
+        let slot = state.entries.insert(Entry { tell, number, is_kept, is_again, until });
         if let Some(why) = state.failure.clone()
             && let Some(entry) = state.entries.remove(slot)
         {
@@ -171,7 +178,7 @@ impl Pending {
         let kept_until = self.clock.now() + self.retention;
         let mut state = self.state();
         if let Some(entry) = state.entries.remove(slot) {
-            state.end(entry.number, entry.is_kept, kept_until);
+            state.end(entry.number, entry.is_kept || entry.is_again, kept_until);
         }
     }
 }
@@ -185,7 +192,8 @@ impl Port for Pending {
             let Some(entry) = state.entries.remove(slot) else { continue };
             // One whose outcome is unknown is asked again at once, under the same number.
             if !matches!(outcome, Outcome::Unknown(_)) {
-                state.end(entry.number, entry.is_kept, kept_until);
+                let is_open = entry.is_again && matches!(outcome, Outcome::Refused(_));
+                state.end(entry.number, entry.is_kept || is_open, kept_until);
             }
             told.push((entry.tell, outcome));
         }

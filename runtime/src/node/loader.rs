@@ -79,6 +79,10 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
 fn run(shared: &Shared, job: Job) -> Result<(), LoadError> {
     match job {
         Job::Shard { worker, shard, resets } => {
+            if 0 < resets {
+                // The kernel has forgotten the images it kept until loads would find them: now loads must.
+                shared.store.maintain()?;
+            }
             let owned = shared.store.owned()?.into_iter().find(|owned| owned.shard == shard);
             let owned = owned.ok_or(LoadError::NotOwned(shard))?;
             let rows = shared.store.load_shard(shard, owned.epoch)?;

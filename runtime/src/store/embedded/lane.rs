@@ -1,4 +1,7 @@
 //! The writing end of the log: one write and one sync for a group of batches.
+//!
+//! Nobody else writes here, so a batch that does not continue or does not fit is a bug and no case to go on from: every
+//! error is fatal and stops the node (P13).
 
 use std::io;
 use std::sync::Arc;
@@ -54,7 +57,7 @@ impl LogLane {
             if opens_segment {
                 if group_len(len) > capacity {
                     let error = format!("a batch of {} bytes is longer than a segment", batch.bytes().len());
-                    return Err(CommitError::Failed(io::Error::new(io::ErrorKind::InvalidInput, error)));
+                    return Err(CommitError::Fatal(io::Error::new(io::ErrorKind::InvalidInput, error)));
                 }
                 left = capacity;
                 opened += 1;
@@ -64,7 +67,7 @@ impl LogLane {
         }
         if opened > free {
             let error = "the log has no free segment; the batches were not reserved";
-            return Err(CommitError::Failed(io::Error::new(io::ErrorKind::StorageFull, error)));
+            return Err(CommitError::Fatal(io::Error::new(io::ErrorKind::StorageFull, error)));
         }
         Ok(pieces)
     }
@@ -99,7 +102,8 @@ impl LogLane {
 impl Lane for LogLane {
     fn commit(&mut self, group: &[Batch]) -> Result<Position, CommitError> {
         self.inner.log.check().map_err(CommitError::Fatal)?;
-        let repeated = self.inner.fence().judge(group)?;
+        let judged = self.inner.fence().judge(group);
+        let repeated = judged.map_err(|error| CommitError::Fatal(io::Error::other(error.to_string())))?;
         let fresh = &group[repeated..];
         let mut rest = fresh;
         for piece in self.cut(fresh)? {

@@ -256,7 +256,7 @@ fn a_batch_that_fits_in_no_segment_is_refused_and_changes_nothing() {
     let most = store.batch_bytes_max() as usize;
     assert!(store.reserve(LaneId(0), most as u64 + 1).is_err());
     let refused = lane.commit(&[sized(1, 100), sized(2, most + 1)]);
-    assert!(matches!(refused, Err(crate::store::CommitError::Failed(_))));
+    assert!(matches!(refused, Err(crate::store::CommitError::Fatal(_))));
     lane.commit(&[sized(1, most), sized(2, most)]).unwrap();
     assert_eq!(store.owned().unwrap()[0].number, 2);
 }
