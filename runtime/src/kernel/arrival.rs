@@ -471,14 +471,20 @@ impl Kernel {
 
     /// A new activation asks for its image; a volatile one has none.
     fn begin(&mut self, slot: Slot, kind: KindIndex, shard: ShardId, kind_name: &str, key: &str) {
-        let is_volatile = self.kinds.get(kind).is_volatile();
+        let kinds = self.kinds();
+        let is_volatile = kinds.get(kind).is_volatile();
         let lane = self.host(shard).lane;
         let used_at = self.seconds();
         let activation = self.activations.get_mut(slot).expect("just inserted");
         activation.used_at = used_at;
         if is_volatile {
-            activation.state = Some(self.kinds.get(kind).create());
-            activation.phase = Phase::Active;
+            match crate::turn::decode(kinds.get(kind), None) {
+                Ok(state) => {
+                    activation.state = Some(state);
+                    activation.phase = Phase::Active;
+                }
+                Err(reason) => self.park(slot, reason),
+            }
         } else {
             let (epoch, resets) = {
                 let shard = self.host(shard);

@@ -85,7 +85,7 @@ impl Kernel {
             let mail = self.activations.pop_mail(slot).expect("counted");
             match mail.origin {
                 Origin::Query(_) if !parked => self.turn(lane, slot, mail),
-                Origin::Volatile(_) if writes_nothing => self.turn(lane, slot, mail),
+                Origin::Volatile(_) if writes_nothing && !parked => self.turn(lane, slot, mail),
                 // The head of a failing entity's queue has its tries counted.
                 Origin::Request { id, listener } if why == NoRoom::DiskFull && !in_trouble => {
                     let shard = self.host(shard);
@@ -281,11 +281,10 @@ impl Kernel {
             ));
         }
         if self.effects.is_deleted() {
-            activation.state = Some(kind.create());
+            activation.state = Some(turn::decode(kind, None)?);
             activation.image.clear();
             activation.has_image = false;
-            if activation.exists {
-                activation.exists = false;
+            if std::mem::take(&mut activation.exists) && !kind.is_volatile() {
                 self.mark_dirty(slot);
             }
             return Ok(());
@@ -332,13 +331,11 @@ impl Kernel {
         let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
-        if !activation.exists {
-            activation.state = Some(kind.create());
-            return;
-        }
-        match turn::decode(kind, Some((kind.version(), &activation.image))) {
+        let image = activation.exists.then_some((kind.version(), activation.image.as_slice()));
+        match turn::decode(kind, image) {
             Ok(state) => activation.state = Some(state),
-            // Its own encoding does not decode: the state in the store is the same, so nothing else is true of it.
+            // Its own encoding does not decode: the state in the store is the same, so nothing else is true of it. Or
+            // its first state cannot be made.
             Err(reason) => self.park(slot, reason),
         }
     }
