@@ -77,6 +77,47 @@ impl Handle<End> for Barren {
     }
 }
 
+/// As long as it was told to be.
+#[derive(Entity, Default, Serialize, Deserialize)]
+#[entity(kind = "sponge", handles(Soak, Refuse))]
+struct Sponge {
+    water: Vec<u8>,
+}
+
+/// Sets the length.
+#[derive(Message, Serialize, Deserialize)]
+#[message(reply = u64)]
+struct Soak {
+    bytes: usize,
+}
+
+/// Is rejected at such length.
+#[derive(Message, Serialize, Deserialize)]
+#[message(reply = Result<(), String>)]
+struct Refuse {
+    bytes: usize,
+}
+
+impl Handle<Soak> for Sponge {
+    fn handle(&mut self, soak: Soak, _: &mut Context<'_, Self>) -> u64 {
+        self.water = vec![1; soak.bytes];
+        soak.bytes as u64
+    }
+}
+
+impl Handle<Refuse> for Sponge {
+    fn handle(&mut self, refuse: Refuse, _: &mut Context<'_, Self>) -> Result<(), String> {
+        Err("x".repeat(refuse.bytes))
+    }
+}
+
+/// Bounds under which a batch may have some 80 kB.
+fn small() -> Limits {
+    let mut limits = Limits::default();
+    (limits.batch_len, limits.turn_len_max, limits.state_len_max) = (8 << 10, 4 << 10, 4 << 10);
+    limits
+}
+
 fn reply(outcome: Option<&Outcome>) -> u64 {
     let Some(Outcome::Done(reply)) = outcome else { panic!("not done: {outcome:?}") };
     entity_runtime::codec::decode(&reply.body).expect("the reply's type")
@@ -131,4 +172,65 @@ fn an_entity_whose_first_state_panics_in_its_turn_is_parked() {
     let query = driven.query(envelope::<Barren, _>("u", &End { panics: false }));
     driven.settle();
     assert!(matches!(driven.answer(query), Some(Outcome::Refused(Refusal::UnknownMessage { .. }))));
+}
+
+#[test]
+fn images_that_grow_in_a_batch_are_counted() {
+    let mut driven = Driven::new(with::<Sponge>(kinds()), small(), 1, 1, 1);
+    for (step, bytes) in [0, 1, 4_000].into_iter().enumerate() {
+        for key in 0..60 {
+            let number = step as u64 * 100 + key + 1;
+            driven.request(1, number, envelope::<Sponge, _>(&format!("s{key}"), &Soak { bytes }), true);
+        }
+        // The last two are run together.
+        if step == 0 {
+            driven.settle();
+        }
+    }
+    driven.settle();
+    assert_eq!(driven.kernels[0].counters().applied, 180);
+}
+
+#[test]
+fn a_flood_of_acknowledged_replies_leaves_batch_by_batch() {
+    /// Their deletions are longer than the longest batch.
+    const REPLIES: u64 = 5_000;
+    let mut driven = Driven::new(with::<Sponge>(kinds()), small(), 1, 1, 1);
+    let soak = || envelope::<Sponge, _>("s", &Soak { bytes: 1 });
+    for number in 1..=REPLIES {
+        driven.request(1, number, soak(), true);
+        if number % 500 == 0 {
+            driven.settle();
+        }
+    }
+    driven.acknowledged = REPLIES;
+    driven.request(1, REPLIES + 1, soak(), true);
+    driven.settle();
+    // What has not left yet is answered still.
+    driven.acknowledged = 0;
+    let repeat = driven.request(1, REPLIES, soak(), true);
+    driven.settle();
+    assert_eq!(reply(driven.answer(repeat)), 1);
+    driven.acknowledged = REPLIES;
+    for number in 2..=100 {
+        driven.request(1, REPLIES + number, soak(), true);
+        driven.settle();
+    }
+    let gone = driven.request(1, REPLIES, soak(), true);
+    driven.settle();
+    assert!(matches!(driven.answer(gone), Some(Outcome::Refused(Refusal::Expired(_)))));
+    // And so do those that have grown old.
+    driven.restart();
+    driven.pass(Limits::default().reply_retention * 2);
+    assert!(driven.kernels[0].is_quiet());
+}
+
+#[test]
+fn a_rejection_may_be_as_long_as_an_applied_reply() {
+    let mut driven = Driven::new(with::<Sponge>(kinds()), small(), 1, 1, 1);
+    let short = driven.request(1, 1, envelope::<Sponge, _>("s", &Refuse { bytes: 4_000 }), true);
+    let long = driven.request(1, 2, envelope::<Sponge, _>("s", &Refuse { bytes: 100_000 }), true);
+    driven.settle();
+    assert!(!is_dead_lettered(driven.answer(short)));
+    assert!(is_dead_lettered(driven.answer(long)), "{:?}", driven.told);
 }

@@ -99,7 +99,7 @@ impl Kernel {
             return true;
         }
         if long {
-            while self.lanes[lane].batch_bytes < self.limits.batch_len {
+            while self.batch_room(lane) > 0 {
                 let Some(mail) = self.activations.pop_mail(slot) else { break };
                 self.set_waiting(lane, slot, mail);
             }
@@ -198,16 +198,10 @@ impl Kernel {
         }
         let number = self.push_waiting(id, slot, &mail);
         // The mark is set as for a turn, but the request stays open until the message is done.
+        self.mark(id, &mail.origin);
         let shard = self.touch(id);
         match mail.origin {
-            Origin::Stream { source, number } => {
-                shard.inboxes.get_mut(&source).expect("judged at the door").consume(number);
-                shard.changes.inboxes.insert(source);
-            }
-            Origin::Feed { feed, number } => {
-                shard.feeds.get_mut(&feed).expect("judged at the door").consume(number);
-                shard.changes.feeds.insert(feed);
-            }
+            Origin::Stream { .. } | Origin::Feed { .. } => {}
             Origin::Request { id: request, listener } => {
                 shard.requests.set_waiting(request);
                 let mut listeners = shard.listeners.remove(&request).unwrap_or_default();
@@ -247,8 +241,7 @@ impl Kernel {
         put(&[&[RowType::Waiting as u8], &number.to_be_bytes()], &[&value], &mut shard.changes.writes);
         shard.waiting_bytes += waiting.envelope.len();
         shard.waiting.insert(number, waiting);
-        let lane = shard.lane;
-        self.lanes[lane].batch_bytes += value.len() + 16;
+        self.measure(id);
         let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
         activation.trouble.as_mut().expect("only those in trouble have a queue").waiting.push_back(number);
         number
@@ -268,7 +261,6 @@ impl Kernel {
         shard.changes.head = true;
         shard.dead.insert(number);
         put(&[&[RowType::DeadLetter as u8], &number.to_be_bytes()], &[&value], &mut shard.changes.writes);
-        self.lanes[lane].batch_bytes += value.len() + 16;
         let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
         self.consume(lane, id, mail, &reply);
         self.lanes[lane].counts.dead_lettered += 1;
@@ -362,7 +354,10 @@ impl Kernel {
     }
 
     pub(super) fn run_operations(&mut self, lane: usize, room: Result<(), NoRoom>) {
-        for Operation { shard, number, retry, to } in std::mem::take(&mut self.lanes[lane].operations) {
+        while room.is_err() || self.batch_room(lane) > 0 {
+            let Some(Operation { shard, number, retry, to }) = self.lanes[lane].operations.pop_front() else {
+                break;
+            };
             match room {
                 Ok(()) if self.host(shard).phase == ShardPhase::Loading => {
                     // Its lane was voided meanwhile.
@@ -401,6 +396,7 @@ impl Kernel {
         shard.dead.remove(&number);
         delete(&[&[RowType::DeadLetter as u8], &number.to_be_bytes()], &mut shard.changes.writes);
         let lane = shard.lane;
+        self.measure(id);
         let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
         self.put_gated(lane, Output::Reply(to, Outcome::Done(reply)));
     }
