@@ -40,6 +40,8 @@ pub struct Driven {
     pub held_receipts: Option<Vec<Receipt>>,
     /// Messages between shards are kept here instead of delivered, where this is set.
     pub held_hands: Option<Vec<Arrival>>,
+    /// Requests say that their client has the replies up to here.
+    pub acknowledged: u64,
     /// Whether the store grants room.
     pub room: Result<(), NoRoom>,
     /// Last durable batch by worker and lane.
@@ -101,6 +103,7 @@ impl Driven {
             feeds_told: Vec::new(),
             held_receipts: None,
             held_hands: None,
+            acknowledged: 0,
             room: Ok(()),
             durable: BTreeMap::new(),
             now: Timestamp::from_millis(1_000_000),
@@ -164,14 +167,18 @@ impl Driven {
     /// One event, and its actions carried out; batches stay pending.
     ///
     /// # Panics
-    /// The balance of P1 does not hold, or the store's rows cannot be read.
+    /// The balance of P1 does not hold, a batch is too long, or the store's rows cannot be read.
     pub fn step(&mut self, worker: usize, event: Event) {
         let actions = self.kernels[worker].step(event, self.now);
         let audit = self.kernels[worker].audit();
         assert!(audit.balances(), "{audit:?}");
         for action in actions {
             match action {
-                Action::Commit(submission) => self.pending.push_back((worker, submission)),
+                Action::Commit(submission) => {
+                    let (len, max) = (submission.batch.bytes().len(), self.limits.batch_len_max());
+                    assert!(len <= max, "a batch of {len} bytes has outgrown the {max} reserved for it");
+                    self.pending.push_back((worker, submission));
+                }
                 Action::Put(output) => self.let_out(output),
                 Action::Hand(arrivals) => arrivals.into_iter().for_each(|arrival| self.hand(arrival)),
                 Action::LoadShard { shard, resets } => {
@@ -222,7 +229,8 @@ impl Driven {
         let to = ReplyTo { connection: 0, slot: self.next_slot };
         let issued_at = Timestamp::from_millis(1_000_000);
         let id = RequestId { client: ClientId(client), number, issued_at };
-        let from = From::Request { id, acknowledged: 0, listener: Listener { to, wants_reply } };
+        let acknowledged = self.acknowledged;
+        let from = From::Request { id, acknowledged, listener: Listener { to, wants_reply } };
         self.arrive_from(envelope, from);
         to
     }

@@ -1,9 +1,13 @@
 //! Ten times more work than there is room for: refused and counted, never dropped in silence, never held.
 
 use entity_runtime::entity::Entity;
-use entity_runtime::{AskError, Refusal, error::Bound};
-use entity_runtime_tests::running::{Counts, Ledger, Note, builder, small_limits};
-use std::collections::BTreeMap;
+use entity_runtime::{AskError, Refusal, error::Bound, limits::Limits};
+use entity_runtime_tests::{
+    driven::{Driven, envelope, kinds, with},
+    entities::{Account, Fund},
+    running::{Counts, Ledger, Note, builder, small_limits},
+};
+use std::{collections::BTreeMap, time::Duration};
 
 const TASKS: u64 = 400;
 const EACH: u64 = 25;
@@ -66,4 +70,24 @@ async fn overload_is_refused_and_counted_and_every_accepted_ask_is_answered() {
     noted.sort_unstable();
     assert_eq!(there, noted.iter().map(|number| (*number, 1)).collect());
     runtime.shutdown().await;
+}
+
+#[test]
+fn short_memory_lets_go_of_no_more_than_it_must() {
+    let mut limits = Limits::default();
+    limits.activation_bytes_max = 256 << 10;
+    let (max, mark) = (limits.activation_bytes_max, limits.activation_bytes_max * 7 / 8);
+    let mut driven = Driven::new(with::<Account>(kinds()), limits, 1, 1, 1);
+    let mut number = 0;
+    while driven.kernels[0].activations().1 < mark {
+        number += 1;
+        let fund = Fund { cents: 1 };
+        driven.request(1, number, envelope::<Account, _>(&format!("a{number}"), &fund), true);
+        driven.settle();
+    }
+    driven.checkpoint();
+    // All are idle, but for less than it takes to be let go of for that alone.
+    driven.pass(Duration::from_secs(2));
+    let (_, bytes) = driven.kernels[0].activations();
+    assert!(bytes < mark && max * 3 / 4 < bytes, "{bytes} of {max} bytes are left");
 }

@@ -2,7 +2,7 @@
 
 use entity_runtime::{
     entity::Entity,
-    kernel::{Counters, Outcome},
+    kernel::{Counters, Event, Outcome},
     limits::Limits,
     requests::ReplyClass,
 };
@@ -148,4 +148,32 @@ fn a_hot_entity_starves_no_other() {
     for other in others {
         assert_eq!(done::<u64>(driven.answer(other)), 1);
     }
+}
+
+#[test]
+fn what_an_operator_retries_runs_behind_the_other_messages() {
+    let mut limits = Limits::default();
+    (limits.tries_max, limits.turns_in_row_max) = (1, 1);
+    let mut driven = Driven::new(with::<Account>(kinds()), limits, 1, 1, 1);
+    NERVES.set(1_000);
+    let late = envelope::<Account, _>("a", &Fund { cents: 100 });
+    driven.request(1, 1, late.clone(), true);
+    driven.settle();
+    NERVES.set(0);
+    assert_eq!(driven.dead_letters().len(), 1);
+    let asks: Vec<_> = (2..=6)
+        .map(|number| driven.request(1, number, envelope::<Account, _>("a", &Fund { cents: 1 }), true))
+        .collect();
+    // One has its turn, the others are in the mailbox.
+    driven.run();
+    let to = entity_runtime::activation::ReplyTo { connection: 1, slot: 0 };
+    let shard = driven.shard_of(Account::KIND, "a");
+    driven.step(0, Event::DeadLetter { shard, number: 0, retry: Some(late), to });
+    driven.settle();
+    assert!(driven.answer(to).is_some());
+    let balances: Vec<u64> = asks.into_iter().map(|ask| done(driven.answer(ask))).collect();
+    assert_eq!(balances, [1, 2, 3, 4, 5]);
+    let last = driven.request(1, 7, envelope::<Account, _>("a", &Fund { cents: 1 }), true);
+    driven.settle();
+    assert_eq!(done::<u64>(driven.answer(last)), 106);
 }

@@ -63,6 +63,11 @@ impl Feed {
         self.inbox.is_consumed(number)
     }
 
+    /// How many numbers above the floor are consumed.
+    pub fn window_len(&self) -> usize {
+        self.inbox.window_len()
+    }
+
     /// Judges a message that arrived with its own number and the digest of its bytes.
     pub fn judge(&self, number: u64, own: u64, digest: u64, window_max: u64) -> FeedVerdict {
         let known = if number == self.floor() { Some(self.own_at_floor) } else { self.own_of(number) };

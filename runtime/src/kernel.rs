@@ -392,6 +392,15 @@ impl LaneWork {
     }
 }
 
+/// What a shard takes in a batch beside what is counted one by one: the head of its section and the row of its counters.
+const SECTION_LEN: usize = 96;
+/// What a row of marks takes without its window, a client's row, or the trimming of an outbox.
+const MARKS_LEN: usize = 64;
+/// What one number in a window takes: for a feed it is two.
+const MARK_LEN: usize = 24;
+/// What a row takes beside the message in it.
+const ROW_LEN: usize = 24;
+
 /// The feeds that are open.
 #[derive(Debug, Default)]
 struct OpenFeed {
@@ -681,9 +690,45 @@ impl Kernel {
         let shard = self.shards[id.0 as usize].as_deref_mut().expect("only hosted shards are touched");
         if !shard.changes.touched {
             shard.changes.touched = true;
-            self.lanes[shard.lane].touched.push(id);
+            let lane = &mut self.lanes[shard.lane];
+            lane.touched.push(id);
+            lane.batch_bytes += SECTION_LEN + shard.trims.len() * MARKS_LEN;
         }
         shard
+    }
+
+    /// Counts what was written for a shard since the last time. Whoever writes calls this, or a batch may outgrow the room
+    /// reserved for it (P15).
+    fn measure(&mut self, id: ShardId) {
+        let shard = self.shards[id.0 as usize].as_deref_mut().expect("only hosted shards are written");
+        let written = shard.changes.writes.len();
+        let before = std::mem::replace(&mut shard.changes.measured, written);
+        self.lanes[shard.lane].batch_bytes += written - before;
+    }
+
+    /// Marks a message of a stream or feed as consumed. The row of its marks is written when the batch is closed.
+    fn mark(&mut self, id: ShardId, origin: &Origin) {
+        let shard = self.touch(id);
+        let (is_first, window) = match *origin {
+            Origin::Stream { source, number } => {
+                let inbox = shard.inboxes.get_mut(&source).expect("judged at the door");
+                inbox.consume(number);
+                (shard.changes.inboxes.insert(source), inbox.window_len())
+            }
+            Origin::Feed { feed, number } => {
+                let marks = shard.feeds.get_mut(&feed).expect("judged at the door");
+                marks.consume(number);
+                (shard.changes.feeds.insert(feed), marks.window_len())
+            }
+            _ => return,
+        };
+        let lane = shard.lane;
+        self.lanes[lane].batch_bytes += if is_first { MARKS_LEN + window * MARK_LEN } else { MARK_LEN };
+    }
+
+    /// Bytes the batch being built has room for.
+    fn batch_room(&self, lane: usize) -> usize {
+        self.limits.batch_len.saturating_sub(self.lanes[lane].batch_bytes)
     }
 
     /// Lets something out with the batch being built.

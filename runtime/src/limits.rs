@@ -29,8 +29,9 @@ pub struct Limits {
     pub stream_window: u64,
     /// Bytes a shard keeps for its receivers. Beyond it clients and feeds are held back, streams and reminders never (P8).
     pub outbox_bytes_max: usize,
-    /// Memory for activations of one worker, in bytes. The least recently used are passivated; where none can be, new
-    /// ones are refused as busy.
+    /// Memory for activations of one worker, in bytes. From seven eighths on a clock sweep passivates those it finds
+    /// without a message for a second, about the least recently used, until there is less; at the bound new ones are
+    /// refused as busy.
     pub activation_bytes_max: usize,
     /// An activation without messages for this long is passivated.
     pub idle_after: Duration,

@@ -199,13 +199,21 @@ impl Requests {
         true
     }
 
-    /// The client has every reply up to `floor`: drops them, naming each number to `dropped`. Returns whether the floor rose.
-    pub fn acknowledge(&mut self, client: ClientId, floor: u64, mut dropped: impl FnMut(u64)) -> bool {
+    /// The client has every reply up to `floor`: drops them, `most` at a time, naming each number to `dropped`. The floor
+    /// rises as far as they are dropped. Returns whether there was anything to do.
+    pub fn acknowledge(
+        &mut self,
+        client: ClientId,
+        floor: u64,
+        most: usize,
+        mut dropped: impl FnMut(u64),
+    ) -> bool {
         let Some(client) = self.clients.get_mut(&client) else { return false };
-        if floor <= client.floor {
+        if floor <= client.floor || most == 0 {
             return false;
         }
-        client.floor = floor;
+        let mut left = most;
+        let before = std::mem::replace(&mut client.floor, floor);
         // One that is on its way stays until it is done; those behind it need not wait for that.
         let below = client.records.partition_point(|record| record.number <= floor);
         let mut at = 0;
@@ -216,8 +224,15 @@ impl Requests {
                 continue;
             }
             dropped(record.number);
+            left -= 1;
+            if left == 0 {
+                client.floor = before.max(record.number);
+            }
             client.records.remove(at);
             self.records -= 1;
+            if left == 0 {
+                break;
+            }
         }
         true
     }
@@ -238,35 +253,38 @@ impl Requests {
             })
     }
 
-    /// Raises the horizon and drops what is at or below it: each reply and each client is named, for its row.
+    /// Raises the horizon and drops what is at or below it, `most` at a time: each reply and each client is named, for
+    /// its row. What is left keeps its record, and goes the next time.
     pub fn expire(
         &mut self,
         horizon: Timestamp,
+        most: usize,
         mut reply_dropped: impl FnMut(ClientId, u64),
         mut client_dropped: impl FnMut(ClientId),
     ) -> bool {
         if horizon <= self.horizon {
             return false;
         }
-        let mut changed = false;
+        let mut left = most;
         let records = &mut self.records;
         self.clients.retain(|id, client| {
             while let Some(record) = client.records.front() {
-                if horizon < record.issued_at || record.reply.is_none() {
+                if left == 0 || horizon < record.issued_at || record.reply.is_none() {
                     break;
                 }
                 reply_dropped(*id, record.number);
                 client.records.pop_front();
                 *records -= 1;
-                changed = true;
+                left -= 1;
             }
-            let keep = !client.records.is_empty() || horizon < client.youngest;
+            let keep = left == 0 || !client.records.is_empty() || horizon < client.youngest;
             if !keep {
                 client_dropped(*id);
-                changed = true;
+                left -= 1;
             }
             keep
         });
+        let changed = left < most;
         // Without anything dropped the old horizon still says all there is to say.
         if changed {
             self.horizon = horizon;
@@ -347,10 +365,10 @@ mod tests {
             assert!(requests.complete(id(number, 10 * number), &done("r"), &mut Vec::new()));
         }
         let mut dropped = Vec::new();
-        assert!(requests.acknowledge(ClientId(7), 2, |number| dropped.push(number)));
+        assert!(requests.acknowledge(ClientId(7), 2, 9, |number| dropped.push(number)));
         assert_eq!(dropped, [1, 2]);
         assert_eq!(requests.judge(id(2, 20), 1), RequestVerdict::Expired);
-        assert!(requests.expire(Timestamp::from_millis(30), |_, _| {}, |_| {}));
+        assert!(requests.expire(Timestamp::from_millis(30), 9, |_, _| {}, |_| {}));
         assert_eq!((requests.len(), requests.clients()), (0, 0));
         assert_eq!(requests.judge(id(3, 30), 1), RequestVerdict::Expired);
         assert_eq!(requests.judge(id(4, 31), 1), RequestVerdict::Fresh);
@@ -364,7 +382,7 @@ mod tests {
         }
         assert!(requests.complete(id(2, 10), &done("r"), &mut Vec::new()));
         let mut dropped = Vec::new();
-        assert!(requests.acknowledge(ClientId(7), 2, |number| dropped.push(number)));
+        assert!(requests.acknowledge(ClientId(7), 2, 9, |number| dropped.push(number)));
         assert_eq!((dropped, requests.len()), (vec![2], 2));
         assert_eq!(requests.judge(id(1, 10), 1), RequestVerdict::Pending { waits: false });
         assert_eq!(requests.judge(id(2, 10), 1), RequestVerdict::Expired);
@@ -376,6 +394,7 @@ mod tests {
         requests.take(id(1, 10), 1);
         let _ = requests.expire(
             Timestamp::from_millis(50),
+            9,
             |_, _| panic!("nothing to drop"),
             |_| panic!("in use"),
         );

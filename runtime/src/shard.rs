@@ -65,6 +65,8 @@ impl Head {
 pub struct Changes {
     /// Encoded writes.
     pub writes: Vec<u8>,
+    /// How many of their bytes are counted in the lane's batch.
+    pub measured: usize,
     /// Activations whose image changed.
     pub images: Vec<Slot>,
     /// Streams consumed from.
@@ -248,6 +250,7 @@ impl Shard {
     /// Appends the changes since the last batch to `out`, the images aside, and forgets them.
     pub fn write_changes(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.changes.writes);
+        self.changes.measured = 0;
         let mut value = Vec::new();
         for source in std::mem::take(&mut self.changes.inboxes) {
             value.clear();

@@ -94,6 +94,11 @@ impl Inbox {
         }
     }
 
+    /// How many numbers above the floor are consumed.
+    pub fn window_len(&self) -> usize {
+        self.window.len()
+    }
+
     /// Row value: floor, then the numbers above it as differences.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_varint(self.floor, out);

@@ -56,6 +56,10 @@ impl Kernel {
             let touched = coming.fold(0, |touched, arrival| touched ^ self.activations.touch(arrival.hash));
             std::hint::black_box(touched);
             for _ in 0..CHUNK {
+                // Judging writes too: replies that are acknowledged, and what has no entity is given up.
+                if self.batch_room(lane) == 0 {
+                    break;
+                }
                 let Some(arrival) = self.lanes[lane].arrivals.pop_front() else { break };
                 self.lanes[lane].arrival_bytes -= arrival.envelope.len();
                 if let Some(fresh) = self.judge(arrival) {
@@ -323,6 +327,9 @@ impl Kernel {
             shard.name_feed(id, &name);
             shard.feeds.insert(id, crate::feeds::Feed::default());
             shard.changes.feeds.insert(id);
+            let lane = shard.lane;
+            self.lanes[lane].batch_bytes += super::MARKS_LEN;
+            self.measure(target);
         }
         let digest = if number == 1 { xxhash_rust::xxh3::xxh3_64(arrival.envelope.bytes()) } else { 0 };
         match self.host(target).feeds[&id].judge(number, own, digest, window) {
@@ -471,14 +478,20 @@ impl Kernel {
 
     /// A new activation asks for its image; a volatile one has none.
     fn begin(&mut self, slot: Slot, kind: KindIndex, shard: ShardId, kind_name: &str, key: &str) {
-        let is_volatile = self.kinds.get(kind).is_volatile();
+        let kinds = self.kinds();
+        let is_volatile = kinds.get(kind).is_volatile();
         let lane = self.host(shard).lane;
         let used_at = self.seconds();
         let activation = self.activations.get_mut(slot).expect("just inserted");
         activation.used_at = used_at;
         if is_volatile {
-            activation.state = Some(self.kinds.get(kind).create());
-            activation.phase = Phase::Active;
+            match crate::turn::decode(kinds.get(kind), None) {
+                Ok(state) => {
+                    activation.state = Some(state);
+                    activation.phase = Phase::Active;
+                }
+                Err(reason) => self.park(slot, reason),
+            }
         } else {
             let (epoch, resets) = {
                 let shard = self.host(shard);

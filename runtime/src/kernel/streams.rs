@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Pause between two looks for old replies.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
+/// Bytes of a stored reply's deletion in a batch; that of a client is shorter.
+const REPLY_DELETE_LEN: usize = 27;
+
 impl Kernel {
     /// Hands what the windows allow to the receivers: at once to shards of the same lane, for the batch has its place
     /// there; to other lanes with the batch that is built next, which lies behind it (P13).
@@ -115,18 +118,22 @@ impl Kernel {
         }
     }
 
-    /// The client has these replies: they need not be kept.
+    /// The client has these replies: they need not be kept. What the batch has no room for goes with its next request.
     pub(super) fn acknowledge_replies(&mut self, id: ShardId, client: crate::message::ClientId, floor: u64) {
         if floor == 0 {
             return;
         }
+        let lane = self.host(id).lane;
+        let most = self.batch_room(lane).div_ceil(REPLY_DELETE_LEN);
         let shard = self.shards[id.0 as usize].as_deref_mut().expect("judged at the door");
         let writes = &mut shard.changes.writes;
-        let rose = shard.requests.acknowledge(client, floor, |number| {
+        let rose = shard.requests.acknowledge(client, floor, most, |number| {
             delete(&[&[RowType::Reply as u8], &client.0.to_be_bytes(), &number.to_be_bytes()], writes);
         });
         if rose {
-            self.touch(id).changes.clients.insert(client);
+            let is_first = self.touch(id).changes.clients.insert(client);
+            self.lanes[lane].batch_bytes += if is_first { super::MARKS_LEN } else { 0 };
+            self.measure(id);
         }
     }
 
@@ -139,14 +146,16 @@ impl Kernel {
             if shard.lane != lane || shard.requests.clients() == 0 {
                 continue;
             }
-            if self.limits.batch_len <= self.lanes[lane].batch_bytes {
+            let room = self.limits.batch_len.saturating_sub(self.lanes[lane].batch_bytes);
+            if room == 0 {
                 return;
             }
-            let before = shard.changes.writes.len();
+            let most = room.div_ceil(REPLY_DELETE_LEN);
             let mut writes = std::mem::take(&mut shard.changes.writes);
             let mut clients = Vec::new();
             let changed = shard.requests.expire(
                 horizon,
+                most,
                 |client, number| {
                     delete(
                         &[&[RowType::Reply as u8], &client.0.to_be_bytes(), &number.to_be_bytes()],
@@ -159,10 +168,10 @@ impl Kernel {
                 delete(&[&[RowType::Client as u8], &client.0.to_be_bytes()], &mut writes);
                 shard.changes.clients.remove(client);
             }
-            self.lanes[lane].batch_bytes += writes.len() - before;
             shard.changes.writes = writes;
             if changed {
                 self.touch(id).changes.head = true;
+                self.measure(id);
             }
         }
         self.lanes[lane].expire_at = self.now + EXPIRE_EVERY;

@@ -6,8 +6,8 @@
 
 use super::{Kernel, Operation, Outcome, Output, refusal};
 use crate::{
-    activation::{Activation, Behind, Mail, Origin, Phase, ReplyTo, Slot, Trouble, Waiting},
-    error::Refusal,
+    activation::{Activation, Behind, Mail, Origin, Phase, Slot, Trouble, Waiting},
+    error::{Bound, Refusal},
     message::Envelope,
     placement::ShardId,
     requests::{Reply, ReplyClass},
@@ -99,7 +99,7 @@ impl Kernel {
             return true;
         }
         if long {
-            while self.lanes[lane].batch_bytes < self.limits.batch_len {
+            while self.batch_room(lane) > 0 {
                 let Some(mail) = self.activations.pop_mail(slot) else { break };
                 self.set_waiting(lane, slot, mail);
             }
@@ -198,16 +198,10 @@ impl Kernel {
         }
         let number = self.push_waiting(id, slot, &mail);
         // The mark is set as for a turn, but the request stays open until the message is done.
+        self.mark(id, &mail.origin);
         let shard = self.touch(id);
         match mail.origin {
-            Origin::Stream { source, number } => {
-                shard.inboxes.get_mut(&source).expect("judged at the door").consume(number);
-                shard.changes.inboxes.insert(source);
-            }
-            Origin::Feed { feed, number } => {
-                shard.feeds.get_mut(&feed).expect("judged at the door").consume(number);
-                shard.changes.feeds.insert(feed);
-            }
+            Origin::Stream { .. } | Origin::Feed { .. } => {}
             Origin::Request { id: request, listener } => {
                 shard.requests.set_waiting(request);
                 let mut listeners = shard.listeners.remove(&request).unwrap_or_default();
@@ -247,8 +241,7 @@ impl Kernel {
         put(&[&[RowType::Waiting as u8], &number.to_be_bytes()], &[&value], &mut shard.changes.writes);
         shard.waiting_bytes += waiting.envelope.len();
         shard.waiting.insert(number, waiting);
-        let lane = shard.lane;
-        self.lanes[lane].batch_bytes += value.len() + 16;
+        self.measure(id);
         let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
         activation.trouble.as_mut().expect("only those in trouble have a queue").waiting.push_back(number);
         number
@@ -268,7 +261,6 @@ impl Kernel {
         shard.changes.head = true;
         shard.dead.insert(number);
         put(&[&[RowType::DeadLetter as u8], &number.to_be_bytes()], &[&value], &mut shard.changes.writes);
-        self.lanes[lane].batch_bytes += value.len() + 16;
         let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
         self.consume(lane, id, mail, &reply);
         self.lanes[lane].counts.dead_lettered += 1;
@@ -362,33 +354,73 @@ impl Kernel {
     }
 
     pub(super) fn run_operations(&mut self, lane: usize, room: Result<(), NoRoom>) {
-        for Operation { shard, number, retry, to } in std::mem::take(&mut self.lanes[lane].operations) {
+        while room.is_err() || self.batch_room(lane) > 0 {
+            let Some(operation) = self.lanes[lane].operations.pop_front() else { break };
+            let Operation { shard, to, .. } = operation;
             match room {
                 Ok(()) if self.host(shard).phase == ShardPhase::Loading => {
                     // Its lane was voided meanwhile.
                     self.put_now(Output::Reply(to, Outcome::Refused(Refusal::Unavailable)));
                 }
-                Ok(()) => self.operate(shard, number, retry, to),
+                Ok(()) => self.operate(lane, operation),
                 Err(why) => self.put_now(Output::Reply(to, Outcome::Refused(refusal(why)))),
             }
         }
     }
 
+    /// Whether what lies in an entity's mailbox, and one message more, has no place in its waiting queue.
+    fn is_waiting_full(&self, id: ShardId, slot: Slot) -> bool {
+        let activation = self.activations.get(slot).expect("just activated");
+        let queued = activation.trouble.as_ref().map_or(0, |trouble| trouble.waiting.len());
+        let mail = activation.mailbox.iter().flat_map(|mailbox| mailbox.iter());
+        let bytes: usize = mail.map(|mail| mail.envelope.len()).sum();
+        let waiting_bytes = self.shard(id).map_or(0, |shard| shard.waiting_bytes);
+        self.limits.waiting_len_max <= queued + activation.mailbox_len()
+            || self.limits.waiting_bytes_max <= waiting_bytes + bytes
+    }
+
+    /// Moves an entity's mail into its waiting queue, so that what is put there next is behind it. Returns whether all of
+    /// it had room in the batch. Questions and volatile messages stay: they are in no order with the others.
+    fn let_mailbox_wait(&mut self, lane: usize, slot: Slot) -> bool {
+        self.trouble_of(slot);
+        let len = self.activations.get(slot).map_or(0, Activation::mailbox_len);
+        let mut is_done = true;
+        for _ in 0..len {
+            let mail = self.activations.pop_mail(slot).expect("counted");
+            let stays = matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_));
+            is_done &= stays || self.batch_room(lane) > 0;
+            if stays || !is_done {
+                self.activations.push_mail(slot, mail);
+            } else {
+                self.set_waiting(lane, slot, mail);
+            }
+        }
+        is_done
+    }
+
     /// An operator tries a dead letter again, as a new message behind the entity's others, or drops it (P1).
-    fn operate(&mut self, id: ShardId, number: u64, retry: Option<Envelope>, to: ReplyTo) {
+    fn operate(&mut self, lane: usize, operation: Operation) {
+        let Operation { shard: id, number, ref retry, to } = operation;
         let known = self.shard(id).is_some_and(|shard| shard.dead.contains(&number));
         if !known {
             self.put_now(Output::Reply(to, Outcome::Refused(Refusal::NoDeadLetter(number))));
             return;
         }
-        if let Some(envelope) = retry {
+        if let Some(envelope) = retry.clone() {
             let Some(slot) = self.activate(id, hash_of(&envelope), &envelope) else {
                 let kind = envelope.view().kind.to_owned();
                 self.put_now(Output::Reply(to, Outcome::Refused(Refusal::UnknownKind(kind))));
                 return;
             };
-            self.trouble_of(slot);
-            let lane = self.host(id).lane;
+            if self.is_waiting_full(id, slot) {
+                self.put_now(Output::Reply(to, Outcome::Refused(Refusal::Busy(Bound::Mailbox))));
+                return;
+            }
+            if !self.let_mailbox_wait(lane, slot) {
+                // The batch is full: on with it in the next.
+                self.lanes[lane].operations.push_front(operation);
+                return;
+            }
             // It goes through the waiting queue, so that nothing is lost between the two rows.
             self.push_waiting(id, slot, &Mail { envelope, origin: Origin::Waiting(0) });
             self.counters.accepted += 1;
@@ -400,7 +432,7 @@ impl Kernel {
         let shard = self.touch(id);
         shard.dead.remove(&number);
         delete(&[&[RowType::DeadLetter as u8], &number.to_be_bytes()], &mut shard.changes.writes);
-        let lane = shard.lane;
+        self.measure(id);
         let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
         self.put_gated(lane, Output::Reply(to, Outcome::Done(reply)));
     }

@@ -85,7 +85,7 @@ impl Kernel {
             let mail = self.activations.pop_mail(slot).expect("counted");
             match mail.origin {
                 Origin::Query(_) if !parked => self.turn(lane, slot, mail),
-                Origin::Volatile(_) if writes_nothing => self.turn(lane, slot, mail),
+                Origin::Volatile(_) if writes_nothing && !parked => self.turn(lane, slot, mail),
                 // The head of a failing entity's queue has its tries counted.
                 Origin::Request { id, listener } if why == NoRoom::DiskFull && !in_trouble => {
                     let shard = self.host(shard);
@@ -195,9 +195,12 @@ impl Kernel {
             self.gauge.end();
             outcome
         };
-        if outcome == turn::Outcome::Applied
-            && let Err(reason) = self.take_image(slot)
-        {
+        let counts = match outcome {
+            turn::Outcome::Applied => self.check_len(slot).and_then(|()| self.take_image(slot)),
+            turn::Outcome::Rejected => self.check_len(slot),
+            turn::Outcome::Panicked(_) | turn::Outcome::Refused(_) => Ok(()),
+        };
+        if let Err(reason) = counts {
             outcome = turn::Outcome::Refused(reason);
         }
         match outcome {
@@ -259,18 +262,28 @@ impl Kernel {
         }
     }
 
+    /// Holds what a turn has recorded, as the rows it becomes, against the bound.
+    fn check_len(&self, slot: Slot) -> Result<(), String> {
+        let effects = &self.effects;
+        let mut rows = effects.sends().len() + effects.reminders().len() + effects.cancelled().len();
+        if effects.is_deleted() {
+            let activation = self.activations.get(slot).expect("a turn has an activation");
+            let shard = self.shard(activation.shard).expect("hosted");
+            let kind = self.kinds.get(activation.kind).name();
+            rows += shard.reminders.of_entity(activation.hash(), kind, &activation.key).len();
+        }
+        let (len, max) = (effects.len() + rows * super::ROW_LEN, self.limits.turn_len_max);
+        if max < len {
+            return Err(format!("the turn's effects have {len} bytes; the limit is {max}"));
+        }
+        Ok(())
+    }
+
     /// Encodes the state after a turn into the entity's image.
     fn take_image(&mut self, slot: Slot) -> Result<(), String> {
         let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
-        if self.limits.turn_len_max < self.effects.len() {
-            return Err(format!(
-                "the turn's effects have {} bytes; the limit is {}",
-                self.effects.len(),
-                self.limits.turn_len_max
-            ));
-        }
         if self.limits.reminders_max
             < self.effects.reminders().len()
                 + self.shards[activation.shard.0 as usize].as_ref().map_or(0, |shard| shard.reminders.len())
@@ -281,12 +294,11 @@ impl Kernel {
             ));
         }
         if self.effects.is_deleted() {
-            activation.state = Some(kind.create());
+            activation.state = Some(turn::decode(kind, None)?);
             activation.image.clear();
             activation.has_image = false;
-            if activation.exists {
-                activation.exists = false;
-                self.mark_dirty(slot);
+            if std::mem::take(&mut activation.exists) && !kind.is_volatile() {
+                self.mark_dirty(slot, 0);
             }
             return Ok(());
         }
@@ -303,28 +315,32 @@ impl Kernel {
         if activation.exists && activation.image == self.scratch {
             return Ok(());
         }
+        let grown = self.scratch.len().saturating_sub(activation.image.len());
         std::mem::swap(&mut activation.image, &mut self.scratch);
         activation.has_image = true;
         activation.exists = true;
         let len = activation.image.len();
         if !kind.is_volatile() {
-            self.mark_dirty(slot);
+            self.mark_dirty(slot, grown);
         }
         self.weigh(slot, len);
         Ok(())
     }
 
-    /// The entity's image belongs in the batch being built.
-    fn mark_dirty(&mut self, slot: Slot) {
+    /// The entity's image belongs in the batch being built. It is `grown` bytes longer than the one before, which may be
+    /// in the batch already.
+    fn mark_dirty(&mut self, slot: Slot, grown: usize) {
+        let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
-        let (shard, len) = (activation.shard, activation.image.len() + activation.key.len() + 16);
+        let name_len = kinds.get(activation.kind).name().len() + activation.key.len();
+        let (shard, len) = (activation.shard, activation.image.len() + name_len + super::ROW_LEN);
         let first = !std::mem::replace(&mut activation.dirty, true);
         let shard = self.touch(shard);
         let lane = shard.lane;
         if first {
             shard.changes.images.push(slot);
-            self.lanes[lane].batch_bytes += len;
         }
+        self.lanes[lane].batch_bytes += if first { len } else { grown };
     }
 
     /// Restores the state from its image (P2).
@@ -332,13 +348,11 @@ impl Kernel {
         let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
-        if !activation.exists {
-            activation.state = Some(kind.create());
-            return;
-        }
-        match turn::decode(kind, Some((kind.version(), &activation.image))) {
+        let image = activation.exists.then_some((kind.version(), activation.image.as_slice()));
+        match turn::decode(kind, image) {
             Ok(state) => activation.state = Some(state),
-            // Its own encoding does not decode: the state in the store is the same, so nothing else is true of it.
+            // Its own encoding does not decode: the state in the store is the same, so nothing else is true of it. Or
+            // its first state cannot be made.
             Err(reason) => self.park(slot, reason),
         }
     }
@@ -392,6 +406,7 @@ impl Kernel {
         if effects.is_deleted() || !effects.cancelled().is_empty() || !effects.reminders().is_empty() {
             self.record_reminders(slot, shard, effects);
         }
+        self.measure(shard);
     }
 
     fn record_reminders(&mut self, slot: Slot, id: ShardId, effects: &Effects) {
@@ -457,7 +472,6 @@ impl Kernel {
             &[envelope.bytes()],
             &mut shard.changes.writes,
         );
-        self.lanes[lane].batch_bytes += len + 24;
         self.lanes[lane].sending.insert((source, target));
     }
 
@@ -490,35 +504,28 @@ impl Kernel {
 
     /// Marks a message as consumed in the batch being built, and answers its caller when that is durable.
     pub(super) fn consume(&mut self, lane: usize, id: ShardId, mail: &Mail, reply: &Reply) {
-        let shard = self.touch(id);
-        let mut cost = 24;
+        self.mark(id, &mail.origin);
         match mail.origin {
-            Origin::Stream { source, number } => {
-                shard.inboxes.get_mut(&source).expect("judged at the door").consume(number);
-                shard.changes.inboxes.insert(source);
-            }
-            Origin::Feed { feed, number } => {
-                shard.feeds.get_mut(&feed).expect("judged at the door").consume(number);
-                shard.changes.feeds.insert(feed);
-            }
+            Origin::Stream { .. } | Origin::Feed { .. } => {}
             Origin::Request { id: request, listener } => {
-                cost += self.complete(lane, id, request, reply, Some(listener));
+                self.complete(lane, id, request, reply, Some(listener));
             }
             Origin::Reminder(reminder) => self.drop_reminder(id, reminder),
             Origin::Waiting(number) => {
+                let shard = self.touch(id);
                 let waiting = shard.waiting.remove(&number).expect("judged before its turn");
                 shard.waiting_bytes -= waiting.envelope.len();
                 delete(&[&[RowType::Waiting as u8], &number.to_be_bytes()], &mut shard.changes.writes);
                 match waiting.behind {
                     Behind::Nothing => {}
-                    Behind::Request(request) => cost += self.complete(lane, id, request, reply, None),
+                    Behind::Request(request) => self.complete(lane, id, request, reply, None),
                     Behind::Reminder(reminder) => self.drop_reminder(id, reminder),
                 }
                 self.lanes[lane].counts.left_waiting += 1;
             }
             Origin::Query(_) | Origin::Volatile(_) => unreachable!("they leave no mark"),
         }
-        self.lanes[lane].batch_bytes += cost;
+        self.measure(id);
     }
 
     /// A reminder has had its turn.
@@ -529,7 +536,7 @@ impl Kernel {
         }
     }
 
-    /// Stores a reply and answers everyone who waits for it. Returns the bytes it takes in the batch, about.
+    /// Stores a reply and answers everyone who waits for it.
     fn complete(
         &mut self,
         lane: usize,
@@ -537,7 +544,7 @@ impl Kernel {
         request: crate::message::RequestId,
         reply: &Reply,
         listener: Option<crate::activation::Listener>,
-    ) -> usize {
+    ) {
         let mut value = std::mem::take(&mut self.scratch);
         value.clear();
         let shard = self.touch(id);
@@ -552,9 +559,7 @@ impl Kernel {
         for listener in listener.into_iter().chain(others.into_iter().flatten()) {
             self.put_gated(lane, Output::Reply(listener.to, Outcome::Done(reply.clone())));
         }
-        let cost = value.len() + 32;
         self.scratch = value;
-        cost
     }
 
     /// Notes the memory an activation takes.
