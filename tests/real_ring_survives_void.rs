@@ -106,8 +106,8 @@ async fn all_numbers_are_exact(lagging: bool) {
         is_over.store(true, Ordering::Relaxed);
     };
     let ended = async { tokio::join!(load, trouble(&faults, &mut dice, &is_over)) };
-    tokio::time::timeout(Duration::from_secs(120), ended).await.expect("nothing stands still");
-    tokio::time::timeout(Duration::from_secs(60), runtime.quiesce()).await.expect("the ring comes to rest");
+    tokio::time::timeout(Duration::from_mins(2), ended).await.expect("nothing stands still");
+    tokio::time::timeout(Duration::from_mins(1), runtime.quiesce()).await.expect("the ring comes to rest");
     let client = runtime.client();
     let (mut ledgers, mut mirrors) = (BTreeMap::new(), BTreeMap::new());
     for n in 0..LEDGERS {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 /// What a worker last said of itself.
 #[derive(Debug, Default, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each answers another wait")]
 pub(crate) struct Stats {
     pub(crate) counters: Counters,
     /// Activations in memory, and the bytes they are counted with.
