@@ -30,6 +30,10 @@ async fn what_was_forgotten_in_the_program_is_named() {
     assert!(text.contains(".segment_bytes("), "{text}");
     let text = error(on(directory.path()).log_budget(4 << 20)).await;
     assert!(text.contains("at least two segments"), "{text}");
+    let mut limits = small_limits();
+    limits.stream_window = 0;
+    let text = error(builder(directory.path(), limits)).await;
+    assert!(text.contains("`stream_window` is at least 1"), "{text}");
     assert!(
         fs::read_dir(directory.path()).unwrap().next().is_none(),
         "a start that failed left something behind"

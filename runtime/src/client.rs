@@ -114,8 +114,7 @@ impl Client {
             is_query,
             wants_reply,
             id: None,
-            id_is_kept: false,
-            id_is_given: false,
+            knows: Knows::Nothing,
             timeout: TIMEOUT_DEFAULT,
             reply: PhantomData,
         }
@@ -144,6 +143,17 @@ fn envelope<E: Entity, M: Message>(
     Ok(Envelope::from_bytes(bytes.into()).expect("just written"))
 }
 
+/// What the caller knows of a request's id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Knows {
+    /// Nothing.
+    Nothing,
+    /// It has taken the id and may ask again, so the stored reply must be kept for it.
+    Id,
+    /// It has given the id, with which it may have asked before.
+    Before,
+}
+
 /// A request that is sent when it is awaited.
 #[must_use = "a request is sent when it is awaited"]
 pub struct Ask<R> {
@@ -152,10 +162,7 @@ pub struct Ask<R> {
     is_query: bool,
     wants_reply: bool,
     id: Option<RequestId>,
-    /// The id was given or taken: the caller may ask again, so the stored reply must be kept for it.
-    id_is_kept: bool,
-    /// The id was given: it may have been asked with before.
-    id_is_given: bool,
+    knows: Knows,
     timeout: Duration,
     reply: PhantomData<fn() -> R>,
 }
@@ -166,15 +173,16 @@ impl<R> Ask<R> {
     /// and not [`AskError::Refused`].
     pub fn with_id(mut self, id: RequestId) -> Self {
         self.id = Some(id);
-        self.id_is_kept = true;
-        self.id_is_given = true;
+        self.knows = Knows::Before;
         self
     }
 
     /// The id this request has or will have. Keep it to be able to ask again: the reply to a request whose id was asked
     /// for stays stored for [`Limits::reply_retention`](crate::Limits::reply_retention), also when it has arrived.
     pub fn id(&mut self) -> RequestId {
-        self.id_is_kept = true;
+        if self.knows == Knows::Nothing {
+            self.knows = Knows::Id;
+        }
         self.allot()
     }
 
@@ -198,10 +206,11 @@ impl<R> Ask<R> {
         let id = if self.is_query { None } else { Some(self.allot()) };
         let until = inner.shared.clock.now() + self.timeout;
         // Whether it may have happened before the try at hand.
-        let mut is_again = self.id_is_given;
+        let mut is_again = self.knows == Knows::Before;
+        let is_kept = self.knows != Knows::Nothing;
         let mut why = String::new();
         for _ in 0..TRIES_MAX {
-            let waiter = inner.pending.wait(id, self.id_is_kept, is_again, until);
+            let waiter = inner.pending.wait(id, is_kept, is_again, until);
             let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
             let from = match id {
                 None => kernel::From::Query(to),
@@ -335,8 +344,7 @@ mod tests {
             is_query: false,
             wants_reply: true,
             id: None,
-            id_is_kept: false,
-            id_is_given: false,
+            knows: Knows::Nothing,
             timeout: TIMEOUT_DEFAULT,
             reply: PhantomData,
         }

@@ -101,9 +101,67 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Whether a runtime can work within these bounds, or which field must have what.
+    ///
+    /// # Errors
+    /// Names the first field that is too small, and its least value.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let rules = [
+            (0 < self.message_len_max, "`message_len_max` is at least 1"),
+            (
+                self.message_len_max <= self.turn_len_max,
+                "`turn_len_max` is at least `message_len_max`, for a turn may send the longest message",
+            ),
+            (0 < self.state_len_max, "`state_len_max` is at least 1"),
+            (0 < self.mailbox_len_max, "`mailbox_len_max` is at least 1"),
+            (0 < self.turns_in_row_max, "`turns_in_row_max` is at least 1"),
+            (
+                // Half of it is for messages that wait for their entity.
+                2 <= self.inbox_bytes_max,
+                "`inbox_bytes_max` is at least 2",
+            ),
+            (0 < self.batch_len, "`batch_len` is at least 1"),
+            (0 < self.undurable_bytes_max, "`undurable_bytes_max` is at least 1"),
+            (0 < self.stream_window, "`stream_window` is at least 1"),
+            (0 < self.outbox_bytes_max, "`outbox_bytes_max` is at least 1"),
+            (0 < self.activation_bytes_max, "`activation_bytes_max` is at least 1"),
+            (0 < self.replies_max, "`replies_max` is at least 1"),
+            (0 < self.clients_max, "`clients_max` is at least 1"),
+            (Duration::ZERO < self.turn_deadline, "`turn_deadline` is longer than nothing"),
+            (0 < self.tries_max, "`tries_max` is at least 1"),
+            (0 < self.dead_letters_max, "`dead_letters_max` is at least 1"),
+            (Duration::ZERO < self.resend_after, "`resend_after` is longer than nothing"),
+        ];
+        let sizes = [self.batch_len, self.batch_len.max(64 << 10), self.turn_len_max, self.state_len_max];
+        let sum = sizes.iter().try_fold(0_usize, |sum, size| sum.checked_add(*size));
+        if sum.is_none_or(|sum| u32::try_from(sum).is_err()) {
+            return Err("`batch_len`, `turn_len_max` and `state_len_max` together are at most 4 GiB");
+        }
+        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule))
+    }
+
     /// Most bytes a batch can have: what is reserved in the store before its turns run (P15).
     pub fn batch_len_max(&self) -> usize {
         // The soft limit may be passed by one turn: its effects, its entity's state, and the frames around them.
         self.batch_len + self.turn_len_max + self.state_len_max + self.batch_len.max(64 << 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bound_that_stops_everything_is_named() {
+        assert_eq!(Limits::default().check(), Ok(()));
+        let wrong = |change: fn(&mut Limits)| {
+            let mut limits = Limits::default();
+            change(&mut limits);
+            limits.check().unwrap_err()
+        };
+        assert!(wrong(|limits| limits.stream_window = 0).starts_with("`stream_window`"));
+        assert!(wrong(|limits| limits.tries_max = 0).starts_with("`tries_max`"));
+        assert!(wrong(|limits| limits.turn_len_max = 10).starts_with("`turn_len_max`"));
+        assert!(wrong(|limits| limits.state_len_max = usize::MAX).contains("`state_len_max`"));
     }
 }

@@ -181,6 +181,7 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.clone());
         self.stopping.store(true, Ordering::SeqCst);
         self.ports.fail(&why);
+        self.inboxes.iter().for_each(|inbox| inbox.fail());
     }
 }
 

@@ -39,6 +39,9 @@ pub enum StartError {
     /// The number of shards is not possible.
     #[error("{0} shards are not possible; choose a power of two from 1 to {SHARDS_MAX}")]
     Shards(u32),
+    /// A runtime cannot work within the [`Limits`].
+    #[error("the limits allow nothing to be done: {0}")]
+    Limits(&'static str),
     /// No batch of the size the limits allow would fit in a segment of the log, so nothing could ever be accepted.
     #[error(
         "the limits allow batches of {needed} bytes, but a log segment has {segment}; call `.segment_bytes(...)` with more, or lower `state_len_max`, `turn_len_max` or `batch_len`"
@@ -161,6 +164,7 @@ impl Builder {
         if self.kinds.names().next().is_none() {
             return Err(StartError::NoEntities);
         }
+        self.limits.check().map_err(StartError::Limits)?;
         let shards = Shards::new(self.shards).ok_or(StartError::Shards(self.shards))?;
         let workers =
             self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));

@@ -269,10 +269,11 @@ impl Worker {
         self.inbox.tell(node::Stats {
             counters,
             activations: self.kernel.activations(),
-            serving: self.kernel.is_serving() || self.shared.failure().is_some(),
+            serving: self.kernel.is_serving(),
             quiet,
             drained: quiet || stuck || self.kernel.is_drained(),
             ticks: self.ticks,
+            failed: false,
         });
     }
 }

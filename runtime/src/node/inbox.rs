@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 /// What a worker last said of itself.
 #[derive(Debug, Default, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each answers another wait")]
 pub(crate) struct Stats {
     pub(crate) counters: Counters,
     /// Activations in memory, and the bytes they are counted with.
@@ -26,6 +27,8 @@ pub(crate) struct Stats {
     pub(crate) drained: bool,
     /// Rises with every tick.
     pub(crate) ticks: u64,
+    /// The node has failed: nothing of the above may ever come.
+    pub(crate) failed: bool,
 }
 
 /// The shared end of a worker.
@@ -125,12 +128,18 @@ impl Inbox {
     }
 
     pub(crate) fn tell(&self, stats: Stats) {
-        self.stats.send_replace(stats);
+        self.stats.send_modify(|told| *told = Stats { failed: told.failed, ..stats });
     }
 
-    async fn until(&self, wanted: impl FnMut(&Stats) -> bool) {
+    /// The node has failed: whoever waits for the worker waits no longer.
+    pub(crate) fn fail(&self) {
+        self.stats.send_modify(|told| told.failed = true);
+    }
+
+    /// Waits for what the worker may say, or for the failure of the node.
+    async fn until(&self, mut wanted: impl FnMut(&Stats) -> bool) {
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.stats.subscribe().wait_for(wanted).await;
+        let _ = self.stats.subscribe().wait_for(|stats| stats.failed || wanted(stats)).await;
     }
 
     /// Waits until every shard of the worker serves.

@@ -190,7 +190,7 @@ impl Writer {
         }
     }
 
-    /// Commits the group. False: the store has failed.
+    /// Commits the group. False: the store has failed, or the node has ended before it answered.
     fn commit(&mut self) -> bool {
         self.batches.clear();
         for submitted in &mut self.group {
@@ -205,6 +205,8 @@ impl Writer {
             }
             match self.engine.commit(&self.batches) {
                 Ok(position) => break Some(position),
+                // Nobody waits for it any more; what is written is found at the next start.
+                Err(CommitError::Unknown(_)) if self.shared.ended.load(Ordering::SeqCst) => return false,
                 Err(CommitError::Unknown(error)) => {
                     tracing::warn!(%error, "a commit's outcome is unknown; the same group is committed again");
                     std::thread::sleep(UNKNOWN_PAUSE);
