@@ -176,8 +176,6 @@ pub struct Waiting {
     pub envelope: Envelope,
     /// Whom it concerns beside its entity.
     pub behind: Behind,
-    /// Tries so far.
-    pub tries: u32,
 }
 
 /// What a waiting message came from, where that is not over yet.

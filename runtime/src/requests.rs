@@ -244,15 +244,6 @@ impl Requests {
         put_varint(client.youngest.as_micros(), out);
     }
 
-    /// Whether [`Requests::expire`] would drop anything.
-    pub fn has_expired(&self, horizon: Timestamp) -> bool {
-        self.horizon < horizon
-            && self.clients.values().any(|client| match client.records.front() {
-                Some(record) => record.issued_at <= horizon && record.reply.is_some(),
-                None => client.youngest <= horizon,
-            })
-    }
-
     /// Raises the horizon and drops what is at or below it, `most` at a time: each reply and each client is named, for
     /// its row. What is left keeps its record, and goes the next time.
     pub fn expire(

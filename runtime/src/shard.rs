@@ -301,9 +301,8 @@ pub fn hash_of(envelope: &Envelope) -> u64 {
     crate::placement::hash(view.kind, view.key)
 }
 
-/// Row value of a waiting message: tries, what is behind it, the envelope.
+/// Row value of a waiting message: what is behind it, the envelope.
 pub fn encode_waiting(waiting: &Waiting, out: &mut Vec<u8>) {
-    put_varint(u64::from(waiting.tries), out);
     match waiting.behind {
         Behind::Nothing => out.push(0),
         Behind::Request(id) => {
@@ -322,7 +321,6 @@ pub fn encode_waiting(waiting: &Waiting, out: &mut Vec<u8>) {
 
 /// Reads the row value of a waiting message; `None` where it is not one.
 pub fn decode_waiting(mut value: &[u8]) -> Option<Waiting> {
-    let tries = u32::try_from(take_varint(&mut value)?).ok()?;
     let behind = match take(&mut value, 1)?[0] {
         0 => Behind::Nothing,
         1 => Behind::Request(RequestId {
@@ -334,7 +332,7 @@ pub fn decode_waiting(mut value: &[u8]) -> Option<Waiting> {
         _ => return None,
     };
     let envelope = Envelope::from_bytes(Bytes::copy_from_slice(value)).ok()?;
-    Some(Waiting { envelope, behind, tries })
+    Some(Waiting { envelope, behind })
 }
 
 /// A message that was given up, as it lies in the store for an operator.

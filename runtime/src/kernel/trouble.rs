@@ -25,7 +25,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
 impl Kernel {
     /// The handler of a message panicked; its turn is undone.
-    pub(super) fn failed(&mut self, lane: usize, slot: Slot, mail: Mail, reason: String) {
+    pub(super) fn failed(&mut self, slot: Slot, mail: Mail, reason: String) {
         if let Origin::Volatile(to) = mail.origin {
             let reply = Reply { class: ReplyClass::DeadLettered, body: reason.into_bytes().into() };
             if let Some(to) = to {
@@ -54,7 +54,6 @@ impl Kernel {
             let (tries, reason) = (trouble.tries, format!("its handler panicked: {}", trouble.reason));
             self.dead_letter(shard, &mail, tries, reason);
             self.head_is_done(slot);
-            let _ = lane;
             return;
         }
         let pause = retry_after.saturating_mul(1 << (trouble.tries - 1).min(16)).min(RETRY_AFTER_MAX);
@@ -201,7 +200,6 @@ impl Kernel {
         self.mark(id, &mail.origin);
         let shard = self.touch(id);
         match mail.origin {
-            Origin::Stream { .. } | Origin::Feed { .. } => {}
             Origin::Request { id: request, listener } => {
                 shard.requests.set_waiting(request);
                 let mut listeners = shard.listeners.remove(&request).unwrap_or_default();
@@ -215,8 +213,8 @@ impl Kernel {
                     self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
                 }
             }
-            // It stays set until its turn, for the entity may still cancel it (P4).
-            Origin::Reminder(_) => {}
+            // A reminder stays set until its turn, for the entity may still cancel it (P4).
+            Origin::Stream { .. } | Origin::Feed { .. } | Origin::Reminder(_) => {}
             Origin::Waiting(_) | Origin::Query(_) | Origin::Volatile(_) => {
                 unreachable!("they do not wait: {number}")
             }
@@ -231,7 +229,7 @@ impl Kernel {
             Origin::Reminder(id) => Behind::Reminder(id),
             _ => Behind::Nothing,
         };
-        let waiting = Waiting { envelope: mail.envelope.clone(), behind, tries: 0 };
+        let waiting = Waiting { envelope: mail.envelope.clone(), behind };
         let mut value = Vec::new();
         encode_waiting(&waiting, &mut value);
         let shard = self.touch(id);

@@ -212,7 +212,7 @@ impl Kernel {
             turn::Outcome::Panicked(reason) => {
                 self.undo(slot);
                 self.counters.panics += 1;
-                self.failed(lane, slot, mail, reason);
+                self.failed(slot, mail, reason);
             }
             turn::Outcome::Refused(reason) => {
                 self.undo(slot);
