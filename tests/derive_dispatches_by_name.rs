@@ -11,7 +11,7 @@ use entity_runtime::{
     message::EnvelopeView,
     prelude::*,
     timestamp::Timestamp,
-    turn::{self, Outcome},
+    turn::{self, TurnEnd},
 };
 use std::fmt::Debug;
 
@@ -137,7 +137,7 @@ fn envelope<'b>(name: &'b str, body: &'b [u8]) -> EnvelopeView<'b> {
 }
 
 /// One turn of `entity`.
-fn turn(entity: &mut dyn AnyEntity, name: &str, body: &[u8]) -> (Outcome, Effects) {
+fn turn(entity: &mut dyn AnyEntity, name: &str, body: &[u8]) -> (TurnEnd, Effects) {
     let input = TurnInput {
         kind: "bank.account",
         key: "alice",
@@ -180,11 +180,11 @@ fn names_come_from_the_attribute_or_the_type() {
 fn a_message_reaches_the_handler_of_its_name() {
     let mut entity = ACCOUNT.create();
     let (outcome, effects) = turn(entity.as_mut(), "deposit", &encoded(&Deposit { cents: 500 }));
-    assert_eq!(outcome, Outcome::Applied);
+    assert_eq!(outcome, TurnEnd::Applied);
     assert_eq!(effects.reply(), encoded(&()), "the reply of a message that names none is `()`");
 
     let (outcome, effects) = turn(entity.as_mut(), "bank.withdraw", &encoded(&Withdraw { cents: 200 }));
-    assert_eq!(outcome, Outcome::Applied);
+    assert_eq!(outcome, TurnEnd::Applied);
     assert_eq!(decoded::<Result<u64, Insufficient>>(effects.reply()), Ok(300));
     assert_eq!(effects.sends().len(), 1);
     assert_eq!(state(entity.as_ref()).cents, 300);
@@ -195,18 +195,18 @@ fn the_variants_of_an_enum_are_one_message() {
     let mut entity = ACCOUNT.create();
     let (outcome, effects) =
         turn(entity.as_mut(), "close-account", &encoded(&CloseAccount::After { days: 3 }));
-    assert_eq!((outcome, effects.is_deleted()), (Outcome::Applied, false));
+    assert_eq!((outcome, effects.is_deleted()), (TurnEnd::Applied, false));
     assert_eq!(state(entity.as_ref()).log, ["closes in 3 days"]);
 
     let (outcome, effects) = turn(entity.as_mut(), "close-account", &encoded(&CloseAccount::Now));
-    assert_eq!((outcome, effects.is_deleted()), (Outcome::Applied, true));
+    assert_eq!((outcome, effects.is_deleted()), (TurnEnd::Applied, true));
 }
 
 #[test]
 fn a_reply_of_err_rejects_the_message_and_keeps_nothing_else() {
     let mut entity = ACCOUNT.create();
     let (outcome, effects) = turn(entity.as_mut(), "bank.withdraw", &encoded(&Withdraw { cents: 1 }));
-    assert_eq!(outcome, Outcome::Rejected);
+    assert_eq!(outcome, TurnEnd::Rejected);
     assert_eq!(decoded::<Result<u64, Insufficient>>(effects.reply()), Err(Insufficient));
     assert_eq!(effects.sends().len(), 0, "what the handler sent before its `?` is undone");
 }
@@ -219,7 +219,7 @@ fn a_name_that_is_not_listed_is_refused() {
     for name in ["", "Deposit", "deposi", "deposit2", "withdraw", "balance"] {
         for entity in [&mut account, &mut idle] {
             let (outcome, effects) = turn(entity.as_mut(), name, &encoded(&Deposit { cents: 1 }));
-            assert!(matches!(outcome, Outcome::Refused(_)), "{name}: {outcome:?}");
+            assert!(matches!(outcome, TurnEnd::GivenUp(_)), "{name}: {outcome:?}");
             assert!(effects.is_empty());
         }
     }
@@ -230,7 +230,7 @@ fn a_name_that_is_not_listed_is_refused() {
 fn a_body_of_another_shape_is_refused() {
     let mut entity = ACCOUNT.create();
     let (outcome, effects) = turn(entity.as_mut(), "deposit", &encoded(&"five euros"));
-    assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+    assert!(matches!(outcome, TurnEnd::GivenUp(_)), "{outcome:?}");
     assert!(effects.is_empty());
 }
 

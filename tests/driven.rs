@@ -3,12 +3,12 @@
 use entity_runtime::{
     activation::{Listener, ReplyTo},
     entity::{Entity, Handle, KindOf},
-    kernel::{Action, Arrival, Event, FeedReceipt, From, Kernel, Outcome, Output, Receipt, Submission},
+    kernel::{Action, Arrival, Event, FeedReceipt, Kernel, Outcome, Output, Provenance, Receipt, Submission},
     kinds::Kinds,
     limits::Limits,
     message::{self, ClientId, Envelope, Message, RequestId},
     placement::{self, ShardId, Shards},
-    shard::DeadLetter,
+    shard::LetterRow,
     store::{
         CommitError, Lane, LaneId, NoRoom, RowType, Store,
         memory::{Faults, MemoryStore},
@@ -27,7 +27,7 @@ pub struct Driven {
     limits: Limits,
     store: MemoryStore,
     lanes: Vec<Box<dyn Lane>>,
-    generations: Vec<u64>,
+    voids: Vec<u64>,
     /// The kernels, one per worker.
     pub kernels: Vec<Kernel>,
     /// Submitted and not committed.
@@ -95,7 +95,7 @@ impl Driven {
             kinds: Arc::new(kinds),
             limits,
             lanes: Vec::new(),
-            generations: Vec::new(),
+            voids: Vec::new(),
             kernels: Vec::new(),
             store,
             pending: VecDeque::new(),
@@ -115,7 +115,7 @@ impl Driven {
 
     fn start(&mut self, workers: usize) {
         self.lanes = (0..self.store.lanes()).map(|lane| self.store.open_lane(LaneId(lane))).collect();
-        self.generations = vec![0; self.lanes.len()];
+        self.voids = vec![0; self.lanes.len()];
         let layout = self.store.shards();
         self.kernels = (0..workers)
             .map(|worker| {
@@ -230,7 +230,7 @@ impl Driven {
         let issued_at = Timestamp::from_millis(1_000_000);
         let id = RequestId { client: ClientId(client), number, issued_at };
         let acknowledged = self.acknowledged;
-        let from = From::Request { id, acknowledged, listener: Listener { to, wants_reply } };
+        let from = Provenance::Request { id, acknowledged, listener: Listener { to, wants_reply } };
         self.arrive_from(envelope, from);
         to
     }
@@ -239,11 +239,11 @@ impl Driven {
     pub fn query(&mut self, envelope: Envelope) -> ReplyTo {
         self.next_slot += 1;
         let to = ReplyTo { connection: 0, slot: self.next_slot };
-        self.arrive_from(envelope, From::Query(to));
+        self.arrive_from(envelope, Provenance::Query(to));
         to
     }
 
-    fn arrive_from(&mut self, envelope: Envelope, from: From) {
+    fn arrive_from(&mut self, envelope: Envelope, from: Provenance) {
         let view = envelope.view();
         let hash = placement::hash(view.kind, view.key);
         let shard = self.store.shards().place(hash);
@@ -270,7 +270,7 @@ impl Driven {
         let (worker, submission) = self.pending.pop_front().expect("a batch is pending");
         let lane = submission.lane;
         let at = lane.0 as usize;
-        if submission.generation < self.generations[at] {
+        if submission.voids < self.voids[at] {
             self.void(submission);
             return;
         }
@@ -289,8 +289,8 @@ impl Driven {
                 self.step(worker, Event::Durable { lane, through });
             }
             Err(CommitError::Failed(_) | CommitError::Fenced(_)) => {
-                self.generations[at] += 1;
-                let generation = self.generations[at];
+                self.voids[at] += 1;
+                let voids = self.voids[at];
                 self.void(submission);
                 let (dead, alive): (Vec<_>, Vec<_>) =
                     std::mem::take(&mut self.pending).into_iter().partition(|(_, other)| other.lane == lane);
@@ -300,7 +300,7 @@ impl Driven {
                 }
                 for worker in 0..self.kernels.len() {
                     if self.kernels[worker].lanes().contains(&lane) {
-                        self.step(worker, Event::Voided { lane, generation });
+                        self.step(worker, Event::Voided { lane, voids });
                     }
                 }
             }
@@ -376,7 +376,7 @@ impl Driven {
     ///
     /// # Panics
     /// A row is not one.
-    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+    pub fn dead_letters(&self) -> Vec<LetterRow> {
         self.store.maintain().expect("memory does not fail");
         let rows = self
             .store
@@ -385,7 +385,7 @@ impl Driven {
             .into_iter()
             .flat_map(|owned| self.store.load_shard(owned.shard, owned.epoch).expect("it is owned"));
         rows.filter(|(key, _)| key.first() == Some(&(RowType::DeadLetter as u8)))
-            .map(|(_, value)| DeadLetter::decode(&value).expect("a dead letter's row"))
+            .map(|(_, value)| LetterRow::decode(&value).expect("a dead letter's row"))
             .collect()
     }
 }

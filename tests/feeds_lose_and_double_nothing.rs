@@ -6,7 +6,7 @@ use entity_runtime::{
     activation::ReplyTo,
     entity::Entity,
     feeds::FeedId,
-    kernel::{Arrival, Event, FeedNews, From},
+    kernel::{Arrival, Event, FeedNews, Provenance},
     limits::Limits,
     placement,
 };
@@ -133,7 +133,7 @@ fn a_collision_stops_the_feed_that_collided_and_no_other_of_its_name() {
     let row = |number, amount, to| {
         let envelope = envelope::<Tally, _>("t", &Row { amount });
         let shard = placement::ShardId(0);
-        let from = From::Feed { feed, number, own: number, to };
+        let from = Provenance::Feed { feed, number, own: number, to };
         Arrival { shard, hash: placement::hash(Tally::KIND, "t"), envelope, from }
     };
     driven.arrive(row(1, 10, right));

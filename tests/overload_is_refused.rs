@@ -16,7 +16,7 @@ const EACH: u64 = 25;
 async fn overload_is_refused_and_counted_and_every_accepted_ask_is_answered() {
     let directory = tempfile::tempdir().unwrap();
     let mut limits = small_limits();
-    limits.inbox_bytes_max = 4 << 10;
+    limits.intake_bytes_max = 4 << 10;
     limits.mailbox_len_max = 8;
     limits.activation_bytes_max = 64 << 10;
     limits.replies_max = 200;

@@ -10,7 +10,7 @@ use entity_runtime::{
     error::{AskError, Refusal},
     kernel::Outcome,
     message::{self, Message},
-    shard::DeadLetter,
+    shard::LetterRow,
     sim::{FeedState, FeedTicket, Seen, Sim, Ticket},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -530,8 +530,8 @@ impl World {
 struct Letters(Vec<(String, String, String, String, Vec<u8>)>);
 
 impl Letters {
-    fn read(letters: &[DeadLetter]) -> Self {
-        let read = |letter: &DeadLetter| {
+    fn read(letters: &[LetterRow]) -> Self {
+        let read = |letter: &LetterRow| {
             let view = letter.envelope.view();
             let sender = view.sender.map_or("", |(_, key)| key);
             let texts = [view.kind, view.key, view.name, sender].map(str::to_owned);

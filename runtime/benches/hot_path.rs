@@ -9,7 +9,7 @@ use entity_runtime::{
     codec,
     entity::KindOf,
     feeds::FeedId,
-    kernel::{Action, Arrival, Event, From, Kernel},
+    kernel::{Action, Arrival, Event, Kernel, Provenance},
     kinds::Kinds,
     message::Envelope,
     placement::{self, Epoch, ShardId, Shards},
@@ -165,7 +165,7 @@ impl Bench {
                 let shard = self.layout.place(hash);
                 let number = self.numbers.entry(shard).or_default();
                 *number += 1;
-                let from = From::Feed { feed: self.feed, number: *number, own: self.own, to: FEEDER };
+                let from = Provenance::Feed { feed: self.feed, number: *number, own: self.own, to: FEEDER };
                 let envelope = Envelope::from_bytes(bytes.into()).expect("just written");
                 Arrival { shard, hash, envelope, from }
             })

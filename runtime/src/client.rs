@@ -10,7 +10,7 @@ mod pending;
 
 pub use feed::{Feed, FeedError};
 pub use operator::{
-    DeadLetter, FeedState, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, WaitingMessage,
+    DeadLetter, FeedProgress, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, WaitingMessage,
 };
 
 use crate::{
@@ -213,10 +213,10 @@ impl<R> Ask<R> {
             let waiter = inner.pending.wait(id, is_kept, is_again, until);
             let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
             let from = match id {
-                None => kernel::From::Query(to),
+                None => kernel::Provenance::Query(to),
                 Some(id) => {
                     let listener = Listener { to, wants_reply: self.wants_reply };
-                    kernel::From::Request { id, acknowledged: inner.pending.acknowledged(id), listener }
+                    kernel::Provenance::Request { id, acknowledged: inner.pending.acknowledged(id), listener }
                 }
             };
             if let Err(refusal) =
@@ -268,12 +268,12 @@ impl Front {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Refusal::Stopping);
         }
-        let inbox = &self.inboxes[self.worker_of(arrival.shard)];
-        if self.limits.inbox_bytes_max <= inbox.backlog() {
-            inbox.refused();
-            return Err(Refusal::Busy(Bound::Inbox));
+        let intake = &self.intakes[self.worker_of(arrival.shard)];
+        if self.limits.intake_bytes_max <= intake.backlog() {
+            intake.refused();
+            return Err(Refusal::Busy(Bound::Intake));
         }
-        inbox.push_arrival(arrival);
+        intake.push_arrival(arrival);
         Ok(())
     }
 }
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
     use crate::{
         limits::Limits,
-        node::{Inbox, Port},
+        node::{Intake, Port},
         placement::Shards,
     };
     use std::{
@@ -331,7 +331,7 @@ mod tests {
     /// A client whose worker is the test.
     fn client() -> (Client, Arc<Front>) {
         let layout = Shards::new(1).unwrap();
-        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Inbox::new(1))]));
+        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]));
         (Client::open(&front), front)
     }
 
@@ -355,14 +355,16 @@ mod tests {
         let mut asked = pin!(ask.outcome());
         let mut context = Context::from_waker(Waker::noop());
         for outcome in outcomes {
-            while front.inboxes[0].backlog() == 0 {
+            while front.intakes[0].backlog() == 0 {
                 assert!(asked.as_mut().poll(&mut context).is_pending());
             }
             let mut events = Vec::new();
-            front.inboxes[0].take(&mut events);
+            front.intakes[0].take(&mut events);
             let Some(kernel::Event::Arrived(arrivals)) = events.pop() else { panic!("nothing was asked") };
-            let kernel::From::Request { listener, .. } = arrivals[0].from else { panic!("not by a client") };
-            front.inboxes[0].taken(arrivals[0].envelope.len());
+            let kernel::Provenance::Request { listener, .. } = arrivals[0].from else {
+                panic!("not by a client")
+            };
+            front.intakes[0].taken(arrivals[0].envelope.len());
             client.inner.pending.reply(&mut std::iter::once((listener.to.slot, outcome)));
         }
         match asked.as_mut().poll(&mut context) {

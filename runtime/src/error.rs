@@ -68,8 +68,8 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bound {
-    /// The worker's inbox of messages not yet taken into a turn.
-    Inbox,
+    /// What a worker has taken in and not yet run.
+    Intake,
     /// The mailbox of the one entity the message was for.
     Mailbox,
     /// The outbox of the entity's shard: receivers do not keep up.
@@ -87,7 +87,7 @@ pub enum Bound {
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Bound::Inbox => "the worker's inbox",
+            Bound::Intake => "the worker's intake",
             Bound::Mailbox => "the entity's mailbox",
             Bound::Outbox => "the shard's outbox",
             Bound::Memory => "the memory for activations",

@@ -20,7 +20,7 @@ pub struct Limits {
     pub turns_in_row_max: u32,
     /// Bytes of messages a worker holds that are not yet in a turn. Clients are refused as busy beyond it; of each
     /// stream one message is taken all the same, and the next ones when there is room (P8).
-    pub inbox_bytes_max: usize,
+    pub intake_bytes_max: usize,
     /// A batch is closed when it has this many bytes, one turn's effects more at the most.
     pub batch_len: usize,
     /// Bytes of batches a lane may have submitted and not yet durable. Turns of the lane wait beyond it.
@@ -76,7 +76,7 @@ impl Default for Limits {
             turn_len_max: 8 * MIB,
             mailbox_len_max: 1_024,
             turns_in_row_max: 64,
-            inbox_bytes_max: 16 * MIB,
+            intake_bytes_max: 16 * MIB,
             batch_len: MIB,
             undurable_bytes_max: 64 * MIB,
             stream_window: 1_024,
@@ -117,8 +117,8 @@ impl Limits {
             (0 < self.turns_in_row_max, "`turns_in_row_max` is at least 1"),
             (
                 // Half of it is for messages that wait for their entity.
-                2 <= self.inbox_bytes_max,
-                "`inbox_bytes_max` is at least 2",
+                2 <= self.intake_bytes_max,
+                "`intake_bytes_max` is at least 2",
             ),
             (0 < self.batch_len, "`batch_len` is at least 1"),
             (0 < self.undurable_bytes_max, "`undurable_bytes_max` is at least 1"),

@@ -1,15 +1,15 @@
 //! One process: workers, lanes, loader and maintainer around one store.
 //!
 //! ```text
-//!   client, feed ──Event──► Inbox ──► Worker (arbiter, one per core) ──Submission──► LaneQueue ──► writer thread
+//!   client, feed ──Event──► Intake ──► Worker (arbiter, one per core) ──Submission──► LaneQueue ──► writer thread
 //!        ▲                    ▲           │  LoadShard, LoadImages                                     │
 //!        │                    └───────────┼──────────── loader thread ◄──┘                             │
 //!        └──────── Port ◄─────────────────┴──────── outputs, when their batch is durable ◄─────────────┘
 //! ```
 //!
-//! Work lies in inboxes and queues of our own, bounded by admission at the client; an actix message is only a wake.
+//! Work lies in intakes and queues of our own, bounded by admission at the client; an actix message is only a wake.
 
-mod inbox;
+mod intake;
 mod lane;
 mod loader;
 mod maintainer;
@@ -18,7 +18,7 @@ mod ports;
 mod suspects;
 mod watchdog;
 
-pub(crate) use inbox::{Inbox, Stats};
+pub(crate) use intake::{Intake, Stats};
 pub(crate) use lane::{LaneProgress, LaneQueue, Submitted};
 pub(crate) use loader::Loader;
 pub(crate) use patience::Patience;
@@ -49,7 +49,7 @@ pub(crate) struct Front {
     pub(crate) limits: Limits,
     pub(crate) layout: Shards,
     pub(crate) clock: Clock,
-    pub(crate) inboxes: Vec<Arc<Inbox>>,
+    pub(crate) intakes: Vec<Arc<Intake>>,
     pub(crate) ports: Ports,
     /// No new messages are taken.
     pub(crate) stopping: AtomicBool,
@@ -85,12 +85,12 @@ impl std::ops::Deref for Shared {
 }
 
 impl Front {
-    pub(crate) fn new(limits: Limits, layout: Shards, inboxes: Vec<Arc<Inbox>>) -> Self {
+    pub(crate) fn new(limits: Limits, layout: Shards, intakes: Vec<Arc<Intake>>) -> Self {
         Self {
             limits,
             layout,
             clock: Clock::start(),
-            inboxes,
+            intakes,
             ports: Ports::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -100,22 +100,22 @@ impl Front {
 
     /// The worker that hosts a shard.
     pub(crate) fn worker_of(&self, shard: ShardId) -> usize {
-        shard.0 as usize % self.inboxes.len()
+        shard.0 as usize % self.intakes.len()
     }
 
     /// Hands messages to the workers of their shards, one push per worker.
     pub(crate) fn hand(&self, arrivals: Vec<Arrival>) {
-        if self.inboxes.len() == 1 {
-            self.inboxes[0].push(Event::Arrived(arrivals));
+        if self.intakes.len() == 1 {
+            self.intakes[0].push(Event::Arrived(arrivals));
             return;
         }
-        let mut per_worker: Vec<Vec<Arrival>> = self.inboxes.iter().map(|_| Vec::new()).collect();
+        let mut per_worker: Vec<Vec<Arrival>> = self.intakes.iter().map(|_| Vec::new()).collect();
         for arrival in arrivals {
             per_worker[self.worker_of(arrival.shard)].push(arrival);
         }
-        for (inbox, arrivals) in self.inboxes.iter().zip(per_worker) {
+        for (intake, arrivals) in self.intakes.iter().zip(per_worker) {
             if !arrivals.is_empty() {
-                inbox.push(Event::Arrived(arrivals));
+                intake.push(Event::Arrived(arrivals));
             }
         }
     }
@@ -130,7 +130,7 @@ impl Shared {
     /// Lets outputs out, in order, in one push per receiver.
     pub(crate) fn put(&self, outputs: impl IntoIterator<Item = Output>) {
         let mut replies = Vec::new();
-        let mut receipts: Vec<Vec<Receipt>> = self.inboxes.iter().map(|_| Vec::new()).collect();
+        let mut receipts: Vec<Vec<Receipt>> = self.intakes.iter().map(|_| Vec::new()).collect();
         let mut arrivals = Vec::new();
         let mut fed = Vec::new();
         for output in outputs {
@@ -147,9 +147,9 @@ impl Shared {
         if !fed.is_empty() {
             self.ports.feed(fed);
         }
-        for (inbox, receipts) in self.inboxes.iter().zip(receipts) {
+        for (intake, receipts) in self.intakes.iter().zip(receipts) {
             if !receipts.is_empty() {
-                inbox.push(Event::Receipts(receipts));
+                intake.push(Event::Receipts(receipts));
             }
         }
         if !arrivals.is_empty() {
@@ -181,7 +181,7 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.clone());
         self.stopping.store(true, Ordering::SeqCst);
         self.ports.fail(&why);
-        self.inboxes.iter().for_each(|inbox| inbox.fail());
+        self.intakes.iter().for_each(|intake| intake.fail());
     }
 }
 
@@ -203,10 +203,10 @@ impl Node {
     ) -> io::Result<Self> {
         let layout = store.shards();
         let workers = workers.clamp(1, layout.count() as usize);
-        let inboxes: Vec<Arc<Inbox>> = (0..workers).map(|_| Arc::new(Inbox::new(store.lanes()))).collect();
+        let intakes: Vec<Arc<Intake>> = (0..workers).map(|_| Arc::new(Intake::new(store.lanes()))).collect();
         let lanes: Vec<Arc<LaneQueue>> =
             (0..store.lanes()).map(|lane| Arc::new(LaneQueue::new(LaneId(lane)))).collect();
-        let front = Arc::new(Front::new(limits, layout, inboxes));
+        let front = Arc::new(Front::new(limits, layout, intakes));
         let shared = Arc::new(Shared {
             front,
             kinds,
@@ -236,8 +236,8 @@ impl Node {
 
     /// Waits until every shard serves, or the node has failed.
     async fn serving(&self) -> io::Result<()> {
-        for inbox in &self.shared.inboxes {
-            inbox.serving().await;
+        for intake in &self.shared.intakes {
+            intake.serving().await;
         }
         match self.shared.failure() {
             Some(why) => Err(io::Error::other(why)),
@@ -252,13 +252,13 @@ impl Node {
             if self.all_quiet().await && self.all_quiet().await || self.shared.failure().is_some() {
                 return;
             }
-            self.shared.inboxes[0].next_tick().await;
+            self.shared.intakes[0].next_tick().await;
         }
     }
 
     async fn all_quiet(&self) -> bool {
-        for inbox in &self.shared.inboxes {
-            if !inbox.is_quiet().await {
+        for intake in &self.shared.intakes {
+            if !intake.is_quiet().await {
                 return false;
             }
         }
@@ -267,15 +267,15 @@ impl Node {
 
     /// The counters of all workers, as of their last step.
     pub(crate) fn counters(&self) -> Counters {
-        self.shared.inboxes.iter().fold(Counters::default(), |sum, inbox| sum.plus(inbox.stats().counters))
+        self.shared.intakes.iter().fold(Counters::default(), |sum, intake| sum.plus(intake.stats().counters))
     }
 
     /// Takes no more messages, finishes what is in memory, and stops the threads.
     pub(crate) async fn stop(mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         if self.shared.failure().is_none() {
-            for inbox in &self.shared.inboxes {
-                inbox.drained().await;
+            for intake in &self.shared.intakes {
+                intake.drained().await;
             }
         }
         self.end();

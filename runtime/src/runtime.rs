@@ -274,9 +274,9 @@ impl Runtime {
     pub fn activations(&self) -> (usize, usize) {
         self.node
             .shared
-            .inboxes
+            .intakes
             .iter()
-            .map(|inbox| inbox.stats().activations)
+            .map(|intake| intake.stats().activations)
             .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 

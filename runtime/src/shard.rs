@@ -337,7 +337,7 @@ pub fn decode_waiting(mut value: &[u8]) -> Option<Waiting> {
 
 /// A message that was given up, as it lies in the store for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
+pub struct LetterRow {
     /// When it was given up.
     pub at: Timestamp,
     /// How often it was tried.
@@ -348,7 +348,7 @@ pub struct DeadLetter {
     pub envelope: Envelope,
 }
 
-impl DeadLetter {
+impl LetterRow {
     /// Row value.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_varint(self.at.as_micros(), out);

@@ -76,7 +76,7 @@ use crate::{
     message::{Envelope, Message},
     placement::{ShardId, Shards},
     requests::ReplyClass,
-    shard::DeadLetter,
+    shard::LetterRow,
     store::{LaneId, NoRoom, RowType},
     timestamp::Timestamp,
 };
@@ -325,7 +325,7 @@ fn limits_by_seed(random: &mut Random) -> Limits {
     };
     limits.mailbox_len_max = random.pick(&[1, 4, 64, 1_024]);
     limits.turns_in_row_max = random.pick(&[1, 2, 64]);
-    limits.inbox_bytes_max = random.pick(&[1 << 10, 16 << 10, 16 << 20]);
+    limits.intake_bytes_max = random.pick(&[1 << 10, 16 << 10, 16 << 20]);
     limits.batch_len = random.pick(&[100, 1 << 10, 8 << 10]);
     limits.undurable_bytes_max = random.pick(&[1, 4 << 10, 1 << 20]);
     limits.stream_window = random.pick(&[1, 3, 64]);
@@ -537,7 +537,7 @@ impl Sim {
     ///
     /// # Panics
     /// The node is down, or the store cannot be read.
-    pub fn dead_letters(&mut self) -> Vec<DeadLetter> {
+    pub fn dead_letters(&mut self) -> Vec<LetterRow> {
         let store = Arc::clone(&self.node.as_ref().expect("the node is up").store);
         store.maintain().expect("the store can be read");
         let mut letters = Vec::new();
@@ -546,7 +546,7 @@ impl Sim {
             letters.extend(
                 rows.iter()
                     .filter(|(key, _)| key.first() == Some(&(RowType::DeadLetter as u8)))
-                    .map(|(_, value)| DeadLetter::decode(value).expect("a dead letter's row")),
+                    .map(|(_, value)| LetterRow::decode(value).expect("a dead letter's row")),
             );
         }
         letters

@@ -1,6 +1,6 @@
 //! One message applied to one entity: a pure function that judges how the turn ended.
 //!
-//! Here the path of a message dips into the user's code and comes back with an [`Outcome`]. Undoing a turn that does
+//! Here the path of a message dips into the user's code and comes back with an [`TurnEnd`]. Undoing a turn that does
 //! not count is the caller's part: it has the image of the state before.
 
 use crate::{
@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How a turn ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TurnEnd {
     /// State and effects count.
     Applied,
     /// The handler returned `Err`: its reply counts, the state must be restored (P1).
@@ -20,7 +20,7 @@ pub enum Outcome {
     /// The handler panicked: no trace may remain, and it is tried again (P2).
     Panicked(String),
     /// Running it again would end the same way: no trace may remain, and the message is dead-lettered at once (P2).
-    Refused(String),
+    GivenUp(String),
 }
 
 /// Runs the handler of one message. `effects` must be clear, and holds what counts afterwards.
@@ -29,23 +29,23 @@ pub fn run(
     message: &EnvelopeView<'_>,
     input: &TurnInput<'_>,
     effects: &mut Effects,
-) -> Outcome {
+) -> TurnEnd {
     debug_assert!(effects.is_empty(), "effects of another turn are still there");
     // The state may be half changed after a panic; the caller restores it from its image, so nothing sees it.
     let ended = catch_unwind(AssertUnwindSafe(|| entity.handle(message.name, message.body, input, effects)));
     let outcome = match ended {
         Ok(Ok(_)) if effects.over_bound().is_some() => {
-            Outcome::Refused(effects.over_bound().expect("just seen").to_string())
+            TurnEnd::GivenUp(effects.over_bound().expect("just seen").to_string())
         }
-        Ok(Ok(Answer::Applied)) => Outcome::Applied,
-        Ok(Ok(Answer::Rejected)) => Outcome::Rejected,
-        Ok(Err(error)) => Outcome::Refused(format!("message `{}`: {error}", message.name)),
-        Err(panic) => Outcome::Panicked(describe(panic.as_ref())),
+        Ok(Ok(Answer::Applied)) => TurnEnd::Applied,
+        Ok(Ok(Answer::Rejected)) => TurnEnd::Rejected,
+        Ok(Err(error)) => TurnEnd::GivenUp(format!("message `{}`: {error}", message.name)),
+        Err(panic) => TurnEnd::Panicked(describe(panic.as_ref())),
     };
     match outcome {
-        Outcome::Applied => {}
-        Outcome::Rejected => effects.keep_reply_only(),
-        Outcome::Panicked(_) | Outcome::Refused(_) => effects.clear(),
+        TurnEnd::Applied => {}
+        TurnEnd::Rejected => effects.keep_reply_only(),
+        TurnEnd::Panicked(_) | TurnEnd::GivenUp(_) => effects.clear(),
     }
     outcome
 }

@@ -1,13 +1,13 @@
 //! The actix ring around a kernel: events in, actions out, one worker per core.
 //!
 //! The actors run in a system of their own on threads of their own, so that a runtime works from any tokio program and
-//! nobody needs a special main. An actor message is only a wake; the work lies in the worker's inbox. An actor whose
+//! nobody needs a special main. An actor message is only a wake; the work lies in the worker's intake. An actor whose
 //! mailbox is never empty starves its arbiter, so a worker yields after each batch and takes its ticks from the clock it
 //! passes to the kernel.
 
 use crate::{
     kernel::{Action, Event, Kernel, NextTurn},
-    node::{self, Inbox, Patience, Shared},
+    node::{self, Intake, Patience, Shared},
     store::LaneId,
     timestamp::Timestamp,
 };
@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 /// Resolution of reminders, retries and time-outs.
 const TICK: Duration = Duration::from_millis(20);
 
-/// There may be something in the inbox.
+/// There may be something in the intake.
 struct Wake;
 
 impl Message for Wake {
@@ -98,7 +98,7 @@ impl Drop for Host {
 #[expect(clippy::struct_field_names, reason = "`worker` is its number, as everywhere in the ring")]
 struct Worker {
     shared: Arc<Shared>,
-    inbox: Arc<Inbox>,
+    intake: Arc<Intake>,
     worker: usize,
     kernel: Kernel,
     lanes: Vec<LaneId>,
@@ -110,17 +110,17 @@ struct Worker {
     without_room: bool,
     /// The kernel knows that the node is stopping.
     draining: bool,
-    /// What the inbox counts as not yet in a turn.
+    /// What the intake counts as not yet in a turn.
     held_bytes: usize,
 }
 
 impl Worker {
     fn new(seat: WorkerSeat) -> Self {
         let kernel = node::kernel(&seat.shared, seat.worker, seat.seed);
-        let inbox = Arc::clone(&seat.shared.inboxes[seat.worker]);
+        let intake = Arc::clone(&seat.shared.intakes[seat.worker]);
         Self {
             lanes: kernel.lanes(),
-            inbox,
+            intake,
             worker: seat.worker,
             kernel,
             events: Vec::new(),
@@ -138,7 +138,7 @@ impl Worker {
     fn step(&mut self) -> bool {
         let now = self.shared.clock.now();
         let mut events = std::mem::take(&mut self.events);
-        self.inbox.take(&mut events);
+        self.intake.take(&mut events);
         // Before the events: a void among them takes away everything that is not known to be durable, and the writer has
         // told of what is before it pushed the void.
         self.progress(now);
@@ -165,7 +165,7 @@ impl Worker {
             }
         }
         let held = self.kernel.arrival_bytes();
-        self.inbox.taken(self.held_bytes.saturating_sub(held));
+        self.intake.taken(self.held_bytes.saturating_sub(held));
         self.held_bytes = held;
         if self.ticked_at + TICK <= now {
             self.ticked_at = now;
@@ -182,10 +182,10 @@ impl Worker {
 
     /// What has become durable or loadable since.
     fn progress(&mut self, now: Timestamp) {
-        let inbox = Arc::clone(&self.inbox);
+        let intake = Arc::clone(&self.intake);
         for at in 0..self.lanes.len() {
             let lane = self.lanes[at];
-            let progress = &inbox.progress[lane.0 as usize];
+            let progress = &intake.progress[lane.0 as usize];
             debug_assert_eq!(progress.lane, lane, "progress is kept by lane number");
             let loadable = progress.loadable(self.shared.store.loadable(lane));
             self.event(Event::Durable { lane, through: progress.durable() }, now);
@@ -211,7 +211,7 @@ impl Worker {
         }
         if !self.kernel.has_work(lane) {
             // What is left may wait for batches to become durable; the writer wakes the worker then.
-            self.inbox.progress[lane.0 as usize].blocked.store(true, Ordering::Release);
+            self.intake.progress[lane.0 as usize].blocked.store(true, Ordering::Release);
         }
         room.is_ok()
     }
@@ -266,7 +266,7 @@ impl Worker {
         // What cannot run for lack of room would keep a node from ever stopping. It was accepted in memory only.
         let stuck = self.without_room && self.kernel.is_durable();
         let counters = self.kernel.counters();
-        self.inbox.tell(node::Stats {
+        self.intake.tell(node::Stats {
             counters,
             activations: self.kernel.activations(),
             serving: self.kernel.is_serving(),
@@ -282,7 +282,7 @@ impl Actor for Worker {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.inbox.attend(Waker(ctx.address()));
+        self.intake.attend(Waker(ctx.address()));
         ctx.run_interval(TICK, Worker::go_on);
     }
 }
@@ -290,9 +290,9 @@ impl Actor for Worker {
 impl Worker {
     fn go_on(&mut self, ctx: &mut Context<Self>) {
         self.patience.woken();
-        if self.step() || self.patience.look(|| self.inbox.has_news()) {
-            // The inbox's own flag, so that at most one wake is ever queued.
-            self.inbox.wake();
+        if self.step() || self.patience.look(|| self.intake.has_news()) {
+            // The intake's own flag, so that at most one wake is ever queued.
+            self.intake.wake();
         }
         // The only yield actix knows; without it the arbiter's timers and neighbours starve.
         ctx.wait(tokio::task::yield_now().into_actor(self));

@@ -139,7 +139,7 @@ impl Feed {
         let (id, name) = (FeedId::of(name), Arc::<str>::from(name));
         let to = ReplyTo { connection: shared.ports.next(), slot: 0 };
         let state =
-            State { gathered: shared.inboxes.iter().map(|_| Vec::new()).collect(), ..State::default() };
+            State { gathered: shared.intakes.iter().map(|_| Vec::new()).collect(), ..State::default() };
         let port = Arc::new(FeedPort {
             shared: Arc::clone(shared),
             id,
@@ -149,8 +149,8 @@ impl Feed {
             progress: Notify::new(),
         });
         shared.ports.open(to.connection, port.clone());
-        for inbox in &shared.inboxes {
-            inbox.push(Event::OpenFeed { feed: id, name: Arc::clone(&name), to });
+        for intake in &shared.intakes {
+            intake.push(Event::OpenFeed { feed: id, name: Arc::clone(&name), to });
         }
         Ok(Self { port, chunk: BytesMut::new(), scratch: Vec::new() })
     }
@@ -250,8 +250,8 @@ impl Drop for Feed {
         state.closed = true;
         drop(state);
         port.shared.ports.close(port.to.connection);
-        for inbox in &port.shared.inboxes {
-            inbox.push(Event::CloseFeed { feed: port.id, to: port.to });
+        for intake in &port.shared.intakes {
+            intake.push(Event::CloseFeed { feed: port.id, to: port.to });
         }
     }
 }
@@ -286,7 +286,7 @@ impl FeedPort {
             return Ok(());
         }
         let worker = self.shared.worker_of(shard);
-        let from = kernel::From::Feed { feed: self.id, number, own, to: self.to };
+        let from = kernel::Provenance::Feed { feed: self.id, number, own, to: self.to };
         state.gathered[worker].push(Arrival { shard, hash, envelope, from });
         if GATHER <= state.gathered[worker].len() {
             self.hand(state, worker);
@@ -298,13 +298,13 @@ impl FeedPort {
         if !state.gathered[worker].is_empty() {
             let arrivals = std::mem::replace(&mut state.gathered[worker], Vec::with_capacity(GATHER));
             for arrival in &arrivals {
-                if let kernel::From::Feed { number, .. } = arrival.from
+                if let kernel::Provenance::Feed { number, .. } = arrival.from
                     && let Some(stream) = state.streams.get_mut(&arrival.shard)
                 {
                     stream.handed = stream.handed.max(number);
                 }
             }
-            self.shared.inboxes[worker].push(Event::Arrived(arrivals));
+            self.shared.intakes[worker].push(Event::Arrived(arrivals));
         }
     }
 
@@ -321,8 +321,8 @@ impl FeedPort {
         }
         for (&shard, stream) in &mut state.streams {
             let worker = self.shared.worker_of(shard);
-            // A worker with a full inbox is slow and has forgotten nothing.
-            let has_room = self.shared.inboxes[worker].backlog() < self.shared.limits.inbox_bytes_max;
+            // A worker with a full intake is slow and has forgotten nothing.
+            let has_room = self.shared.intakes[worker].backlog() < self.shared.limits.intake_bytes_max;
             if !stream.kept.is_empty() && stream.moved_at + SILENCE <= now && has_room {
                 stream.again = Some(stream.first);
             }
@@ -333,7 +333,7 @@ impl FeedPort {
             let skip = again.saturating_sub(stream.first) as usize;
             let from = stream.first + skip as u64;
             for (number, kept) in (from..).zip(stream.kept.iter().skip(skip)) {
-                let from = kernel::From::Feed { feed: self.id, number, own: kept.own, to: self.to };
+                let from = kernel::Provenance::Feed { feed: self.id, number, own: kept.own, to: self.to };
                 let (hash, envelope) = (kept.hash, kept.envelope.clone());
                 state.gathered[worker].push(Arrival { shard, hash, envelope, from });
             }
@@ -400,14 +400,14 @@ mod tests {
     use super::*;
     use crate::{
         limits::Limits,
-        node::Inbox,
+        node::Intake,
         placement::{self, Shards},
     };
 
     /// A feed whose one worker is the test: what it is handed and told is up to the sentence.
     fn feed() -> (Feed, Arc<Front>, ShardId) {
         let layout = Shards::new(1).unwrap();
-        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Inbox::new(1))]));
+        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]));
         let feed = Feed::open(&front, "f").unwrap();
         (feed, front, layout.place(0))
     }
@@ -423,13 +423,13 @@ mod tests {
     /// The numbers that were handed to the worker since.
     fn handed(front: &Front) -> Vec<u64> {
         let mut events = Vec::new();
-        front.inboxes[0].take(&mut events);
+        front.intakes[0].take(&mut events);
         let arrivals = events.into_iter().filter_map(|event| match event {
             Event::Arrived(arrivals) => Some(arrivals),
             _ => None,
         });
         let numbers = arrivals.flatten().map(|arrival| match arrival.from {
-            kernel::From::Feed { number, .. } => number,
+            kernel::Provenance::Feed { number, .. } => number,
             _ => unreachable!("only the feed sends"),
         });
         numbers.collect()

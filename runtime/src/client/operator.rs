@@ -91,7 +91,7 @@ pub struct WaitingMessage {
 
 /// A feed that has been used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FeedState {
+pub struct FeedProgress {
     /// Its name.
     pub name: String,
     /// Messages applied, in all shards.
@@ -174,7 +174,7 @@ impl<'r> Operator<'r> {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, OperatorError> {
         self.page(after, limit, RowType::DeadLetter, |id, value| {
-            let letter = shard::DeadLetter::decode(value)?;
+            let letter = shard::LetterRow::decode(value)?;
             let view = letter.envelope.view();
             Some(DeadLetter {
                 id,
@@ -212,9 +212,9 @@ impl<'r> Operator<'r> {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn feeds(&self) -> Result<Vec<FeedState>, OperatorError> {
+    pub async fn feeds(&self) -> Result<Vec<FeedProgress>, OperatorError> {
         self.make_loadable().await?;
-        let mut feeds: BTreeMap<Vec<u8>, FeedState> = BTreeMap::new();
+        let mut feeds: BTreeMap<Vec<u8>, FeedProgress> = BTreeMap::new();
         for shard in self.front.layout.iter() {
             for (key, value) in self.rows(shard).await? {
                 let Some((&[row_type], rest)) = key.split_first_chunk() else { continue };
@@ -233,7 +233,7 @@ impl<'r> Operator<'r> {
                 }
             }
         }
-        let mut feeds: Vec<FeedState> = feeds.into_values().collect();
+        let mut feeds: Vec<FeedProgress> = feeds.into_values().collect();
         feeds.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(feeds)
     }
@@ -248,7 +248,7 @@ impl<'r> Operator<'r> {
         let key = [&[RowType::DeadLetter as u8][..], &id.number.to_be_bytes()].concat();
         let row = self.rows(id.shard).await?.into_iter().find(|(found, _)| *found == key);
         let (_, value) = row.ok_or(Refusal::NoDeadLetter(id.number))?;
-        let letter = shard::DeadLetter::decode(&value).ok_or(OperatorError::Row(id.shard))?;
+        let letter = shard::LetterRow::decode(&value).ok_or(OperatorError::Row(id.shard))?;
         self.tell(id, Some(letter.envelope)).await
     }
 
@@ -273,7 +273,7 @@ impl<'r> Operator<'r> {
         let waiter = pending.wait(None, false, false, self.front.clock.now() + TIMEOUT);
         let to = ReplyTo { connection, slot: waiter.slot };
         let event = Event::DeadLetter { shard: id.shard, number: id.number, retry, to };
-        self.front.inboxes[self.front.worker_of(id.shard)].push(event);
+        self.front.intakes[self.front.worker_of(id.shard)].push(event);
         let outcome = waiter.await;
         self.front.ports.close(connection);
         match outcome {

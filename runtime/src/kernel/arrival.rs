@@ -1,6 +1,6 @@
 //! At the door: judging what arrives, taking what is fresh, refusing what has no room.
 
-use super::{Arrival, FeedNews, FeedReceipt, From, Kernel, OpenFeed, Outcome, Output, Receipt};
+use super::{Arrival, FeedNews, FeedReceipt, Kernel, OpenFeed, Outcome, Output, Provenance, Receipt};
 use crate::{
     activation::{KindIndex, Listener, Mail, Origin, Phase, ReplyTo, Slot},
     error::{Bound, Refusal},
@@ -82,21 +82,21 @@ impl Kernel {
             let kind = self.kinds.find(arrival.envelope.view().kind);
             let to_durable = kind.is_none_or(|kind| !self.kinds.get(kind).is_volatile());
             match arrival.from {
-                From::Volatile if to_durable => {
+                Provenance::Volatile if to_durable => {
                     tracing::warn!("a volatile message was dropped: the store has no room for its turn");
                 }
-                From::Request { .. } if to_durable => self.refuse(&arrival, refusal.clone()),
-                From::Query(_) | From::Volatile | From::Request { .. } => {
+                Provenance::Request { .. } if to_durable => self.refuse(&arrival, refusal.clone()),
+                Provenance::Query(_) | Provenance::Volatile | Provenance::Request { .. } => {
                     if let Some(Taken { slot, mail }) = self.judge(arrival) {
                         self.take_turn(lane, slot, mail);
                     }
                 }
                 // A feed sends no more than its window before it hears of it; a stream is sent again and again.
-                From::Feed { .. } => {
+                Provenance::Feed { .. } => {
                     self.lanes[lane].arrivals.push_back(arrival);
                     continue;
                 }
-                From::Stream { source, number, .. } => {
+                Provenance::Stream { source, number, .. } => {
                     self.refuse_stream(source, arrival.shard, number, false);
                 }
             }
@@ -112,18 +112,16 @@ impl Kernel {
         };
         assert_eq!(shard.phase, ShardPhase::Serving, "what arrives for a shard that is loading is held");
         match arrival.from {
-            From::Request { .. } => self.judge_request(arrival),
-            From::Query(to) => {
+            Provenance::Request { .. } => self.judge_request(arrival),
+            Provenance::Query(to) => {
                 let slot = self.door(&arrival, false)?;
                 self.counters.queries += 1;
                 Some(Taken { slot, mail: Mail { envelope: arrival.envelope, origin: Origin::Query(to) } })
             }
-            From::Feed { .. } => self.judge_feed(arrival),
-            From::Stream { source, generation, .. } if self.is_void(arrival.shard, source, generation) => {
-                None
-            }
-            From::Stream { source, number, .. } => self.judge_stream(arrival, source, number),
-            From::Volatile => {
+            Provenance::Feed { .. } => self.judge_feed(arrival),
+            Provenance::Stream { source, voids, .. } if self.is_void(arrival.shard, source, voids) => None,
+            Provenance::Stream { source, number, .. } => self.judge_stream(arrival, source, number),
+            Provenance::Volatile => {
                 let slot = self.door(&arrival, false)?;
                 self.counters.volatile += 1;
                 Some(Taken {
@@ -135,7 +133,7 @@ impl Kernel {
     }
 
     fn judge_request(&mut self, arrival: Arrival) -> Option<Taken> {
-        let From::Request { id, acknowledged, listener } = arrival.from else {
+        let Provenance::Request { id, acknowledged, listener } = arrival.from else {
             unreachable!("called for requests only")
         };
         let kind = self.kinds.find(arrival.envelope.view().kind);
@@ -216,9 +214,9 @@ impl Kernel {
 
     /// Whether a message was handed over out of a batch that has been voided since. Its number will be given to
     /// another message, which taking this one would make look like a repeat (P13).
-    fn is_void(&self, target: ShardId, source: ShardId, generation: u64) -> bool {
+    fn is_void(&self, target: ShardId, source: ShardId, voids: u64) -> bool {
         let lane = &self.lanes[self.shard(target).expect("judged at the door").lane];
-        self.lane_of[source.0 as usize] == lane.id && generation < lane.generation
+        self.lane_of[source.0 as usize] == lane.id && voids < lane.voids
     }
 
     fn judge_stream(&mut self, arrival: Arrival, source: ShardId, number: u64) -> Option<Taken> {
@@ -248,7 +246,7 @@ impl Kernel {
         let inbox = &self.host(target).inboxes[&source];
         // Of each stream one message is always taken, so that none starves behind the others (P8).
         let is_first = inbox.floor() == inbox.arrived();
-        if !is_first && self.limits.inbox_bytes_max <= self.activations.mail_bytes() {
+        if !is_first && self.limits.intake_bytes_max <= self.activations.mail_bytes() {
             self.refuse_stream(source, target, number, false);
             return None;
         }
@@ -287,7 +285,7 @@ impl Kernel {
     /// Tells the senders of refused streams that there is room again.
     pub(super) fn feed_starved(&mut self) {
         let has_room = self.activation_bytes < self.limits.activation_bytes_max
-            && self.activations.mail_bytes() < self.limits.inbox_bytes_max / 2;
+            && self.activations.mail_bytes() < self.limits.intake_bytes_max / 2;
         if has_room {
             for (source, target) in std::mem::take(&mut self.starved) {
                 self.put_now(Output::Receipt(Receipt {
@@ -309,7 +307,7 @@ impl Kernel {
     }
 
     fn judge_feed(&mut self, arrival: Arrival) -> Option<Taken> {
-        let From::Feed { feed: id, number, own, to } = arrival.from else {
+        let Provenance::Feed { feed: id, number, own, to } = arrival.from else {
             unreachable!("called for feeds only")
         };
         let (target, window) = (arrival.shard, self.limits.stream_window);
@@ -419,7 +417,7 @@ impl Kernel {
     /// request or query was told so; streams and feeds are told by the caller.
     fn door(&mut self, arrival: &Arrival, is_request: bool) -> Option<Slot> {
         let found = self.find(arrival);
-        let is_client = is_request || matches!(arrival.from, From::Query(_));
+        let is_client = is_request || matches!(arrival.from, Provenance::Query(_));
         if is_client && let Some(refusal) = self.unanswerable(arrival, is_request) {
             self.refuse(arrival, refusal);
             return None;
@@ -436,7 +434,7 @@ impl Kernel {
         let activation = self.activations.get(slot).expect("just found");
         // A stream's messages are bounded by the worker's bytes and not one by one: its hot entity must not make it
         // send again and again.
-        let is_stream = matches!(arrival.from, From::Stream { .. });
+        let is_stream = matches!(arrival.from, Provenance::Stream { .. });
         if !is_stream && self.limits.mailbox_len_max <= activation.mailbox_len() {
             if is_client {
                 self.refuse(arrival, Refusal::Busy(Bound::Mailbox));
@@ -508,17 +506,17 @@ impl Kernel {
     pub(super) fn refuse(&mut self, arrival: &Arrival, refusal: Refusal) {
         self.counters.refused += 1;
         match arrival.from {
-            From::Request { listener, .. } => {
+            Provenance::Request { listener, .. } => {
                 self.put_now(Output::Reply(listener.to, Outcome::Refused(refusal)));
             }
-            From::Query(to) => self.put_now(Output::Reply(to, Outcome::Refused(refusal))),
-            From::Feed { feed, number, to, .. } => {
+            Provenance::Query(to) => self.put_now(Output::Reply(to, Outcome::Refused(refusal))),
+            Provenance::Feed { feed, number, to, .. } => {
                 self.refuse_feed(to, feed, arrival.shard, number);
             }
-            From::Stream { source, number, .. } => {
+            Provenance::Stream { source, number, .. } => {
                 self.refuse_stream(source, arrival.shard, number, false);
             }
-            From::Volatile => {}
+            Provenance::Volatile => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Closing a batch, and what comes back from the store: durable, void, loaded.
 
-use super::{Action, FeedNews, ImageTicket, Kernel, Outcome, Output, Submission};
+use super::{Action, Counts, FeedNews, ImageTicket, Kernel, Outcome, Output, Submission, event::VOIDED};
 use crate::{
     activation::{Origin, Phase, Slot},
     shard::ShardPhase,
@@ -100,7 +100,7 @@ impl Kernel {
         work.undurable_bytes += bytes;
         self.counters.batches += 1;
         let outputs = std::mem::take(&mut work.outputs);
-        let submission = Submission { lane: work.id, generation: work.generation, number, batch, outputs };
+        let submission = Submission { lane: work.id, voids: work.voids, number, batch, outputs };
         self.actions.push(Action::Commit(submission));
     }
 
@@ -124,16 +124,16 @@ impl Kernel {
 
     /// The lane's batches from some number on did not become durable: forgets everything of its shards and loads them
     /// anew (P13).
-    pub(super) fn voided(&mut self, lane: LaneId, generation: u64) {
+    pub(super) fn voided(&mut self, lane: LaneId, voids: u64) {
         let index = self.lane_index(lane);
-        if generation <= self.lanes[index].generation {
+        if voids <= self.lanes[index].voids {
             return;
         }
         // What was in flight is gone with the memory; the durable counters stay true, and what waits is counted
         // again when the shards are loaded.
         let before = self.counters();
         let work = &mut self.lanes[index];
-        work.generation = generation;
+        work.voids = voids;
         // Not judged yet; held in front of what arrives while the shards are loading.
         let arrivals = std::mem::take(&mut work.arrivals);
         self.held_bytes += std::mem::take(&mut work.arrival_bytes);
@@ -144,7 +144,7 @@ impl Kernel {
         work.undurable.clear();
         work.undurable_bytes = 0;
         work.batch_bytes = 0;
-        work.counts = super::Counts::default();
+        work.counts = Counts::default();
         work.trim_at = None;
         work.expire_at = crate::timestamp::Timestamp::EPOCH;
         // Not submitted yet, so nobody else will answer them.
@@ -303,25 +303,5 @@ impl Kernel {
         }
         self.weigh(slot, len);
         self.schedule(slot);
-    }
-}
-
-/// What a caller is told whose message was in memory when its lane was voided.
-const VOIDED: &str = "the batch it was in did not become durable";
-
-impl Output {
-    /// What is to be told in place of this output when its batch will never be durable; `None` where nothing is.
-    #[must_use]
-    pub fn into_void(self) -> Option<Self> {
-        match self {
-            Self::Reply(to, Outcome::Refused(refusal)) => Some(Self::Reply(to, Outcome::Refused(refusal))),
-            Self::Reply(to, _) => Some(Self::Reply(to, Outcome::Unknown(VOIDED.into()))),
-            Self::FeedReceipt(receipt) => {
-                Some(Self::FeedReceipt(super::FeedReceipt { news: FeedNews::Lost, ..receipt }))
-            }
-            // The sending end of a stream sends again after a while. A message must not leave: its turn never was, or
-            // it is handed over again when its outbox has been read back.
-            Self::Receipt(_) | Self::Hand(_) => None,
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! The sending side of streams: handing over, receipts, sending again.
 
-use super::{Action, Arrival, From, Kernel, Output, Receipt};
+use super::{Action, Arrival, Kernel, Output, Provenance, Receipt};
 use crate::{
     message::Envelope,
     placement::ShardId,
@@ -26,7 +26,7 @@ impl Kernel {
             return;
         }
         let now = self.now;
-        let (lane_id, generation) = (self.lanes[lane].id, self.lanes[lane].generation);
+        let (lane_id, voids) = (self.lanes[lane].id, self.lanes[lane].voids);
         let mut near = Vec::new();
         let mut far = Vec::new();
         for (source, target) in std::mem::take(&mut self.lanes[lane].sending) {
@@ -38,7 +38,7 @@ impl Kernel {
                 let envelope = Envelope::from_bytes(bytes).expect("an outbox holds envelopes");
                 let view = envelope.view();
                 let hash = crate::placement::hash(view.kind, view.key);
-                let from = From::Stream { source, number, generation };
+                let from = Provenance::Stream { source, number, voids };
                 let arrival = Arrival { shard: target, hash, envelope, from };
                 if same_lane { near.push(arrival) } else { far.push(Output::Hand(arrival)) }
             }

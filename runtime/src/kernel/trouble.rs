@@ -11,7 +11,7 @@ use crate::{
     message::Envelope,
     placement::ShardId,
     requests::{Reply, ReplyClass},
-    shard::{DeadLetter, ShardPhase, encode_waiting, hash_of},
+    shard::{LetterRow, ShardPhase, encode_waiting, hash_of},
     store::{
         NoRoom, RowType,
         batch::{delete, put},
@@ -250,7 +250,7 @@ impl Kernel {
         let view = mail.envelope.view();
         tracing::error!(kind = view.kind, key = ?view.key, message = view.name, tries, reason, "dead-lettered");
         let letter =
-            DeadLetter { at: self.now, tries, reason: reason.clone(), envelope: mail.envelope.clone() };
+            LetterRow { at: self.now, tries, reason: reason.clone(), envelope: mail.envelope.clone() };
         let mut value = Vec::new();
         letter.encode(&mut value);
         let shard = self.touch(id);

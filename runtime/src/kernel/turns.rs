@@ -1,6 +1,6 @@
 //! Running turns: the message is applied, and what counts becomes rows of the batch being built.
 
-use super::{Arrival, From, Kernel, Outcome, Output};
+use super::{Arrival, Kernel, Outcome, Output, Provenance};
 use crate::{
     activation::{Activation, Behind, Mail, Origin, Phase, Slot},
     context::{Effects, ReminderId, TurnInput},
@@ -188,7 +188,7 @@ impl Kernel {
         let state = activation.state.as_deref_mut().expect("an active entity has a state");
         self.careful = self.careful.saturating_sub(1);
         let mut outcome = if let Some(reason) = self.condemned.take() {
-            turn::Outcome::Refused(reason)
+            turn::TurnEnd::GivenUp(reason)
         } else {
             self.gauge.begin(&mail.envelope, &mail.origin);
             let outcome = turn::run(state, &view, &input, &mut self.effects);
@@ -196,25 +196,25 @@ impl Kernel {
             outcome
         };
         let counts = match outcome {
-            turn::Outcome::Applied => self.check_len(slot).and_then(|()| self.take_image(slot)),
-            turn::Outcome::Rejected => self.check_len(slot),
-            turn::Outcome::Panicked(_) | turn::Outcome::Refused(_) => Ok(()),
+            turn::TurnEnd::Applied => self.check_len(slot).and_then(|()| self.take_image(slot)),
+            turn::TurnEnd::Rejected => self.check_len(slot),
+            turn::TurnEnd::Panicked(_) | turn::TurnEnd::GivenUp(_) => Ok(()),
         };
         if let Err(reason) = counts {
-            outcome = turn::Outcome::Refused(reason);
+            outcome = turn::TurnEnd::GivenUp(reason);
         }
         match outcome {
-            turn::Outcome::Applied => self.applied(lane, slot, shard, &mail, &kinds),
-            turn::Outcome::Rejected => {
+            turn::TurnEnd::Applied => self.applied(lane, slot, shard, &mail, &kinds),
+            turn::TurnEnd::Rejected => {
                 self.undo(slot);
                 self.rejected(lane, shard, &mail);
             }
-            turn::Outcome::Panicked(reason) => {
+            turn::TurnEnd::Panicked(reason) => {
                 self.undo(slot);
                 self.counters.panics += 1;
                 self.failed(slot, mail, reason);
             }
-            turn::Outcome::Refused(reason) => {
+            turn::TurnEnd::GivenUp(reason) => {
                 self.undo(slot);
                 if let Origin::Volatile(to) = mail.origin {
                     self.drop_volatile(to, reason);
@@ -459,7 +459,7 @@ impl Kernel {
             // Sent after the sender's commit (P5).
             self.put_gated(
                 lane,
-                Output::Hand(Arrival { shard: target, hash, envelope, from: From::Volatile }),
+                Output::Hand(Arrival { shard: target, hash, envelope, from: Provenance::Volatile }),
             );
             return;
         }
@@ -489,7 +489,7 @@ impl Kernel {
                 );
                 continue;
             }
-            self.put_now(Output::Hand(Arrival { shard, hash, envelope, from: From::Volatile }));
+            self.put_now(Output::Hand(Arrival { shard, hash, envelope, from: Provenance::Volatile }));
         }
     }
 

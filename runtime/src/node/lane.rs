@@ -33,7 +33,7 @@ pub(crate) struct Submitted {
 struct Queue {
     waiting: VecDeque<Submitted>,
     /// How often the lane was voided; submissions from before are void.
-    generation: u64,
+    voids: u64,
     ended: bool,
 }
 
@@ -90,14 +90,14 @@ impl LaneQueue {
             }
         }
         std::mem::swap(&mut queue.waiting, into);
-        Some(queue.generation)
+        Some(queue.voids)
     }
 
-    /// Voids the lane: returns the new generation and what was queued.
+    /// Voids the lane: returns how often it was voided by now, and what was queued.
     fn void(&self) -> (u64, VecDeque<Submitted>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.generation += 1;
-        (queue.generation, std::mem::take(&mut queue.waiting))
+        queue.voids += 1;
+        (queue.voids, std::mem::take(&mut queue.waiting))
     }
 }
 
@@ -166,7 +166,7 @@ impl Writer {
         let mut taken = VecDeque::new();
         let mut quiet_done = false;
         let mut patience = Patience::default();
-        while let Some(generation) = self.queue.take(&mut taken, &mut patience) {
+        while let Some(voids) = self.queue.take(&mut taken, &mut patience) {
             if taken.is_empty() {
                 if !std::mem::replace(&mut quiet_done, true)
                     && let Err(error) = self.engine.quiet()
@@ -177,7 +177,7 @@ impl Writer {
             }
             quiet_done = false;
             for submitted in taken.drain(..) {
-                if submitted.submission.generation < generation {
+                if submitted.submission.voids < voids {
                     self.void_one(submitted);
                 } else {
                     self.group.push(submitted);
@@ -234,13 +234,13 @@ impl Writer {
         for submitted in self.group.drain(..) {
             let Submitted { worker, submission, reserved } = submitted;
             self.shared.store.release(lane, reserved);
-            let inbox = &self.shared.inboxes[worker];
-            let progress = &inbox.progress[lane.0 as usize];
+            let intake = &self.shared.intakes[worker];
+            let progress = &intake.progress[lane.0 as usize];
             // A group of outputs alone lies at the place of what was durable before it: zero is before everything.
             progress.advance(submission.number, position.unwrap_or_default());
             outputs.extend(submission.outputs);
             if progress.blocked.swap(false, Ordering::AcqRel) {
-                inbox.wake();
+                intake.wake();
             }
         }
         self.shared.put(outputs);
@@ -254,12 +254,12 @@ impl Writer {
 
     /// The group and everything behind it is void (P13).
     fn void(&mut self) {
-        let (generation, queued) = self.queue.void();
+        let (voids, queued) = self.queue.void();
         for submitted in std::mem::take(&mut self.group).into_iter().chain(queued) {
             self.void_one(submitted);
         }
-        for inbox in &self.shared.inboxes {
-            inbox.push(Event::Voided { lane: self.queue.id, generation });
+        for intake in &self.shared.intakes {
+            intake.push(Event::Voided { lane: self.queue.id, voids });
         }
     }
 

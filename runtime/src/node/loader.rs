@@ -86,12 +86,12 @@ fn run(shared: &Shared, job: Job) -> Result<(), LoadError> {
             let owned = shared.store.owned()?.into_iter().find(|owned| owned.shard == shard);
             let owned = owned.ok_or(LoadError::NotOwned(shard))?;
             let rows = shared.store.load_shard(shard, owned.epoch)?;
-            shared.inboxes[worker].push(Event::ShardLoaded { resets, owned, rows });
+            shared.intakes[worker].push(Event::ShardLoaded { resets, owned, rows });
         }
         Job::Images { worker, tickets } => {
             let keys: Vec<ImageKey> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
             let images = shared.store.load_images(&keys)?;
-            shared.inboxes[worker].push(Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
+            shared.intakes[worker].push(Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
         }
     }
     Ok(())

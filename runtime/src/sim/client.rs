@@ -4,7 +4,7 @@ use super::{Due, Sim};
 use crate::{
     activation::{Listener, ReplyTo},
     error::{Bound, Refusal},
-    kernel::{Arrival, Event, From, Outcome},
+    kernel::{Arrival, Event, Outcome, Provenance},
     message::{ClientId, Envelope, RequestId},
     placement::ShardId,
     requests::Reply,
@@ -116,8 +116,8 @@ impl Sim {
             caller.acknowledged = caller.acknowledged.max(caller.floor());
         }
         let from = match call.way {
-            Way::Query => From::Query(to),
-            way => From::Request {
+            Way::Query => Provenance::Query(to),
+            way => Provenance::Request {
                 id: call.id,
                 acknowledged: caller.acknowledged,
                 listener: Listener { to, wants_reply: way == Way::Ask },
@@ -132,18 +132,18 @@ impl Sim {
         self.plan(pause, Due::Arrive(arrival));
     }
 
-    /// What a client or a feed sent is there. Returns whether it was taken: the worker's inbox is bounded.
+    /// What a client or a feed sent is there. Returns whether it was taken: the worker's intake is bounded.
     pub(super) fn arrive(&mut self, arrival: Arrival) -> bool {
         let worker = self.worker_of(arrival.shard);
         let Some(node) = &self.node else { return false };
-        if self.limits.inbox_bytes_max <= node.kernels[worker].arrival_bytes() {
+        if self.limits.intake_bytes_max <= node.kernels[worker].arrival_bytes() {
             match arrival.from {
-                From::Request { listener, .. } => {
-                    let outcome = Outcome::Refused(Refusal::Busy(Bound::Inbox));
+                Provenance::Request { listener, .. } => {
+                    let outcome = Outcome::Refused(Refusal::Busy(Bound::Intake));
                     self.plan(0, Due::Reply { to: listener.to, outcome });
                 }
-                From::Query(to) => {
-                    let outcome = Outcome::Refused(Refusal::Busy(Bound::Inbox));
+                Provenance::Query(to) => {
+                    let outcome = Outcome::Refused(Refusal::Busy(Bound::Intake));
                     self.plan(0, Due::Reply { to, outcome });
                 }
                 // A feed sees that there is no room.
@@ -203,7 +203,7 @@ impl Sim {
         let is_passing = match refusal {
             Refusal::Busy(bound) => {
                 match bound {
-                    Bound::Inbox => seen.busy_inbox += 1,
+                    Bound::Intake => seen.busy_intake += 1,
                     Bound::Mailbox => seen.busy_mailbox += 1,
                     Bound::Outbox => seen.busy_outbox += 1,
                     Bound::Memory => seen.busy_memory += 1,

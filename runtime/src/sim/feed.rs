@@ -4,7 +4,7 @@ use super::{Due, Sim, client::FEEDS_FROM};
 use crate::{
     activation::ReplyTo,
     feeds::FeedId,
-    kernel::{Arrival, Event, FeedNews, FeedReceipt, From},
+    kernel::{Arrival, Event, FeedNews, FeedReceipt, Provenance},
     message::Envelope,
     placement::ShardId,
 };
@@ -127,7 +127,7 @@ impl Sim {
             while lines.sent < lines.rows.len() as u64 && lines.sent < lines.durable + WINDOW {
                 let (own, hash, envelope) = &lines.rows[lines.sent as usize];
                 lines.sent += 1;
-                let from = From::Feed { feed: id, number: lines.sent, own: *own, to };
+                let from = Provenance::Feed { feed: id, number: lines.sent, own: *own, to };
                 arrivals.push(Arrival { shard, hash: *hash, envelope: envelope.clone(), from });
             }
         }
@@ -137,7 +137,7 @@ impl Sim {
         for (at, arrival) in (0..).zip(arrivals) {
             let (shard, from) = (arrival.shard, arrival.from);
             is_cut = is_cut || at == cut_at || !self.arrive(arrival);
-            if let From::Feed { number, .. } = from
+            if let Provenance::Feed { number, .. } = from
                 && is_cut
             {
                 let lines = self.feeds[ticket.0].shards.get_mut(&shard).expect("it has rows");

@@ -33,7 +33,7 @@ struct WorkerRing {
 /// What the ring keeps for one lane.
 pub(super) struct LaneRing {
     writer: Box<dyn Lane>,
-    generation: u64,
+    voids: u64,
     queue: VecDeque<Queued>,
     group: Option<Group>,
     committed: Position,
@@ -89,7 +89,7 @@ impl Sim {
         let lanes = (0..store.lanes())
             .map(|lane| LaneRing {
                 writer: store.open_lane(LaneId(lane)),
-                generation: 0,
+                voids: 0,
                 queue: VecDeque::new(),
                 group: None,
                 committed: store.loadable(LaneId(lane)),
@@ -241,8 +241,8 @@ impl Sim {
         self.trace.note(
             self.now,
             format_args!(
-                "{worker} submits {} of lane {} generation {}: {:?}",
-                submission.number, submission.lane.0, submission.generation, submission.outputs
+                "{worker} submits {} of lane {} voided {}: {:?}",
+                submission.number, submission.lane.0, submission.voids, submission.outputs
             ),
         );
         self.trace.bytes(submission.batch.bytes());
@@ -256,7 +256,7 @@ impl Sim {
         let node = self.node.as_mut().expect("a kernel has a node");
         let lane = &mut node.lanes[lane_id.0 as usize];
         let queued = Queued { worker, reserved, submission };
-        if queued.submission.generation < lane.generation {
+        if queued.submission.voids < lane.voids {
             self.void(lane_id, vec![queued]);
             return;
         }
@@ -396,8 +396,8 @@ impl Sim {
     pub(super) fn void_lane(&mut self, id: LaneId) {
         let node = self.node.as_mut().expect("called with a node");
         let lane = &mut node.lanes[id.0 as usize];
-        lane.generation += 1;
-        let generation = lane.generation;
+        lane.voids += 1;
+        let voids = lane.voids;
         let members = lane.group.take().into_iter().flat_map(|group| group.members);
         let members: Vec<Queued> = members.chain(lane.queue.drain(..)).collect();
         self.trace.note(self.now, format_args!("lane {} void, {} batches", id.0, members.len()));
@@ -405,7 +405,7 @@ impl Sim {
         for worker in 0..self.workers {
             let node = self.node.as_ref().expect("called with a node");
             if node.kernels[worker].lanes().contains(&id) {
-                self.tell(worker, Event::Voided { lane: id, generation });
+                self.tell(worker, Event::Voided { lane: id, voids });
             }
         }
     }
@@ -453,7 +453,7 @@ impl Sim {
     /// From worker to worker inside the node.
     fn hand(&mut self, arrival: &Arrival) {
         let worker = self.worker_of(arrival.shard);
-        let is_stream = matches!(arrival.from, crate::kernel::From::Stream { .. });
+        let is_stream = matches!(arrival.from, crate::kernel::Provenance::Stream { .. });
         let copies = match self.random.below(1_000) {
             lost if lost < self.transit_faults() => {
                 self.seen.hands_lost += 1;

@@ -74,8 +74,8 @@ seen! {
     busy_memory,
     /// Requests refused because an outbox was full.
     busy_outbox,
-    /// Requests refused because a worker's inbox was full.
-    busy_inbox,
+    /// Requests refused because a worker's intake was full.
+    busy_intake,
     /// Requests refused because the log was too long.
     busy_log,
     /// Requests refused because a shard had too many clients or replies.

@@ -1,4 +1,4 @@
-//! A worker's inbox: what waits to be stepped, and what the worker tells of itself.
+//! A worker's intake: what waits to be stepped, and what the worker tells of itself.
 
 use super::LaneProgress;
 use crate::{
@@ -32,7 +32,7 @@ pub(crate) struct Stats {
 }
 
 /// The shared end of a worker.
-pub(crate) struct Inbox {
+pub(crate) struct Intake {
     events: Mutex<Vec<Event>>,
     /// The worker has been woken and has not yet taken what is there.
     awake: AtomicBool,
@@ -45,7 +45,7 @@ pub(crate) struct Inbox {
     stats: watch::Sender<Stats>,
 }
 
-impl Inbox {
+impl Intake {
     pub(crate) fn new(lanes: u32) -> Self {
         Self {
             events: Mutex::default(),

@@ -1,0 +1,301 @@
+//! What goes into a kernel and what comes out: events, actions, and what they carry.
+
+use crate::{
+    activation::{Listener, ReplyTo, Slot},
+    error::Refusal,
+    feeds::FeedId,
+    message::{Envelope, RequestId},
+    placement::ShardId,
+    requests::Reply,
+    shard::RowError,
+    store::{Batch, ImageKey, LaneId, NoRoom, OwnedShard, Row},
+};
+use std::sync::Arc;
+
+/// A message at the door of its shard.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The shard it is for.
+    pub shard: ShardId,
+    /// Hash of its entity.
+    pub hash: u64,
+    /// The message.
+    pub envelope: Envelope,
+    /// Where it comes from.
+    pub from: Provenance,
+}
+
+/// Where an [`Arrival`] comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provenance {
+    /// A client's request.
+    Request {
+        /// Its id.
+        id: RequestId,
+        /// The client has every reply up to this number.
+        acknowledged: u64,
+        /// Who is told.
+        listener: Listener,
+    },
+    /// A client's question.
+    Query(ReplyTo),
+    /// A feed.
+    Feed {
+        /// The feed, opened before with [`Event::OpenFeed`].
+        feed: FeedId,
+        /// The message's number in the feed's stream to this shard.
+        number: u64,
+        /// The feed's own number.
+        own: u64,
+        /// Who sends it, as in [`Event::OpenFeed`]: several may feed under one name.
+        to: ReplyTo,
+    },
+    /// Another shard, or this one.
+    Stream {
+        /// The sending shard.
+        source: ShardId,
+        /// Its number in the stream.
+        number: u64,
+        /// How often the sending lane had been voided when it was handed over. Within one lane it may not be durable
+        /// yet, and dies with its batch: one from before the last void is dropped.
+        voids: u64,
+    },
+    /// A volatile entity, or a durable one to a volatile one.
+    Volatile,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Messages have arrived.
+    Arrived(Vec<Arrival>),
+    /// Receivers have consumed, or refused, what was handed to them.
+    Receipts(Vec<Receipt>),
+    /// A feed begins: its receipts go to `to`.
+    OpenFeed {
+        /// The feed.
+        feed: FeedId,
+        /// Its name.
+        name: Arc<str>,
+        /// Where its receipts go.
+        to: ReplyTo,
+    },
+    /// A feed has ended.
+    CloseFeed {
+        /// The feed.
+        feed: FeedId,
+        /// Where its receipts went.
+        to: ReplyTo,
+    },
+    /// Every batch up to this number is durable.
+    Durable {
+        /// The lane.
+        lane: LaneId,
+        /// Number of the batch among this kernel's for the lane.
+        through: u64,
+    },
+    /// Loads find what batches up to this number have written.
+    Loadable {
+        /// The lane.
+        lane: LaneId,
+        /// As in [`Event::Durable`].
+        through: u64,
+    },
+    /// A batch of the lane failed: it and all later ones are void, and so is everything built on them (P13).
+    Voided {
+        /// The lane.
+        lane: LaneId,
+        /// How often the lane was voided; batches name it, and older ones are dropped.
+        voids: u64,
+    },
+    /// A shard's rows were read.
+    ShardLoaded {
+        /// As it was in [`Action::LoadShard`]; an answer to an older one is dropped (P12).
+        resets: u64,
+        /// The shard with its epoch and last number.
+        owned: OwnedShard,
+        /// Its rows.
+        rows: Vec<Row>,
+    },
+    /// Images were read.
+    ImagesLoaded(Vec<(ImageTicket, Option<Vec<u8>>)>),
+    /// Run turns for what has arrived, up to one batch of the lane, if the store has room for it.
+    Run {
+        /// The lane.
+        lane: LaneId,
+        /// Whether room for a batch is reserved.
+        room: Result<(), NoRoom>,
+    },
+    /// In careful mode, do what [`Kernel::next_turn`] has named, with room reserved.
+    Turn {
+        /// The lane.
+        lane: LaneId,
+        /// The message is given up for this reason, and not run.
+        condemned: Option<String>,
+    },
+    /// An operator lets a dead letter be tried again, or drops it.
+    DeadLetter {
+        /// Its shard.
+        shard: ShardId,
+        /// Its number.
+        number: u64,
+        /// The message to try again; `None` drops it.
+        retry: Option<Envelope>,
+        /// Who is told.
+        to: ReplyTo,
+    },
+    /// Time has passed.
+    Tick,
+    /// The node is stopping: begin nothing new. Messages in outboxes stay there and go on at the next start, or entities
+    /// that send to each other without end would keep it from ever stopping.
+    Drain,
+}
+
+/// Names an image that was asked for, so that a late answer is known (P12).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageTicket {
+    /// What to load.
+    pub key: ImageKey,
+    /// The activation that waits.
+    pub slot: Slot,
+    /// Resets of the shard when it was asked for.
+    pub resets: u64,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Action {
+    /// Submit this batch to the lane; when it is durable, let `outputs` out, in order. When it is void, they die.
+    Commit(Submission),
+    /// Let this out now: it depends on nothing that is not durable.
+    Put(Output),
+    /// Hand these to the workers of their shards: the batch they come from has its place in the lane.
+    Hand(Vec<Arrival>),
+    /// Read a shard's rows.
+    LoadShard {
+        /// The shard.
+        shard: ShardId,
+        /// To be returned with the answer.
+        resets: u64,
+    },
+    /// Read images.
+    LoadImages(Vec<ImageTicket>),
+    /// Memory can be let go only when a checkpoint covers it: make one soon.
+    WantLoadable,
+    /// A shard holds rows this build cannot read: stop, and say so.
+    Stop(RowError),
+}
+
+/// A batch on its way to its lane.
+#[derive(Debug)]
+pub struct Submission {
+    /// The lane.
+    pub lane: LaneId,
+    /// How often the lane had been voided when the batch was built.
+    pub voids: u64,
+    /// Number among this kernel's batches for the lane, from 1.
+    pub number: u64,
+    /// The rows; empty where only outputs wait for what came before.
+    pub batch: Batch,
+    /// What leaves when it is durable.
+    pub outputs: Vec<Output>,
+}
+
+/// What leaves a kernel.
+#[derive(Debug)]
+pub enum Output {
+    /// To a caller.
+    Reply(ReplyTo, Outcome),
+    /// To the sending end of a stream.
+    Receipt(Receipt),
+    /// To a feed.
+    FeedReceipt(FeedReceipt),
+    /// Messages to shards of another lane, or of volatile entities.
+    Hand(Arrival),
+}
+
+/// What a caller is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The message was consumed, and this is how it ended.
+    Done(Reply),
+    /// The message is durably accepted and waits for an entity that is stuck; for `send` that is enough.
+    Waiting,
+    /// Nothing happened.
+    Refused(Refusal),
+    /// It may have happened; ask again with the same id.
+    Unknown(String),
+}
+
+/// To the sending end of a stream: what was durably consumed, and from where on to send again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The sending shard.
+    pub source: ShardId,
+    /// The receiving shard.
+    pub target: ShardId,
+    /// Consumed up to here.
+    pub through: u64,
+    /// The receiver did not take messages from this number on.
+    pub refused_from: Option<u64>,
+    /// There is room: send what waits now, and not only after a while.
+    pub go_on: bool,
+}
+
+/// To a feed, about one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedReceipt {
+    /// Where it goes.
+    pub to: ReplyTo,
+    /// The feed.
+    pub feed: FeedId,
+    /// The shard.
+    pub shard: ShardId,
+    /// What happened.
+    pub news: FeedNews,
+}
+
+/// What a [`FeedReceipt`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FeedNews {
+    /// Durably consumed up to `through`, where the feed's own number is `own`.
+    Durable {
+        /// Number in the feed's stream to the shard.
+        through: u64,
+        /// The feed's own number there.
+        own: u64,
+    },
+    /// Something is missing or there was no room: send again from here on.
+    SendFrom(u64),
+    /// The shard's memory was lost: send again from the first that is not known to be durable.
+    Lost,
+    /// Another input was sent under this name. `number` is where they part, `own` the feed's own number there.
+    Collision {
+        /// Number in the feed's stream to the shard.
+        number: u64,
+        /// The feed's own number there.
+        own: u64,
+    },
+    /// The feed cannot go on.
+    Refused(Refusal),
+}
+
+/// What a caller is told whose message was in memory when its lane was voided.
+pub(super) const VOIDED: &str = "the batch it was in did not become durable";
+
+impl Output {
+    /// What is to be told in place of this output when its batch will never be durable; `None` where nothing is.
+    #[must_use]
+    pub fn into_void(self) -> Option<Self> {
+        match self {
+            Self::Reply(to, Outcome::Refused(refusal)) => Some(Self::Reply(to, Outcome::Refused(refusal))),
+            Self::Reply(to, _) => Some(Self::Reply(to, Outcome::Unknown(VOIDED.into()))),
+            Self::FeedReceipt(receipt) => {
+                Some(Self::FeedReceipt(FeedReceipt { news: FeedNews::Lost, ..receipt }))
+            }
+            // The sending end of a stream sends again after a while. A message must not leave: its turn never was, or
+            // it is handed over again when its outbox has been read back.
+            Self::Receipt(_) | Self::Hand(_) => None,
+        }
+    }
+}

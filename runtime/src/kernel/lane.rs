@@ -1,0 +1,86 @@
+//! One lane as the kernel sees it: what waits for a turn, the batch being built, and what is not durable yet.
+
+use super::{Arrival, ImageTicket, Output, counters::Counts};
+use crate::{
+    activation::{ReplyTo, Slot},
+    message::Envelope,
+    placement::ShardId,
+    store::LaneId,
+    timestamp::Timestamp,
+};
+use std::collections::{BTreeSet, VecDeque};
+
+/// The kernel's part of one lane.
+pub(super) struct LaneWork {
+    pub(super) id: LaneId,
+    pub(super) voids: u64,
+    /// Judged when a run takes them.
+    pub(super) arrivals: VecDeque<Arrival>,
+    pub(super) arrival_bytes: usize,
+    /// Entities with mail.
+    pub(super) ready: VecDeque<Slot>,
+    /// Shards with something in the batch being built.
+    pub(super) touched: Vec<ShardId>,
+    /// Streams with something to hand over, as (source, target).
+    pub(super) sending: BTreeSet<(ShardId, ShardId)>,
+    pub(super) outputs: Vec<Output>,
+    pub(super) loads: Vec<ImageTicket>,
+    /// Number of the last batch submitted.
+    pub(super) number: u64,
+    pub(super) durable: u64,
+    pub(super) loadable: u64,
+    pub(super) undurable: VecDeque<(u64, usize, Counts)>,
+    pub(super) undurable_bytes: usize,
+    /// Bytes of the batch being built, about.
+    pub(super) batch_bytes: usize,
+    pub(super) counts: Counts,
+    /// When acknowledged messages must leave the store at the latest.
+    pub(super) trim_at: Option<Timestamp>,
+    /// When old replies are looked for again.
+    pub(super) expire_at: Timestamp,
+    /// What operators ask for, done in the next run that has room.
+    pub(super) operations: VecDeque<Operation>,
+}
+
+/// An operator's word about a dead letter. See [`Event::DeadLetter`](super::Event::DeadLetter).
+pub(super) struct Operation {
+    pub(super) shard: ShardId,
+    pub(super) number: u64,
+    pub(super) retry: Option<Envelope>,
+    pub(super) to: ReplyTo,
+}
+
+impl LaneWork {
+    pub(super) fn new(id: LaneId) -> Self {
+        Self {
+            id,
+            voids: 0,
+            arrivals: VecDeque::new(),
+            arrival_bytes: 0,
+            ready: VecDeque::new(),
+            touched: Vec::new(),
+            sending: BTreeSet::new(),
+            outputs: Vec::new(),
+            loads: Vec::new(),
+            number: 0,
+            durable: 0,
+            loadable: 0,
+            undurable: VecDeque::new(),
+            undurable_bytes: 0,
+            batch_bytes: 0,
+            counts: Counts::default(),
+            trim_at: None,
+            expire_at: Timestamp::EPOCH,
+            operations: VecDeque::new(),
+        }
+    }
+}
+
+/// What a shard takes in a batch beside what is counted one by one: the head of its section and the row of its counters.
+pub(super) const SECTION_LEN: usize = 96;
+/// What a row of marks takes without its window, a client's row, or the trimming of an outbox.
+pub(super) const MARKS_LEN: usize = 64;
+/// What one number in a window takes: for a feed it is two.
+pub(super) const MARK_LEN: usize = 24;
+/// What a row takes beside the message in it.
+pub(super) const ROW_LEN: usize = 24;
