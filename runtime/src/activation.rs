@@ -97,7 +97,8 @@ pub struct Mail {
 }
 
 impl Mail {
-    fn bytes(&self) -> usize {
+    /// Bytes it takes in a mailbox.
+    pub fn bytes(&self) -> usize {
         self.envelope.len() + size_of::<Self>()
     }
 }

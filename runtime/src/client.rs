@@ -364,7 +364,7 @@ mod tests {
             let kernel::Provenance::Request { listener, .. } = arrivals[0].from else {
                 panic!("not by a client")
             };
-            front.intakes[0].taken(arrivals[0].envelope.len());
+            front.intakes[0].taken(arrivals[0].envelope.len(), 0);
             client.inner.pending.reply(&mut std::iter::once((listener.to.slot, outcome)));
         }
         match asked.as_mut().poll(&mut context) {

@@ -3,12 +3,13 @@
 use super::{Action, Counts, FeedNews, ImageTicket, Kernel, Outcome, Output, Submission, event::VOIDED};
 use crate::{
     activation::{Origin, Phase, Slot},
-    shard::ShardPhase,
+    shard::{ShardPhase, ShardRows},
     store::{
-        Batch, LaneId, OwnedShard, Row, RowType,
+        Batch, LaneId, OwnedShard, RowType,
         batch::{delete, put},
         row::{put_varint, take_varint},
     },
+    stream::Outbox,
     turn,
 };
 
@@ -95,7 +96,7 @@ impl Kernel {
         let work = &mut self.lanes[lane];
         work.number = number;
         work.batch_bytes = 0;
-        let bytes = batch.bytes().len();
+        let bytes = batch.bytes().len() + std::mem::take(&mut work.output_bytes);
         work.undurable.push_back((number, bytes, std::mem::take(&mut work.counts)));
         work.undurable_bytes += bytes;
         self.counters.batches += 1;
@@ -140,10 +141,12 @@ impl Kernel {
         work.ready.clear();
         work.touched.clear();
         work.sending.clear();
+        work.backed.clear();
         work.loads.clear();
         work.undurable.clear();
         work.undurable_bytes = 0;
         work.batch_bytes = 0;
+        work.output_bytes = 0;
         work.counts = Counts::default();
         work.trim_at = None;
         work.expire_at = crate::timestamp::Timestamp::EPOCH;
@@ -162,9 +165,12 @@ impl Kernel {
             }
             lost_feeds.extend(open.into_iter().map(|feed| (feed, id)));
             let listeners = std::mem::take(&mut shard.listeners);
+            let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
+            let streams_held = shard.inboxes.values().filter(|inbox| 0 < inbox.held()).count();
             shard.reset();
-            let resets = shard.resets;
-            self.actions.push(Action::LoadShard { shard: id, resets });
+            self.outbox_memory -= outbox_memory;
+            self.streams_held -= streams_held;
+            self.load_shard(id);
             for listener in listeners.into_values().flatten() {
                 self.put_now(Output::Reply(listener.to, Outcome::Unknown(VOIDED.into())));
             }
@@ -223,7 +229,7 @@ impl Kernel {
         }
     }
 
-    pub(super) fn shard_loaded(&mut self, resets: u64, owned: OwnedShard, rows: Vec<Row>) {
+    pub(super) fn shard_loaded(&mut self, resets: u64, owned: OwnedShard, rows: ShardRows) {
         let Some(shard) = self.shard_mut(owned.shard) else { return };
         if shard.resets != resets || shard.phase != ShardPhase::Loading {
             return;
@@ -239,12 +245,13 @@ impl Kernel {
         let held = std::mem::take(&mut shard.held);
         let targets: Vec<_> =
             shard.outboxes.iter().filter(|(_, outbox)| !outbox.is_empty()).map(|(id, _)| *id).collect();
+        let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
+        self.outbox_memory += outbox_memory;
         self.counters.accepted += waiting;
         self.counters.waiting += waiting;
         if 0 < self.careful {
             let shard = self.shard(id).expect("just loaded");
-            let sent: usize = shard.outboxes.values().map(crate::stream::Outbox::len).sum();
-            self.careful += waiting + sent as u64;
+            self.careful += waiting + shard.outboxes.values().map(Outbox::len).sum::<u64>();
         }
         for target in targets {
             self.lanes[lane].sending.insert((id, target));

@@ -23,7 +23,7 @@ impl Kernel {
     /// Gives entities with mail their share of turns.
     pub(super) fn run_ready(&mut self, lane: usize, room: Result<(), NoRoom>) {
         for _ in 0..self.lanes[lane].ready.len() {
-            if self.limits.batch_len <= self.lanes[lane].batch_bytes {
+            if self.is_batch_full(lane) {
                 break;
             }
             let slot = self.lanes[lane].ready.pop_front().expect("counted");
@@ -35,7 +35,7 @@ impl Kernel {
 
     pub(super) fn run_mailbox(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
         loop {
-            if self.limits.batch_len <= self.lanes[lane].batch_bytes {
+            if self.is_batch_full(lane) {
                 self.schedule(slot);
                 return;
             }
@@ -107,7 +107,7 @@ impl Kernel {
 
     /// Runs a message now, or puts it in its entity's mailbox where it must wait its turn.
     pub(super) fn take_turn(&mut self, lane: usize, slot: Slot, mail: Mail) {
-        let full = self.limits.batch_len <= self.lanes[lane].batch_bytes;
+        let full = self.is_batch_full(lane);
         let named_first = 0 < self.careful && !matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_));
         let waits = full || named_first || self.is_past_its_share(slot) || {
             let activation = self.activations.get(slot).expect("found in this chunk");
@@ -250,6 +250,7 @@ impl Kernel {
         self.gauge.begin(&mail.envelope, &mail.origin);
         let answered = turn::ask(state, &mail.envelope.view(), &mut reply);
         self.gauge.end();
+        let reply_len = reply.len();
         let outcome = match answered {
             Ok(()) => Outcome::Done(Reply { class: ReplyClass::Applied, body: reply.into() }),
             Err(reason) => Outcome::Refused(Refusal::QueryFailed(reason)),
@@ -258,6 +259,7 @@ impl Kernel {
             self.put_now(Output::Reply(to, outcome));
         } else {
             // It has seen state that may not be durable yet (P14).
+            self.lanes[lane].output_bytes += reply_len;
             self.put_gated(lane, Output::Reply(to, outcome));
         }
     }
@@ -284,14 +286,24 @@ impl Kernel {
         let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
-        if self.limits.reminders_max
-            < self.effects.reminders().len()
-                + self.shards[activation.shard.0 as usize].as_ref().map_or(0, |shard| shard.reminders.len())
-        {
-            return Err(format!(
-                "the shard has {} reminders, the most it may have",
-                self.limits.reminders_max
-            ));
+        if !self.effects.reminders().is_empty() {
+            let set = self.effects.reminders();
+            let bytes: usize =
+                set.iter().map(|reminder| self.effects.envelope(&reminder.envelope).len()).sum();
+            let shard = self.shards[activation.shard.0 as usize].as_ref().expect("hosted");
+            let (len_max, bytes_max) = (self.limits.reminders_max, self.limits.reminder_bytes_max);
+            if kind.is_volatile() {
+                // A reminder is durable, and no durable promise holds through a volatile entity (P5).
+                return Err(
+                    "a volatile entity cannot set a reminder, for nothing of it is durable".to_owned()
+                );
+            }
+            if len_max < set.len() + shard.reminders.len() {
+                return Err(format!("the shard has {len_max} reminders, the most it may have"));
+            }
+            if bytes_max < bytes + shard.reminders.bytes() {
+                return Err(format!("the shard's reminders would have more than {bytes_max} bytes"));
+            }
         }
         if self.effects.is_deleted() {
             activation.state = Some(turn::decode(kind, None)?);
@@ -457,21 +469,29 @@ impl Kernel {
         let target = self.layout.place(hash);
         if kinds.find(view.kind).is_some_and(|kind| kinds.get(kind).is_volatile()) {
             // Sent after the sender's commit (P5).
+            self.lanes[lane].output_bytes += envelope.len();
             self.put_gated(
                 lane,
                 Output::Hand(Arrival { shard: target, hash, envelope, from: Provenance::Volatile }),
             );
             return;
         }
+        let (batch, front_len_max) = (self.lanes[lane].number + 1, self.front_len_max());
         let shard = self.touch(source);
         let len = envelope.len();
-        let number = shard.outboxes.entry(target).or_default().push(envelope.bytes().clone());
+        let outbox = shard.outboxes.entry(target).or_default();
+        let number = outbox.push(envelope.bytes().clone(), batch, front_len_max);
+        let has_back = outbox.has_back();
         shard.outbox_bytes += len;
         put(
             &[&[RowType::Outbox as u8], &target.0.to_be_bytes(), &number.to_be_bytes()],
             &[envelope.bytes()],
             &mut shard.changes.writes,
         );
+        self.outbox_memory += len;
+        if has_back {
+            self.lanes[lane].backed.insert((source, target));
+        }
         self.lanes[lane].sending.insert((source, target));
     }
 
@@ -504,7 +524,7 @@ impl Kernel {
 
     /// Marks a message as consumed in the batch being built, and answers its caller when that is durable.
     pub(super) fn consume(&mut self, lane: usize, id: ShardId, mail: &Mail, reply: &Reply) {
-        self.mark(id, &mail.origin);
+        self.mark(id, mail);
         match mail.origin {
             Origin::Stream { .. } | Origin::Feed { .. } => {}
             Origin::Request { id: request, listener } => {
