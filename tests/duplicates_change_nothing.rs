@@ -1,5 +1,4 @@
 //! A repeat of a request is answered with the first reply, byte for byte, and changes nothing.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::entity::Entity;
 use entity_runtime::{AskError, Refusal, Runtime};

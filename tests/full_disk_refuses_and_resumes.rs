@@ -1,5 +1,4 @@
 //! On a full disk new work is refused, questions are answered, and work goes on when there is space again.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::entity::Entity;
 use entity_runtime::{AskError, Refusal, error::Bound};

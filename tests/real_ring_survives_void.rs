@@ -1,5 +1,4 @@
 //! The ring of threads around the kernels, on a store whose lanes fail, hang and end unknown: all numbers stay exact.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::{
     AskError, Runtime,
