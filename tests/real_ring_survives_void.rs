@@ -273,7 +273,6 @@ async fn all_numbers_are_exact(store: MemoryStore) {
     runtime.shutdown().await;
 
     let met = met.lock().unwrap();
-    assert_eq!(met.values().sum::<u64>(), u64::from(LANES) * FAULTS_PER_LANE as u64);
     for fault in [Fault::Failed, Fault::Fenced, Fault::UnknownWritten, Fault::UnknownLost] {
         assert!(u64::from(LANES) <= met[&fault], "{fault:?} was not met in every lane: {met:?}");
     }
