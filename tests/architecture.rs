@@ -2,7 +2,6 @@
 //!
 //! `ARCHITECTURE.md` says why; here the table is data, held against the `crate::` paths of `runtime/src`. Tests inside the
 //! files are left out: they may use what they like.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use std::{
     collections::BTreeSet,

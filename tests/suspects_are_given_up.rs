@@ -1,5 +1,4 @@
 //! A message that ends the process is given up after three crashes, and everyone else goes on.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::{AskError, entity::Entity};
 use entity_runtime_tests::running::{Deed, Do, Killer, Lived, builder, id, now, small_limits};
