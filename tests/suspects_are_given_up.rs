@@ -23,6 +23,15 @@ fn live(directory: &std::path::Path, issued: &str, deed: &str) -> (usize, Vec<Ou
     }
 }
 
+#[test]
+fn a_message_whose_state_ends_the_process_when_it_is_read_is_dead_lettered_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (deaths, outputs) = live(directory.path(), &now().as_micros().to_string(), "curse");
+    assert_eq!(deaths, 4, "{outputs:?}");
+    let said = String::from_utf8_lossy(&outputs[4].stdout).into_owned();
+    assert!(said.contains("neighbour 1\n") && said.contains("ended 3 times in a row"), "{said}");
+}
+
 #[tokio::test]
 async fn a_message_that_ends_the_process_is_dead_lettered_after_three_crashes() {
     for deed in ["abort", "overflow", "loop"] {

@@ -45,7 +45,7 @@ pub struct Limits {
     pub replies_max: usize,
     /// Most clients with a stored floor in one shard, and most feeds. Requests are refused as busy beyond it.
     pub clients_max: usize,
-    /// Longest time one turn may take. Beyond it the process is aborted with the message named, for nothing else stops
+    /// Longest time one turn may take, reading and writing its entity's state included. Beyond it the process is aborted with the message named, for nothing else stops
     /// a handler that loops; after the restart what was pending is run carefully, and a message that has ended the
     /// process three times is dead-lettered (P3).
     pub turn_deadline: Duration,

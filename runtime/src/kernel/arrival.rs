@@ -499,13 +499,7 @@ impl Kernel {
         let activation = self.activations.get_mut(slot).expect("just inserted");
         activation.used_at = used_at;
         if is_volatile {
-            match crate::turn::decode(kinds.get(kind), None) {
-                Ok(state) => {
-                    activation.state = Some(state);
-                    activation.phase = Phase::Active;
-                }
-                Err(reason) => self.park(slot, reason),
-            }
+            activation.phase = Phase::Active;
         } else {
             let (epoch, resets) = {
                 let shard = self.host(shard);

@@ -10,7 +10,6 @@ use crate::{
         row::{put_varint, take_varint},
     },
     stream::Outbox,
-    turn,
 };
 
 /// Row key of an entity's image.
@@ -274,38 +273,23 @@ impl Kernel {
     }
 
     fn image_loaded(&mut self, slot: Slot, image: Option<Vec<u8>>) {
-        let kinds = self.kinds();
         let Some(activation) = self.activations.get_mut(slot) else { return };
         if activation.phase != Phase::Loading {
             return;
         }
-        let kind = kinds.get(activation.kind);
         activation.phase = Phase::Active;
         let mut len = 0;
-        match image {
-            None => match turn::decode(kind, None) {
-                Ok(state) => activation.state = Some(state),
-                Err(reason) => self.park(slot, reason),
-            },
-            Some(row) => {
-                let mut bytes = row.as_slice();
-                let version = take_varint(&mut bytes).and_then(|version| u32::try_from(version).ok());
-                let decoded = match version {
-                    Some(version) => turn::decode(kind, Some((version, bytes))),
-                    None => Err("its image has no version".to_owned()),
-                };
-                activation.exists = true;
-                len = bytes.len();
-                match decoded {
-                    Ok(state) => {
-                        activation.state = Some(state);
-                        if version == Some(kind.version()) {
-                            activation.image = bytes.to_vec();
-                            activation.has_image = true;
-                        }
-                    }
-                    Err(reason) => self.park(slot, reason),
-                }
+        if let Some(row) = image {
+            // It is read by the first turn: that is the user's code, and should it never end, a message is named.
+            let mut bytes = row.as_slice();
+            let version = take_varint(&mut bytes).and_then(|version| u32::try_from(version).ok());
+            activation.exists = true;
+            activation.has_image = true;
+            activation.image = bytes.to_vec();
+            len = bytes.len();
+            match version {
+                Some(version) => activation.image_version = version,
+                None => self.park(slot, "its image has no version".to_owned()),
             }
         }
         self.weigh(slot, len);
