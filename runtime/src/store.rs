@@ -24,7 +24,7 @@ pub use batch::{Batch, Section};
 pub use row::{Row, RowType, Write};
 
 use crate::placement::{Epoch, ShardId, Shards};
-use std::ops::Range;
+use std::{ops::Range, path::Path};
 
 /// A sequence of batches that become durable in order (P13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,6 +169,16 @@ pub trait Store: Send + Sync + 'static {
     /// # Panics
     /// `to` is more than `from`.
     fn shrink(&self, lane: LaneId, from: u64, to: u64);
+
+    /// The most bytes a batch may have: a longer one is never granted room.
+    fn batch_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// The directory that this store alone uses, where there is one. A node keeps a note of its own there ([`Store::was_clean`]).
+    fn data_dir(&self) -> Option<&Path> {
+        None
+    }
 
     /// Whether the run before this one ended with [`Store::close`], or there was none. After a run that did not, what
     /// was pending may be what ended it (P3).
