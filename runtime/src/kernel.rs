@@ -19,8 +19,8 @@
 //! * accepted = applied + waiting + dead-lettered + in flight + voided, at every step ([`Kernel::audit`], P1).
 //!
 //! # Caveats
-//! * Acknowledged replies are dropped by the client's floor, which it sends with its next request to the same shard; a client
-//!   that falls silent leaves its last replies until the horizon passes them.
+//! * Acknowledged replies are dropped by what the client says with its next request to the same shard; a client that falls
+//!   silent leaves its last replies until the horizon passes them.
 
 mod arrival;
 mod careful;

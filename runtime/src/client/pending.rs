@@ -5,6 +5,7 @@ use crate::{
     kernel::{FeedReceipt, Outcome},
     message::{ClientId, RequestId},
     node::Port,
+    requests::{Acknowledged, OPEN_MAX},
     timestamp::Timestamp,
 };
 use std::{
@@ -19,6 +20,10 @@ use tokio::sync::oneshot;
 
 /// Said of a request whose outcome did not come in time.
 pub(super) const TIMED_OUT: &str = "no answer in time";
+/// A number that is not settled while so many behind it were allotted is passed by. Fewer are on their way at a time in
+/// nearly every program, and then no request carries a list.
+const BEHIND_MAX: usize = 4_096;
+
 /// A request on its way.
 struct Entry {
     tell: oneshot::Sender<Outcome>,
@@ -30,31 +35,80 @@ struct Entry {
     until: Timestamp,
 }
 
+/// What is known of a number above the floor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Its request is on its way.
+    Open,
+    /// It will not be settled before long: the floor passes it by.
+    Kept,
+    /// Its reply will not be asked for again.
+    Settled,
+}
+
 /// Which numbers are settled, to tell the shards which replies they need not keep.
 #[derive(Default)]
 struct Numbers {
-    /// Everything up to here is settled.
+    /// Everything up to here is settled, but for `open`.
     floor: u64,
-    /// Settled or not, from `floor + 1`.
-    above: VecDeque<bool>,
+    /// By rising number; at most [`OPEN_MAX`].
+    open: Vec<u64>,
+    /// `open` as it was last told, while it is the same.
+    told: Option<Arc<[u64]>>,
+    /// From `floor + 1`.
+    above: VecDeque<Standing>,
 }
 
 impl Numbers {
     fn allot(&mut self) -> u64 {
-        self.above.push_back(false);
+        self.above.push_back(Standing::Open);
+        self.rise();
         self.floor + self.above.len() as u64
     }
 
     fn settle(&mut self, number: u64) {
-        if let Some(settled) =
-            number.checked_sub(self.floor + 1).and_then(|at| self.above.get_mut(at as usize))
-        {
-            *settled = true;
+        if let Ok(at) = self.open.binary_search(&number) {
+            self.open.remove(at);
+            self.told = None;
         }
-        while self.above.front() == Some(&true) {
+        self.stand(number, Standing::Settled);
+    }
+
+    /// The number will be settled, but not soon.
+    fn keep(&mut self, number: u64) {
+        self.stand(number, Standing::Kept);
+    }
+
+    fn stand(&mut self, number: u64, standing: Standing) {
+        let at = number.checked_sub(self.floor + 1);
+        if let Some(now) = at.and_then(|at| self.above.get_mut(at as usize))
+            && *now != Standing::Settled
+        {
+            *now = standing;
+        }
+        self.rise();
+    }
+
+    fn rise(&mut self) {
+        while let Some(first) = self.above.front() {
+            if *first != Standing::Settled {
+                let is_passed = *first == Standing::Kept || BEHIND_MAX < self.above.len();
+                if !is_passed || self.open.len() == OPEN_MAX {
+                    break;
+                }
+                self.open.push(self.floor + 1);
+                self.told = None;
+            }
             self.above.pop_front();
             self.floor += 1;
         }
+    }
+
+    fn acknowledged(&mut self) -> Acknowledged {
+        if !self.open.is_empty() && self.told.is_none() {
+            self.told = Some(self.open.as_slice().into());
+        }
+        Acknowledged { floor: self.floor, open: self.told.clone() }
     }
 }
 
@@ -109,7 +163,10 @@ impl State {
     /// A request has its outcome. Its reply need not be stored any longer, unless the caller may ask again.
     fn end(&mut self, number: Option<u64>, is_kept: bool, kept_until: Timestamp) {
         match number {
-            Some(number) if is_kept => self.kept.push_back((kept_until, number)),
+            Some(number) if is_kept => {
+                self.numbers.keep(number);
+                self.kept.push_back((kept_until, number));
+            }
             Some(number) => self.numbers.settle(number),
             None => {}
         }
@@ -140,10 +197,14 @@ impl Pending {
         RequestId { client: self.client, number, issued_at: self.clock.now() }
     }
 
-    /// The floor to tell with a request of this id: 0 for one that is another client's. Never the id itself, or its
-    /// repeat would drop the very reply it asks for.
-    pub(super) fn acknowledged(&self, id: RequestId) -> u64 {
-        if id.client == self.client { self.state().numbers.floor.min(id.number.saturating_sub(1)) } else { 0 }
+    /// What to tell as settled with a request of this id: nothing with one that is another client's. Never the id
+    /// itself, or its repeat would drop the very reply it asks for.
+    pub(super) fn acknowledged(&self, id: RequestId) -> Acknowledged {
+        if id.client != self.client {
+            return Acknowledged::default();
+        }
+        let settled = self.state().numbers.acknowledged();
+        if settled.settles(id.number) { Acknowledged::default() } else { settled }
     }
 
     /// Waits for the outcome that is delivered to the waiter's slot.

@@ -133,7 +133,7 @@ impl Kernel {
     }
 
     fn judge_request(&mut self, arrival: Arrival) -> Option<Taken> {
-        let Provenance::Request { id, acknowledged, listener } = arrival.from else {
+        let Provenance::Request { id, ref acknowledged, listener } = arrival.from else {
             unreachable!("called for requests only")
         };
         let kind = self.kinds.find(arrival.envelope.view().kind);
