@@ -115,6 +115,8 @@ impl Client {
             wants_reply,
             id: None,
             knows: Knows::Nothing,
+            slot: None,
+            is_open: false,
             timeout: TIMEOUT_DEFAULT,
             reply: PhantomData,
         }
@@ -155,6 +157,9 @@ enum Knows {
 }
 
 /// A request that is sent when it is awaited.
+///
+/// Dropped while it is awaited (a `select!`, a time-out of the caller's own) it is not taken back: it takes effect, or not
+/// if it had not been accepted yet. Whoever has taken its [`id`](Ask::id) before can ask again and learns which.
 #[must_use = "a request is sent when it is awaited"]
 pub struct Ask<R> {
     client: Client,
@@ -163,6 +168,10 @@ pub struct Ask<R> {
     wants_reply: bool,
     id: Option<RequestId>,
     knows: Knows,
+    /// Where its answer is waited for.
+    slot: Option<u64>,
+    /// Its number is neither settled nor kept for a repeat: that is left to this value.
+    is_open: bool,
     timeout: Duration,
     reply: PhantomData<fn() -> R>,
 }
@@ -172,6 +181,7 @@ impl<R> Ask<R> {
     /// have run though there is no room for it now or its reply is no longer stored: that is [`AskError::Unknown`] here
     /// and not [`AskError::Refused`].
     pub fn with_id(mut self, id: RequestId) -> Self {
+        self.let_go();
         self.id = Some(id);
         self.knows = Knows::Before;
         self
@@ -187,7 +197,20 @@ impl<R> Ask<R> {
     }
 
     fn allot(&mut self) -> RequestId {
-        *self.id.get_or_insert_with(|| self.client.inner.pending.allot())
+        let id = *self.id.get_or_insert_with(|| {
+            self.is_open = true;
+            self.client.inner.pending.allot()
+        });
+        id
+    }
+
+    /// Nobody waits any more.
+    fn let_go(&mut self) {
+        if self.is_open || self.slot.is_some() {
+            let is_kept = self.knows != Knows::Nothing;
+            self.client.inner.pending.let_go(self.slot.take(), self.id, is_kept);
+            self.is_open = false;
+        }
     }
 
     /// Waits this long at the most, however often it is asked again meanwhile; then the outcome is unknown.
@@ -210,7 +233,8 @@ impl<R> Ask<R> {
         let is_kept = self.knows != Knows::Nothing;
         let mut why = String::new();
         for _ in 0..TRIES_MAX {
-            let waiter = inner.pending.wait(id, is_kept, is_again, until);
+            let waiter = inner.pending.wait(id, is_kept, until);
+            self.slot = Some(waiter.slot);
             let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
             let from = match id {
                 None => kernel::Provenance::Query(to),
@@ -222,10 +246,13 @@ impl<R> Ask<R> {
             if let Err(refusal) =
                 inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })
             {
-                inner.pending.refused(waiter.slot);
                 return Err(refused(refusal, id.is_some() && is_again));
             }
-            match waiter.await {
+            let outcome = waiter.await;
+            self.slot = None;
+            // Whoever delivered it has settled or kept the number, unless it is still to be found out.
+            self.is_open &= matches!(outcome, Outcome::Unknown(_));
+            match outcome {
                 Outcome::Done(reply) => return Ok(reply),
                 Outcome::Waiting => {
                     return Ok(Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() });
@@ -242,9 +269,13 @@ impl<R> Ask<R> {
                 }
             }
         }
-        // The caller may ask again; for as long as that may be the reply is not given up.
-        inner.pending.keep(id);
         Err(AskError::Unknown(why))
+    }
+}
+
+impl<R> Drop for Ask<R> {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 
@@ -329,10 +360,14 @@ mod tests {
     };
 
     /// A client whose worker is the test.
-    fn client() -> (Client, Arc<Front>) {
+    fn client_with(limits: Limits) -> (Client, Arc<Front>) {
         let layout = Shards::new(1).unwrap();
-        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]));
+        let front = Arc::new(Front::new(limits, layout, vec![Arc::new(Intake::new(1))]));
         (Client::open(&front), front)
+    }
+
+    fn client() -> (Client, Arc<Front>) {
+        client_with(Limits::default())
     }
 
     fn ask(client: &Client) -> Ask<()> {
@@ -345,6 +380,8 @@ mod tests {
             wants_reply: true,
             id: None,
             knows: Knows::Nothing,
+            slot: None,
+            is_open: false,
             timeout: TIMEOUT_DEFAULT,
             reply: PhantomData,
         }
@@ -387,9 +424,59 @@ mod tests {
 
         // It may have happened at the first try and its reply may be asked for: its number is not settled.
         let (other, front) = client();
-        let voided = Outcome::Unknown("the lane was voided".into());
-        assert_eq!(told(&other, &front, ask(&other), vec![voided, stopping()]), unknown());
+        let voided = || Outcome::Unknown("the lane was voided".into());
+        let mut known = ask(&other);
+        known.id();
+        assert_eq!(told(&other, &front, known, vec![voided(), stopping()]), unknown());
         assert!(!other.inner.pending.acknowledged(ask(&other).id()).settles(1));
+        // Nobody knows the id of this one.
+        assert_eq!(told(&other, &front, ask(&other), vec![voided(), stopping()]), unknown());
+        assert!(other.inner.pending.acknowledged(ask(&other).id()).settles(3));
+    }
+
+    #[test]
+    fn asks_dropped_in_flight_leave_nothing_behind() {
+        const ASKS: u64 = 100_000;
+        let (client, front) = client_with(Limits { reply_retention: Duration::ZERO, ..Limits::default() });
+        let mut context = Context::from_waker(Waker::noop());
+        let mut drop_in_flight = |ask: Ask<()>| {
+            let mut asked = Box::pin(ask.into_future());
+            assert!(asked.as_mut().poll(&mut context).is_pending());
+            drop(asked);
+            let mut events = Vec::new();
+            front.intakes[0].take(&mut events);
+            front.intakes[0].taken(front.intakes[0].backlog());
+        };
+        for _ in 0..ASKS {
+            drop_in_flight(ask(&client));
+        }
+        let pending = &client.inner.pending;
+        assert_eq!(pending.held(), (1, 0, ASKS), "one place that is used again and again");
+        // Ids that were taken are kept for the retention, which is over at once here.
+        for _ in 0..ASKS {
+            let _ = ask(&client).id();
+            let mut known = ask(&client);
+            known.id();
+            drop_in_flight(known);
+        }
+        pending.tick();
+        assert_eq!(pending.held(), (1, 0, 3 * ASKS));
+    }
+
+    #[test]
+    fn an_id_that_was_taken_stays_open_and_holds_up_no_other() {
+        let (client, _front) = client_with(Limits::default());
+        let taken = ask(&client).id();
+        for _ in 0..10 {
+            drop(ask(&client).with_id(taken));
+        }
+        let pending = &client.inner.pending;
+        for _ in 0..10 {
+            pending.let_go(None, Some(pending.allot()), false);
+        }
+        pending.tick();
+        let told = pending.acknowledged(taken);
+        assert_eq!((told.floor, told.open.as_deref()), (11, Some([taken.number].as_slice())));
     }
 
     #[test]

@@ -270,7 +270,7 @@ impl<'r> Operator<'r> {
         let pending = Arc::new(Pending::new(ClientId(random_u128()), self.front.clock, Duration::ZERO));
         let connection = self.front.ports.next();
         self.front.ports.open(connection, pending.clone());
-        let waiter = pending.wait(None, false, false, self.front.clock.now() + TIMEOUT);
+        let waiter = pending.wait(None, false, self.front.clock.now() + TIMEOUT);
         let to = ReplyTo { connection, slot: waiter.slot };
         let event = Event::DeadLetter { shard: id.shard, number: id.number, retry, to };
         self.front.intakes[self.front.worker_of(id.shard)].push(event);

@@ -30,8 +30,6 @@ struct Entry {
     number: Option<u64>,
     /// The caller knows the id and may ask again.
     is_kept: bool,
-    /// It may have happened before: a refusal now says nothing of that.
-    is_again: bool,
     until: Timestamp,
 }
 
@@ -208,17 +206,11 @@ impl Pending {
     }
 
     /// Waits for the outcome that is delivered to the waiter's slot.
-    pub(super) fn wait(
-        self: &Arc<Self>,
-        id: Option<RequestId>,
-        is_kept: bool,
-        is_again: bool,
-        until: Timestamp,
-    ) -> Waiter {
+    pub(super) fn wait(self: &Arc<Self>, id: Option<RequestId>, is_kept: bool, until: Timestamp) -> Waiter {
         let (tell, outcome) = oneshot::channel();
-        let number = id.filter(|id| id.client == self.client).map(|id| id.number);
+        let number = self.number(id);
         let mut state = self.state();
-        let slot = state.entries.insert(Entry { tell, number, is_kept, is_again, until });
+        let slot = state.entries.insert(Entry { tell, number, is_kept, until });
         if let Some(why) = state.failure.clone()
             && let Some(entry) = state.entries.remove(slot)
         {
@@ -227,20 +219,23 @@ impl Pending {
         Waiter { slot, outcome }
     }
 
-    /// The outcome is given back as unknown.
-    pub(super) fn keep(&self, id: Option<RequestId>) {
-        let kept_until = self.clock.now() + self.retention;
-        let number = id.filter(|id| id.client == self.client).map(|id| id.number);
-        self.state().end(number, true, kept_until);
-    }
-
-    /// The request was refused before it left: nobody will answer it.
-    pub(super) fn refused(&self, slot: u64) {
+    /// Nobody waits for this request any more: it was refused before it left, its outcome is given back as unknown, or
+    /// its future was dropped. An answer that comes all the same finds no entry.
+    ///
+    /// Where the caller does not know the id nobody can ask again, so its number is settled, although the request may
+    /// still be on its way. It is ahead of every request that could tell of that, so it is judged before.
+    pub(super) fn let_go(&self, slot: Option<u64>, id: Option<RequestId>, is_kept: bool) {
         let kept_until = self.clock.now() + self.retention;
         let mut state = self.state();
-        if let Some(entry) = state.entries.remove(slot) {
-            state.end(entry.number, entry.is_kept || entry.is_again, kept_until);
+        if let Some(slot) = slot {
+            state.entries.remove(slot);
         }
+        state.end(self.number(id), is_kept, kept_until);
+    }
+
+    /// The number of a request, where it is this client's.
+    fn number(&self, id: Option<RequestId>) -> Option<u64> {
+        id.filter(|id| id.client == self.client).map(|id| id.number)
     }
 }
 
@@ -253,8 +248,7 @@ impl Port for Pending {
             let Some(entry) = state.entries.remove(slot) else { continue };
             // One whose outcome is unknown is asked again at once, under the same number.
             if !matches!(outcome, Outcome::Unknown(_)) {
-                let is_open = entry.is_again && matches!(outcome, Outcome::Refused(_));
-                state.end(entry.number, entry.is_kept || is_open, kept_until);
+                state.end(entry.number, entry.is_kept, kept_until);
             }
             told.push((entry.tell, outcome));
         }
@@ -274,7 +268,6 @@ impl Port for Pending {
         let mut state = self.state();
         for slot in state.entries.slots(|entry| entry.until <= now) {
             let entry = state.entries.remove(slot).expect("just listed");
-            state.end(entry.number, true, now + self.retention);
             let _ = entry.tell.send(Outcome::Unknown(TIMED_OUT.into()));
         }
         while let Some(&(at, number)) = state.kept.front()
@@ -292,6 +285,16 @@ impl Port for Pending {
             let entry = state.entries.remove(slot).expect("just listed");
             let _ = entry.tell.send(Outcome::Unknown(why.to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+impl Pending {
+    /// Requests that are held, numbers that are, and the floor.
+    pub(super) fn held(&self) -> (usize, usize, u64) {
+        let state = self.state();
+        let held = state.entries.places.len() + state.kept.len();
+        (held, state.numbers.above.len() + state.numbers.open.len(), state.numbers.floor)
     }
 }
 
