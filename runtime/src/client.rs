@@ -269,7 +269,7 @@ impl<R> Ask<R> {
                 }
             }
         }
-        Err(AskError::Unknown(why))
+        Err(unknown(&why))
     }
 }
 
@@ -281,16 +281,20 @@ impl<R> Drop for Ask<R> {
 
 /// What a refusal says of the request. It left no mark, but an earlier try may have.
 fn refused(refusal: Refusal, is_again: bool) -> AskError {
-    let says_nothing = match &refusal {
-        Refusal::Busy(_)
-        | Refusal::StorageFull
-        | Refusal::Unavailable
-        | Refusal::Stopping
-        | Refusal::Expired(_) => true,
+    match &refusal {
+        Refusal::Busy(_) | Refusal::StorageFull | Refusal::Unavailable | Refusal::Stopping if is_again => {
+            unknown(&refusal.to_string())
+        }
+        // No repeat will ever be told more.
+        Refusal::Expired(_) if is_again => AskError::Unknown(refusal.to_string()),
         // These hold for every try.
-        _ => false,
-    };
-    if is_again && says_nothing { AskError::Unknown(refusal.to_string()) } else { AskError::Refused(refusal) }
+        _ => AskError::Refused(refusal),
+    }
+}
+
+/// An outcome that asking again finds out.
+fn unknown(why: &str) -> AskError {
+    AskError::Unknown(format!("{why}; ask again with the same request id"))
 }
 
 impl Front {
@@ -413,7 +417,7 @@ mod tests {
     #[test]
     fn a_refusal_is_one_only_where_nothing_can_have_happened() {
         let stopping = || Outcome::Refused(Refusal::Stopping);
-        let unknown = || AskError::Unknown(Refusal::Stopping.to_string());
+        let unknown = || unknown(&Refusal::Stopping.to_string());
         let acknowledged = |client: &Client| client.inner.pending.acknowledged(ask(client).id()).floor;
         let (one, front) = client();
         let first = told(&one, &front, ask(&one), vec![stopping()]);
@@ -480,10 +484,21 @@ mod tests {
     }
 
     #[test]
+    fn asking_again_is_advised_only_where_it_helps() {
+        let (client, front) = client();
+        let given = ask(&client).id();
+        let mut told =
+            |outcome| told(&client, &front, ask(&client).with_id(given), vec![outcome]).to_string();
+        assert!(told(Outcome::Refused(Refusal::Stopping)).ends_with("ask again with the same request id"));
+        let expired = told(Outcome::Refused(Refusal::Expired(given.to_string())));
+        assert!(expired.starts_with("outcome unknown: ") && !expired.contains("again"), "{expired}");
+    }
+
+    #[test]
     fn a_timeout_bounds_all_tries_together() {
         let (client, front) = client();
         let ask = ask(&client).timeout(Duration::ZERO);
         let late = told(&client, &front, ask, vec![Outcome::Unknown("the lane was voided".into())]);
-        assert_eq!(late, AskError::Unknown("the lane was voided".into()));
+        assert_eq!(late, unknown("the lane was voided"));
     }
 }

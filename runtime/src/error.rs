@@ -105,9 +105,10 @@ pub enum AskError {
     /// Nothing happened. Sending again, as the same or as a new request, is safe.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
-    /// The message may have taken effect or not. Ask again with the same request id: if it did, the repeat is answered
-    /// with the stored reply; if it did not, it happens now, once.
-    #[error("outcome unknown: {0}; ask again with the same request id")]
+    /// The message may have taken effect or not. Ask again with the same request id, as long as replies are stored: if it
+    /// did, the repeat is answered with the stored reply; if it did not, it happens now, once. The text says so where it
+    /// helps: not where the reply is stored no longer.
+    #[error("outcome unknown: {0}")]
     Unknown(String),
     /// The message was consumed without effect and lies in the dead letters, where an operator can retry or drop it.
     #[error("dead-lettered: {0}")]
