@@ -1,9 +1,12 @@
 //! A request that is never settled, given up or forged holds up nobody: not its client, not its shard.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
-use entity_runtime::entity::Entity;
-use entity_runtime::{Limits, Runtime};
-use entity_runtime_tests::running::{Ledger, Note};
+use entity_runtime::{Limits, Refusal, Runtime, entity::Entity, error::Bound, kernel::Outcome};
+use entity_runtime_tests::{
+    driven::{Driven, envelope, kinds, with},
+    entities::{Account, Fund},
+    running::{Ledger, Note},
+};
 
 fn note(number: u64) -> Note {
     Note { number, mirror: None }
@@ -28,4 +31,45 @@ async fn an_id_that_was_kept_costs_its_own_reply_and_no_other() {
     }
     assert_eq!(client.ask(Ledger::at("a"), note(0)).with_id(kept).await.unwrap(), first);
     runtime.shutdown().await;
+}
+
+fn driven(limits: Limits) -> Driven {
+    Driven::new(with::<Account>(kinds()), limits, 1, 1, 1)
+}
+
+fn fund() -> entity_runtime::message::Envelope {
+    envelope::<Account, _>("a", &Fund { cents: 5 })
+}
+
+#[test]
+fn stored_replies_are_bounded_by_bytes_and_given_back() {
+    let mut limits = Limits::default();
+    limits.reply_bytes_max = 20;
+    let mut driven = driven(limits);
+    let busy = Some(&Outcome::Refused(Refusal::Busy(Bound::Replies)));
+    let mut stored = 0;
+    let refused = loop {
+        let to = driven.request(1, stored + 1, fund(), true);
+        driven.settle();
+        if driven.answer(to) == busy {
+            break to;
+        }
+        stored += 1;
+        assert!(stored < 100, "20 bytes hold no hundred replies");
+    };
+    assert!(0 < stored && driven.answer(refused) == busy);
+    // The bytes are counted again after a restart.
+    driven.restart();
+    let to = driven.request(1, stored + 1, fund(), true);
+    driven.settle();
+    assert_eq!(driven.answer(to), busy);
+    // Acknowledged, their room is given back; and that survives a restart too.
+    driven.acknowledged = stored;
+    let first = driven.request(1, stored + 1, fund(), true);
+    driven.settle();
+    assert!(matches!(driven.answer(first), Some(Outcome::Done(_))), "{:?}", driven.answer(first));
+    driven.restart();
+    let second = driven.request(1, stored + 2, fund(), true);
+    driven.settle();
+    assert!(matches!(driven.answer(second), Some(Outcome::Done(_))), "{:?}", driven.answer(second));
 }

@@ -197,11 +197,10 @@ impl<R> Ask<R> {
     }
 
     fn allot(&mut self) -> RequestId {
-        let id = *self.id.get_or_insert_with(|| {
+        *self.id.get_or_insert_with(|| {
             self.is_open = true;
             self.client.inner.pending.allot()
-        });
-        id
+        })
     }
 
     /// Nobody waits any more.

@@ -78,8 +78,10 @@ pub enum Bound {
     Memory,
     /// The log is longer than a restart should have to read; the checkpoint is behind.
     LogTail,
-    /// The number of clients, feeds or stored replies of a shard.
+    /// The number of clients or feeds of a shard.
     Clients,
+    /// The replies a shard has stored: their number, or their bytes.
+    Replies,
     /// The dead letters of a shard: an operator should look at them.
     DeadLetters,
 }
@@ -93,6 +95,7 @@ impl fmt::Display for Bound {
             Bound::Memory => "the memory for activations",
             Bound::LogTail => "the log",
             Bound::Clients => "the shard's table of clients",
+            Bound::Replies => "the shard's store of replies",
             Bound::DeadLetters => "the shard's list of dead letters (retry or drop some)",
         })
     }

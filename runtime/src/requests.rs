@@ -155,6 +155,8 @@ pub struct Requests {
     horizon: Timestamp,
     clients: BTreeMap<ClientId, Client>,
     records: usize,
+    /// Bytes of the stored replies.
+    bytes: usize,
 }
 
 impl Requests {
@@ -171,6 +173,11 @@ impl Requests {
     /// How many records are kept.
     pub fn len(&self) -> usize {
         self.records
+    }
+
+    /// Bytes of the replies that are stored.
+    pub fn reply_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether no record is kept.
@@ -259,6 +266,7 @@ impl Requests {
         out.push(reply.class as u8);
         out.extend_from_slice(&reply.body);
         record.reply = Some(reply.clone());
+        self.bytes += reply.body.len();
         true
     }
 
@@ -289,10 +297,11 @@ impl Requests {
             // One that is on its way stays until it is done, and stores nothing then.
             let at = records.binary_search_by_key(number, |record| record.number);
             if let Ok(at) = at
-                && records[at].reply.is_some()
+                && let Some(reply) = &records[at].reply
             {
                 dropped(*number);
                 self.records -= 1;
+                self.bytes -= reply.body.len();
                 left -= 1;
                 records.remove(at);
             }
@@ -305,10 +314,11 @@ impl Requests {
             && let Some(record) = records.get(at)
             && record.number <= settled.floor
         {
-            if record.reply.is_none() || !settled.settles(record.number) {
+            let Some(reply) = record.reply.as_ref().filter(|_| settled.settles(record.number)) else {
                 at += 1;
                 continue;
-            }
+            };
+            self.bytes -= reply.body.len();
             dropped(record.number);
             left -= 1;
             if left == 0 {
@@ -348,18 +358,19 @@ impl Requests {
             return false;
         }
         let mut left = most;
-        let records = &mut self.records;
+        let (records, bytes) = (&mut self.records, &mut self.bytes);
         self.clients.retain(|id, client| {
             let mut at = 0;
             while 0 < left
                 && let Some(record) = client.records.get(at)
                 && record.issued_at <= horizon
             {
-                if record.reply.is_none() {
+                let Some(reply) = &record.reply else {
                     // On its way for so long: it holds up none behind it.
                     at += 1;
                     continue;
-                }
+                };
+                *bytes -= reply.body.len();
                 reply_dropped(*id, record.number);
                 client.records.remove(at);
                 *records -= 1;
@@ -428,6 +439,7 @@ impl Requests {
         let client = self.clients.entry(client).or_default();
         let at = client.find(record.number).err()?;
         client.youngest = client.youngest.max(record.issued_at);
+        self.bytes += record.reply.as_ref().map_or(0, |reply| reply.body.len());
         client.records.insert(at, record);
         self.records += 1;
         Some(())
@@ -471,7 +483,7 @@ mod tests {
         assert_eq!(dropped, [1, 2]);
         assert_eq!(requests.judge(id(2, 20), 1), RequestVerdict::Expired);
         assert!(requests.expire(Timestamp::from_millis(30), 9, |_, _| {}, |_| {}));
-        assert_eq!((requests.len(), requests.clients()), (0, 0));
+        assert_eq!((requests.len(), requests.clients(), requests.reply_bytes()), (0, 0, 0));
         assert_eq!(requests.judge(id(3, 30), 1), RequestVerdict::Expired);
         assert_eq!(requests.judge(id(4, 31), 1), RequestVerdict::Fresh);
     }
@@ -578,6 +590,7 @@ mod tests {
                 proptest::prop_assert!(known.iter().all(expired), "{known:?} were settled before {word:?}");
                 known = (1..=10).filter(expired).collect();
                 proptest::prop_assert_eq!(known.len() + requests.len(), 10);
+                proptest::prop_assert_eq!(requests.reply_bytes(), requests.len(), "a byte each");
             }
         }
     }
@@ -586,7 +599,9 @@ mod tests {
     fn a_row_with_too_many_exceptions_or_none_that_can_be_is_refused() {
         let row = |numbers: &[u64]| {
             let mut row = Vec::new();
-            numbers.iter().for_each(|number| put_varint(*number, &mut row));
+            for number in numbers {
+                put_varint(*number, &mut row);
+            }
             Requests::default().restore_client(&7_u128.to_be_bytes(), &row)
         };
         let many = |count| [vec![1_000, 5], vec![1; count]].concat();

@@ -179,8 +179,10 @@ impl Kernel {
         let full = if limits.outbox_bytes_max <= shard.outbox_bytes {
             Some(Bound::Outbox)
         } else if limits.replies_max <= shard.requests.len()
-            || limits.clients_max <= shard.requests.clients() && !shard.requests.knows(id.client)
+            || limits.reply_bytes_max <= shard.requests.reply_bytes()
         {
+            Some(Bound::Replies)
+        } else if limits.clients_max <= shard.requests.clients() && !shard.requests.knows(id.client) {
             Some(Bound::Clients)
         } else if limits.dead_letters_max <= shard.dead.len() {
             Some(Bound::DeadLetters)

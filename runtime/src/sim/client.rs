@@ -216,7 +216,8 @@ impl Sim {
                     Bound::Outbox => seen.busy_outbox += 1,
                     Bound::Memory => seen.busy_memory += 1,
                     Bound::LogTail => seen.busy_log += 1,
-                    Bound::Clients | Bound::DeadLetters => seen.busy_clients += 1,
+                    Bound::Replies => seen.busy_replies += 1,
+                    Bound::Clients | Bound::DeadLetters => {}
                 }
                 true
             }
@@ -235,7 +236,7 @@ impl Sim {
         };
         if is_passing {
             self.calls[ticket.0].refused += 1;
-            if matches!(refusal, Refusal::Busy(Bound::Clients)) {
+            if matches!(refusal, Refusal::Busy(Bound::Replies)) {
                 self.renumber(ticket);
             }
             self.again(ticket);

@@ -78,8 +78,8 @@ seen! {
     busy_intake,
     /// Requests refused because the log was too long.
     busy_log,
-    /// Requests refused because a shard had too many clients or replies.
-    busy_clients,
+    /// Requests refused because a shard had too many stored replies, or too many bytes of them.
+    busy_replies,
     /// Requests refused because the disk was full.
     storage_full,
     /// Requests refused as expired.
