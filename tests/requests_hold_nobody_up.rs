@@ -1,7 +1,9 @@
 //! A request that is never settled, given up or forged holds up nobody: not its client, not its shard.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
-use entity_runtime::{Limits, Refusal, Runtime, entity::Entity, error::Bound, kernel::Outcome};
+use entity_runtime::{
+    Limits, Refusal, Runtime, entity::Entity, error::Bound, kernel::Outcome, store::NoRoom,
+};
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, with},
     entities::{Account, Fund},
@@ -72,4 +74,42 @@ fn stored_replies_are_bounded_by_bytes_and_given_back() {
     let second = driven.request(1, stored + 2, fund(), true);
     driven.settle();
     assert!(matches!(driven.answer(second), Some(Outcome::Done(_))), "{:?}", driven.answer(second));
+}
+
+#[test]
+fn without_room_repeats_are_answered_and_new_requests_wait_or_are_refused() {
+    let mut driven = driven(Limits::default());
+    let first = driven.request(1, 1, fund(), true);
+    driven.settle();
+    let reply = driven.answer(first).cloned().unwrap();
+
+    driven.room = Err(NoRoom::DiskFull);
+    let (repeat, other) = (driven.request(1, 1, fund(), true), driven.request(1, 2, fund(), true));
+    driven.settle();
+    assert_eq!(driven.answer(repeat), Some(&reply));
+    assert_eq!(driven.answer(other), Some(&Outcome::Refused(Refusal::StorageFull)));
+
+    // A checkpoint will soon have shortened the log.
+    driven.room = Err(NoRoom::LogTail);
+    let waits = driven.request(1, 3, fund(), true);
+    let held = driven.kernels[0].arrival_bytes();
+    driven.run();
+    let repeat = driven.request(1, 1, fund(), true);
+    for _ in 0..3 {
+        driven.run();
+    }
+    driven.commit();
+    assert_eq!((driven.answer(repeat), driven.answer(waits)), (Some(&reply), None));
+    assert_eq!(driven.kernels[0].arrival_bytes(), held, "it counts against the intake");
+
+    // The disk is full after all.
+    driven.room = Err(NoRoom::DiskFull);
+    driven.run();
+    assert_eq!(driven.answer(waits), Some(&Outcome::Refused(Refusal::StorageFull)));
+    driven.room = Err(NoRoom::LogTail);
+    let waits = driven.request(1, 4, fund(), true);
+    driven.run();
+    driven.room = Ok(());
+    driven.settle();
+    assert!(matches!(driven.answer(waits), Some(Outcome::Done(_))));
 }

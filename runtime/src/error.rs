@@ -76,7 +76,8 @@ pub enum Bound {
     Outbox,
     /// The memory for activations.
     Memory,
-    /// The log is longer than a restart should have to read; the checkpoint is behind.
+    /// The log is longer than a restart should have to read; the checkpoint is behind. Said to operators: requests wait
+    /// for it, as far as the worker's intake has room.
     LogTail,
     /// The number of clients or feeds of a shard.
     Clients,

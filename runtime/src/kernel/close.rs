@@ -137,6 +137,7 @@ impl Kernel {
         // Not judged yet; held in front of what arrives while the shards are loading.
         let arrivals = std::mem::take(&mut work.arrivals);
         self.held_bytes += std::mem::take(&mut work.arrival_bytes);
+        work.at_door = None;
         work.ready.clear();
         work.touched.clear();
         work.sending.clear();

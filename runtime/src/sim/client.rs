@@ -215,9 +215,8 @@ impl Sim {
                     Bound::Mailbox => seen.busy_mailbox += 1,
                     Bound::Outbox => seen.busy_outbox += 1,
                     Bound::Memory => seen.busy_memory += 1,
-                    Bound::LogTail => seen.busy_log += 1,
                     Bound::Replies => seen.busy_replies += 1,
-                    Bound::Clients | Bound::DeadLetters => {}
+                    Bound::LogTail | Bound::Clients | Bound::DeadLetters => {}
                 }
                 true
             }
