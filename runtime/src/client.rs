@@ -57,8 +57,11 @@ struct Inner {
 impl Client {
     pub(crate) fn open(shared: &Arc<Front>) -> Self {
         let connection = shared.ports.next();
-        let pending =
-            Arc::new(Pending::new(ClientId(random_u128()), shared.clock, shared.limits.reply_retention));
+        let pending = Arc::new(Pending::new(
+            ClientId(random_u128()),
+            shared.clock.clone(),
+            shared.limits.reply_retention,
+        ));
         shared.ports.open(connection, pending.clone());
         Self { inner: Arc::new(Inner { shared: Arc::clone(shared), connection, pending }) }
     }
@@ -486,8 +489,7 @@ mod tests {
     fn asking_again_is_advised_only_where_it_helps() {
         let (client, front) = client();
         let given = ask(&client).id();
-        let mut told =
-            |outcome| told(&client, &front, ask(&client).with_id(given), vec![outcome]).to_string();
+        let told = |outcome| told(&client, &front, ask(&client).with_id(given), vec![outcome]).to_string();
         assert!(told(Outcome::Refused(Refusal::Stopping)).ends_with("ask again with the same request id"));
         let expired = told(Outcome::Refused(Refusal::Expired(given.to_string())));
         assert!(expired.starts_with("outcome unknown: ") && !expired.contains("again"), "{expired}");

@@ -26,6 +26,11 @@ pub enum Refusal {
     /// The request is older than the replies that are kept, so it cannot be told whether it ran. Never run twice.
     #[error("request {0} is older than the stored replies; whether it took effect can no longer be told")]
     Expired(String),
+    /// The request says it was issued so far in the future that its reply would be stored far longer than others.
+    #[error(
+        "request {0} was issued in the future; set the clock where it was issued right and send it under a fresh id"
+    )]
+    IssuedAhead(String),
     /// The same request id was used before for another message: a bug of the sender.
     #[error("request {0} was already used for another message; use a fresh id for each message")]
     Collision(String),

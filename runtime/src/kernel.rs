@@ -230,6 +230,12 @@ impl Kernel {
         std::mem::take(&mut self.actions)
     }
 
+    /// The time as of the last step. Ahead of what was passed where a shard has seen later: the clock was set back, and the
+    /// ring should go on from here.
+    pub fn time(&self) -> Timestamp {
+        self.now
+    }
+
     /// Takes back buffers of batches that are durable. Without them each batch's memory is new, and the system clears it.
     pub fn recycle(&mut self, buffers: &mut Vec<Vec<u8>>) {
         /// More are not in use at a time.

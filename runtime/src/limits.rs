@@ -35,7 +35,8 @@ pub struct Limits {
     pub activation_bytes_max: usize,
     /// An activation without messages for this long is passivated.
     pub idle_after: Duration,
-    /// How long a reply is kept for a repeat of its request. Older requests are refused as expired, never run again.
+    /// How long a reply is kept for a repeat of its request. Older requests are refused as expired, never run again. One
+    /// issued so far in the future, and more than a minute, is refused too: its reply would be stored for longer.
     pub reply_retention: Duration,
     /// Most stored replies of one shard. Requests are refused as busy beyond it.
     pub replies_max: usize,

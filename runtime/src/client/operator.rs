@@ -267,7 +267,8 @@ impl<'r> Operator<'r> {
         if self.front.stopping.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Refusal::Stopping.into());
         }
-        let pending = Arc::new(Pending::new(ClientId(random_u128()), self.front.clock, Duration::ZERO));
+        let pending =
+            Arc::new(Pending::new(ClientId(random_u128()), self.front.clock.clone(), Duration::ZERO));
         let connection = self.front.ports.next();
         self.front.ports.open(connection, pending.clone());
         let waiter = pending.wait(None, false, self.front.clock.now() + TIMEOUT);

@@ -12,10 +12,13 @@ use crate::{
     store::NoRoom,
     stream::Verdict,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// How many messages are looked up before their turns run: the lookups' cache misses then overlap.
 const CHUNK: usize = 32;
+
+/// How far the clock of a client may be ahead, where replies are kept for less.
+const AHEAD_MAX: Duration = Duration::from_mins(1);
 
 /// A message that was judged fresh.
 pub(super) struct Taken {
@@ -188,9 +191,14 @@ impl Kernel {
     /// Returns the digest of one that is fresh.
     fn answer_repeat(&mut self, arrival: &Arrival, id: RequestId, listener: Listener) -> Option<u64> {
         let digest = xxhash_rust::xxh3::xxh3_64(arrival.envelope.bytes());
+        let latest = self.now + self.limits.reply_retention.max(AHEAD_MAX);
         let shard = self.host(arrival.shard);
         let lane = shard.lane;
         match shard.requests.judge(id, digest) {
+            // The horizon would not reach its record for as long as that.
+            RequestVerdict::Fresh if latest < id.issued_at => {
+                self.refuse(arrival, Refusal::IssuedAhead(id.to_string()));
+            }
             RequestVerdict::Fresh => return Some(digest),
             RequestVerdict::Done(reply) => {
                 self.counters.duplicates += 1;

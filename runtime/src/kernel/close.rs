@@ -11,6 +11,7 @@ use crate::{
     },
     turn,
 };
+use std::time::Duration;
 
 /// Row key of an entity's image.
 pub(super) fn image_key(kind: &str, key: &str) -> Vec<u8> {
@@ -235,11 +236,14 @@ impl Kernel {
             self.actions.push(Action::Stop(error));
             return;
         }
+        // What is asked from now on is younger than what the shard has dropped, also when the clock was set back since.
+        let least = shard.requests.horizon() + Duration::from_micros(1);
         let (lane, id) = (shard.lane, shard.id);
         let waiting = shard.waiting.len() as u64;
         let held = std::mem::take(&mut shard.held);
         let targets: Vec<_> =
             shard.outboxes.iter().filter(|(_, outbox)| !outbox.is_empty()).map(|(id, _)| *id).collect();
+        self.now = self.now.max(least);
         self.counters.accepted += waiting;
         self.counters.waiting += waiting;
         if 0 < self.careful {
