@@ -235,14 +235,18 @@ impl<R> Ask<R> {
         let is_kept = self.knows != Knows::Nothing;
         let mut why = String::new();
         for _ in 0..TRIES_MAX {
-            let waiter = inner.pending.wait(id, is_kept, until);
+            let mut waiter = inner.pending.wait(id, is_kept, until);
             self.slot = Some(waiter.slot);
             let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
             let from = match id {
                 None => kernel::Provenance::Query(to),
                 Some(id) => {
                     let listener = Listener { to, wants_reply: self.wants_reply };
-                    kernel::Provenance::Request { id, acknowledged: inner.pending.acknowledged(id), listener }
+                    kernel::Provenance::Request {
+                        id,
+                        acknowledged: std::mem::take(&mut waiter.settled),
+                        listener,
+                    }
                 }
             };
             if let Err(refusal) =

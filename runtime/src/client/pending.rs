@@ -197,12 +197,10 @@ impl Pending {
 
     /// What to tell as settled with a request of this id: nothing with one that is another client's. Never the id
     /// itself, or its repeat would drop the very reply it asks for.
-    pub(super) fn acknowledged(&self, id: RequestId) -> Acknowledged {
-        if id.client != self.client {
-            return Acknowledged::default();
-        }
-        let settled = self.state().numbers.acknowledged();
-        if settled.settles(id.number) { Acknowledged::default() } else { settled }
+    fn settled_with(&self, id: Option<RequestId>, state: &mut State) -> Acknowledged {
+        let Some(number) = self.number(id) else { return Acknowledged::default() };
+        let settled = state.numbers.acknowledged();
+        if settled.settles(number) { Acknowledged::default() } else { settled }
     }
 
     /// Waits for the outcome that is delivered to the waiter's slot.
@@ -210,13 +208,14 @@ impl Pending {
         let (tell, outcome) = oneshot::channel();
         let number = self.number(id);
         let mut state = self.state();
+        let settled = self.settled_with(id, &mut state);
         let slot = state.entries.insert(Entry { tell, number, is_kept, until });
         if let Some(why) = state.failure.clone()
             && let Some(entry) = state.entries.remove(slot)
         {
             let _ = entry.tell.send(Outcome::Unknown(why));
         }
-        Waiter { slot, outcome }
+        Waiter { slot, settled, outcome }
     }
 
     /// Nobody waits for this request any more: it was refused before it left, its outcome is given back as unknown, or
@@ -290,6 +289,11 @@ impl Port for Pending {
 
 #[cfg(test)]
 impl Pending {
+    /// What would be told as settled with a request of this id.
+    pub(super) fn acknowledged(&self, id: RequestId) -> Acknowledged {
+        self.settled_with(Some(id), &mut self.state())
+    }
+
     /// Requests that are held, numbers that are, and the floor.
     pub(super) fn held(&self) -> (usize, usize, u64) {
         let state = self.state();
@@ -301,6 +305,8 @@ impl Pending {
 /// Resolves with the outcome delivered to its slot.
 pub(super) struct Waiter {
     pub(super) slot: u64,
+    /// What to tell as settled with the request.
+    pub(super) settled: Acknowledged,
     outcome: oneshot::Receiver<Outcome>,
 }
 
