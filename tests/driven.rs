@@ -6,6 +6,7 @@ use entity_runtime::{
     kernel::{Action, Arrival, Event, FeedReceipt, Kernel, Outcome, Output, Provenance, Receipt, Submission},
     kinds::Kinds,
     limits::Limits,
+    load,
     message::{self, ClientId, Envelope, Message, RequestId},
     placement::{self, ShardId, Shards},
     requests::Acknowledged,
@@ -41,6 +42,8 @@ pub struct Driven {
     pub held_receipts: Option<Vec<Receipt>>,
     /// Messages between shards are kept here instead of delivered, where this is set.
     pub held_hands: Option<Vec<Arrival>>,
+    /// How often messages of an outbox were read from the store.
+    pub outboxes_read: u64,
     /// Requests say that their client has the replies up to here.
     pub acknowledged: u64,
     /// Whether the store grants room.
@@ -104,6 +107,7 @@ impl Driven {
             feeds_told: Vec::new(),
             held_receipts: None,
             held_hands: None,
+            outboxes_read: 0,
             acknowledged: 0,
             room: Ok(()),
             durable: BTreeMap::new(),
@@ -182,12 +186,17 @@ impl Driven {
                 }
                 Action::Put(output) => self.let_out(output),
                 Action::Hand(arrivals) => arrivals.into_iter().for_each(|arrival| self.hand(arrival)),
-                Action::LoadShard { shard, resets } => {
+                Action::LoadShard { shard, part, resets } => {
                     self.store.maintain().expect("memory does not fail");
                     let owned = self.store.owned().expect("memory does not fail");
                     let owned = owned.into_iter().find(|owned| owned.shard == shard).expect("all are owned");
-                    let rows = self.store.load_shard(shard, owned.epoch).expect("it is owned");
+                    let rows = load::shard(&self.store, shard, owned.epoch, part).expect("it is owned");
                     self.step(worker, Event::ShardLoaded { resets, owned, rows });
+                }
+                Action::LoadOutbox(ticket) => {
+                    let envelopes = load::outbox(&self.store, &ticket).expect("it is owned");
+                    self.outboxes_read += 1;
+                    self.step(worker, Event::OutboxLoaded(ticket, envelopes));
                 }
                 Action::LoadImages(tickets) => {
                     let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();

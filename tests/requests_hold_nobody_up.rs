@@ -131,7 +131,7 @@ fn without_room_repeats_are_answered_and_new_requests_wait_or_are_refused() {
     // A checkpoint will soon have shortened the log.
     driven.room = Err(NoRoom::LogTail);
     let waits = driven.request(1, 3, fund(), true);
-    let held = driven.kernels[0].arrival_bytes();
+    let held = driven.kernels[0].intake_bytes();
     driven.run();
     let repeat = driven.request(1, 1, fund(), true);
     for _ in 0..3 {
@@ -139,7 +139,7 @@ fn without_room_repeats_are_answered_and_new_requests_wait_or_are_refused() {
     }
     driven.commit();
     assert_eq!((driven.answer(repeat), driven.answer(waits)), (Some(&reply), None));
-    assert_eq!(driven.kernels[0].arrival_bytes(), held, "it counts against the intake");
+    assert_eq!(driven.kernels[0].intake_bytes(), held, "it counts against the intake");
 
     // The disk is full after all.
     driven.room = Err(NoRoom::DiskFull);

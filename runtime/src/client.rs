@@ -411,7 +411,7 @@ mod tests {
             let kernel::Provenance::Request { listener, .. } = arrivals[0].from else {
                 panic!("not by a client")
             };
-            front.intakes[0].taken(arrivals[0].envelope.len());
+            front.intakes[0].taken(arrivals[0].envelope.len(), 0);
             client.inner.pending.reply(&mut std::iter::once((listener.to.slot, outcome)));
         }
         match asked.as_mut().poll(&mut context) {
@@ -455,7 +455,7 @@ mod tests {
             drop(asked);
             let mut events = Vec::new();
             front.intakes[0].take(&mut events);
-            front.intakes[0].taken(front.intakes[0].backlog());
+            front.intakes[0].taken(front.intakes[0].backlog(), 0);
         };
         for _ in 0..ASKS {
             drop_in_flight(ask(&client));

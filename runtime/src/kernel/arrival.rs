@@ -10,7 +10,7 @@ use crate::{
     requests::RequestVerdict,
     shard::ShardPhase,
     store::NoRoom,
-    stream::Verdict,
+    stream::{Inbox, Verdict},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -55,13 +55,13 @@ impl Kernel {
         }
         self.lanes[lane].at_door = None;
         let mut taken: Vec<Taken> = Vec::with_capacity(CHUNK);
-        while self.lanes[lane].batch_bytes < self.limits.batch_len && !self.lanes[lane].arrivals.is_empty() {
+        while !self.is_batch_full(lane) && !self.lanes[lane].arrivals.is_empty() {
             let coming = self.lanes[lane].arrivals.iter().take(CHUNK);
             let touched = coming.fold(0, |touched, arrival| touched ^ self.activations.touch(arrival.hash));
             std::hint::black_box(touched);
             for _ in 0..CHUNK {
                 // Judging writes too: replies that are acknowledged, and what has no entity is given up.
-                if self.batch_room(lane) == 0 {
+                if self.is_batch_full(lane) {
                     break;
                 }
                 let Some(arrival) = self.lanes[lane].arrivals.pop_front() else { break };
@@ -263,10 +263,10 @@ impl Kernel {
                 return None;
             }
         }
-        let inbox = &self.host(target).inboxes[&source];
+        let inbox = &self.shard(target).expect("judged above").inboxes[&source];
         // Of each stream one message is always taken, so that none starves behind the others (P8).
         let is_first = inbox.floor() == inbox.arrived();
-        if !is_first && self.limits.intake_bytes_max <= self.activations.mail_bytes() {
+        if !is_first && !self.has_room_for(inbox) {
             self.refuse_stream(source, target, number, false);
             return None;
         }
@@ -281,9 +281,12 @@ impl Kernel {
             None
         };
         self.starved.remove(&(source, target));
-        self.host(target).inboxes.get_mut(&source).expect("judged above").take(number);
-        self.counters.accepted += 1;
         let mail = Mail { envelope: arrival.envelope, origin: Origin::Stream { source, number } };
+        let inbox = self.host(target).inboxes.get_mut(&source).expect("judged above");
+        let held_none = inbox.held() == 0;
+        inbox.take(number, mail.bytes());
+        self.streams_held += usize::from(held_none);
+        self.counters.accepted += 1;
         if let Some(slot) = slot {
             Some(Taken { slot, mail })
         } else {
@@ -302,19 +305,30 @@ impl Kernel {
         }
     }
 
-    /// Tells the senders of refused streams that there is room again.
-    pub(super) fn feed_starved(&mut self) {
-        let has_room = self.activation_bytes < self.limits.activation_bytes_max
-            && self.activations.mail_bytes() < self.limits.intake_bytes_max / 2;
-        if has_room {
-            for (source, target) in std::mem::take(&mut self.starved) {
-                self.put_now(Output::Receipt(Receipt {
-                    source,
-                    target,
-                    through: 0,
-                    refused_from: None,
-                    go_on: true,
-                }));
+    /// Whether a stream may hold more messages in memory: there is room for all, or it has not had its share. So a hot
+    /// entity slows the streams that lead to it, and no others (P8).
+    fn has_room_for(&self, inbox: &Inbox) -> bool {
+        let max = self.limits.intake_bytes_max;
+        self.activations.mail_bytes() < max || inbox.held() < max / self.streams_held.max(1)
+    }
+
+    /// Tells the senders of refused streams that there is room again: all of them where there is much, and from time to
+    /// time, with `each`, those that have room by their share.
+    pub(super) fn feed_starved(&mut self, each: bool) {
+        if self.starved.is_empty() || self.limits.activation_bytes_max <= self.activation_bytes {
+            return;
+        }
+        let all = self.activations.mail_bytes() < self.limits.intake_bytes_max / 2;
+        if !all && !each {
+            return;
+        }
+        for (source, target) in std::mem::take(&mut self.starved) {
+            let inbox = self.shard(target).and_then(|shard| shard.inboxes.get(&source));
+            if all || inbox.is_none_or(|inbox| self.has_room_for(inbox)) {
+                let go_on = Receipt { source, target, through: 0, refused_from: None, go_on: true };
+                self.put_now(Output::Receipt(go_on));
+            } else {
+                self.starved.insert((source, target));
             }
         }
     }
@@ -378,7 +392,9 @@ impl Kernel {
         }
         let (outbox_max, dead_max) = (self.limits.outbox_bytes_max, self.limits.dead_letters_max);
         let shard = self.host(target);
-        let full = outbox_max <= shard.outbox_bytes || dead_max <= shard.dead.len();
+        let full = outbox_max <= shard.outbox_bytes
+            || dead_max <= shard.dead.len()
+            || self.limits.intake_bytes_max <= self.activations.mail_bytes();
         let slot = if full { None } else { self.door(&arrival, false) };
         let Some(slot) = slot else {
             if self.kinds.find(arrival.envelope.view().kind).is_none() {
@@ -503,13 +519,7 @@ impl Kernel {
         let activation = self.activations.get_mut(slot).expect("just inserted");
         activation.used_at = used_at;
         if is_volatile {
-            match crate::turn::decode(kinds.get(kind), None) {
-                Ok(state) => {
-                    activation.state = Some(state);
-                    activation.phase = Phase::Active;
-                }
-                Err(reason) => self.park(slot, reason),
-            }
+            activation.phase = Phase::Active;
         } else {
             let (epoch, resets) = {
                 let shard = self.host(shard);

@@ -25,6 +25,8 @@ pub(super) struct LaneWork {
     pub(super) touched: Vec<ShardId>,
     /// Streams with something to hand over, as (source, target).
     pub(super) sending: BTreeSet<(ShardId, ShardId)>,
+    /// Streams with messages that are in memory only until a load would find them.
+    pub(super) backed: BTreeSet<(ShardId, ShardId)>,
     pub(super) outputs: Vec<Output>,
     pub(super) loads: Vec<ImageTicket>,
     /// Number of the last batch submitted.
@@ -35,6 +37,8 @@ pub(super) struct LaneWork {
     pub(super) undurable_bytes: usize,
     /// Bytes of the batch being built, about.
     pub(super) batch_bytes: usize,
+    /// Bytes of what waits for it and is in none of its rows: replies to queries, messages to volatile entities.
+    pub(super) output_bytes: usize,
     pub(super) counts: Counts,
     /// When acknowledged messages must leave the store at the latest.
     pub(super) trim_at: Option<Timestamp>,
@@ -63,6 +67,7 @@ impl LaneWork {
             ready: VecDeque::new(),
             touched: Vec::new(),
             sending: BTreeSet::new(),
+            backed: BTreeSet::new(),
             outputs: Vec::new(),
             loads: Vec::new(),
             number: 0,
@@ -71,6 +76,7 @@ impl LaneWork {
             undurable: VecDeque::new(),
             undurable_bytes: 0,
             batch_bytes: 0,
+            output_bytes: 0,
             counts: Counts::default(),
             trim_at: None,
             expire_at: Timestamp::EPOCH,

@@ -144,7 +144,7 @@ impl Sim {
     pub(super) fn arrive(&mut self, arrival: Arrival) -> bool {
         let worker = self.worker_of(arrival.shard);
         let Some(node) = &self.node else { return false };
-        if self.limits.intake_bytes_max <= node.kernels[worker].arrival_bytes() {
+        if self.limits.intake_bytes_max <= node.kernels[worker].intake_bytes() {
             match arrival.from {
                 Provenance::Request { listener, .. } => {
                     let outcome = Outcome::Refused(Refusal::Busy(Bound::Intake));

@@ -114,6 +114,8 @@ seen! {
     passivations,
     /// Images read for entities that had one.
     reloads,
+    /// Reads of messages that lay in the store alone.
+    outboxes_reloaded,
     /// Checkpoints, or what stands for them.
     maintenances,
     /// Turns that took effect.

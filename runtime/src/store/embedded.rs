@@ -31,6 +31,7 @@ mod tests;
 mod walk;
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,7 +52,7 @@ use walk::Walk;
 
 use super::disk::{Disk, DiskLock, LockError, RealDisk};
 use super::fence::Fence;
-use super::{ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Row, RowType, Store, batch};
+use super::{ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Store, batch};
 use crate::placement::{Epoch, ShardId, Shards};
 
 /// The checkpoint's directory.
@@ -511,15 +512,20 @@ impl Store for EmbeddedStore {
         Box::new(LogLane::new(Arc::clone(&self.inner)))
     }
 
-    fn load_shard(&self, shard: ShardId, epoch: Epoch) -> Result<Vec<Row>, LoadError> {
+    fn load_rows(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LoadError> {
         self.inner.check_owned(shard, epoch)?;
-        let from = checkpoint::row_key(shard, epoch, &[]);
-        let below = checkpoint::row_key(shard, epoch, &[RowType::Image as u8]);
-        let mut rows = Vec::new();
-        self.inner.checkpoint.scan(&from, &below, &mut |key, value| {
-            rows.push((key[checkpoint::PREFIX..].to_vec(), value.to_vec()));
-        })?;
-        Ok(rows)
+        let from = checkpoint::row_key(shard, epoch, keys.start);
+        let below = checkpoint::row_key(shard, epoch, keys.end);
+        self.inner
+            .checkpoint
+            .scan(&from, &below, &mut |key, value| visit(&key[checkpoint::PREFIX..], value))?;
+        Ok(())
     }
 
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
