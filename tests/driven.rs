@@ -9,6 +9,7 @@ use entity_runtime::{
     load,
     message::{self, ClientId, Envelope, Message, RequestId},
     placement::{self, ShardId, Shards},
+    requests::Acknowledged,
     shard::LetterRow,
     store::{
         CommitError, Lane, LaneId, NoRoom, RowType, Store,
@@ -238,7 +239,7 @@ impl Driven {
         let to = ReplyTo { connection: 0, slot: self.next_slot };
         let issued_at = Timestamp::from_millis(1_000_000);
         let id = RequestId { client: ClientId(client), number, issued_at };
-        let acknowledged = self.acknowledged;
+        let acknowledged = Acknowledged::through(self.acknowledged);
         let from = Provenance::Request { id, acknowledged, listener: Listener { to, wants_reply } };
         self.arrive_from(envelope, from);
         to

@@ -19,8 +19,8 @@
 //! * accepted = applied + waiting + dead-lettered + in flight + voided, at every step ([`Kernel::audit`], P1).
 //!
 //! # Caveats
-//! * Acknowledged replies are dropped by the client's floor, which it sends with its next request to the same shard; a client
-//!   that falls silent leaves its last replies until the horizon passes them.
+//! * Acknowledged replies are dropped by what the client says with its next request to the same shard; a client that falls
+//!   silent leaves its last replies until the horizon passes them.
 
 mod arrival;
 mod careful;
@@ -243,6 +243,12 @@ impl Kernel {
             }
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// The time as of the last step. Ahead of what was passed where a shard has seen later: the clock was set back, and the
+    /// ring should go on from here.
+    pub fn time(&self) -> Timestamp {
+        self.now
     }
 
     /// Takes back buffers of batches that are durable. Without them each batch's memory is new, and the system clears it.

@@ -39,10 +39,14 @@ pub struct Limits {
     pub activation_bytes_max: usize,
     /// An activation without messages for this long is passivated.
     pub idle_after: Duration,
-    /// How long a reply is kept for a repeat of its request. Older requests are refused as expired, never run again.
+    /// How long a reply is kept for a repeat of its request. Older requests are refused as expired, never run again. One
+    /// issued so far in the future, and more than a minute, is refused too: its reply would be stored for longer.
     pub reply_retention: Duration,
     /// Most stored replies of one shard. Requests are refused as busy beyond it.
     pub replies_max: usize,
+    /// Most bytes of stored replies of one shard. Requests are refused as busy beyond it, until clients have acknowledged
+    /// some or the retention of some is over; those taken before are still answered, and their replies stored.
+    pub reply_bytes_max: usize,
     /// Most clients with a stored floor in one shard, and most feeds. Requests are refused as busy beyond it.
     pub clients_max: usize,
     /// Longest time one turn may take, reading and writing its entity's state included. Beyond it the process is aborted with the message named, for nothing else stops
@@ -92,6 +96,7 @@ impl Default for Limits {
             idle_after: Duration::from_mins(10),
             reply_retention: Duration::from_mins(10),
             replies_max: 65_536,
+            reply_bytes_max: 64 * MIB,
             clients_max: 4_096,
             turn_deadline: Duration::from_secs(30),
             tries_max: 6,
@@ -134,6 +139,7 @@ impl Limits {
             (0 < self.outbox_bytes_max, "`outbox_bytes_max` is at least 1"),
             (0 < self.activation_bytes_max, "`activation_bytes_max` is at least 1"),
             (0 < self.replies_max, "`replies_max` is at least 1"),
+            (0 < self.reply_bytes_max, "`reply_bytes_max` is at least 1"),
             (0 < self.clients_max, "`clients_max` is at least 1"),
             (Duration::ZERO < self.turn_deadline, "`turn_deadline` is longer than nothing"),
             (0 < self.tries_max, "`tries_max` is at least 1"),

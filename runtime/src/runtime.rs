@@ -137,8 +137,8 @@ impl Builder {
     }
 
     /// How long the commit log may grow beyond the checkpoint, 512 MiB unless said otherwise, and at least two segments.
-    /// It bounds the disk space of the log and the time to recover; at the bound messages are refused as
-    /// [busy](crate::error::Bound::LogTail) until the checkpoint has caught up.
+    /// It bounds the disk space of the log and the time to recover; at the bound messages wait until the checkpoint has
+    /// caught up, and are refused as [busy](crate::error::Bound::Intake) where too many wait.
     pub fn log_budget(mut self, bytes: u64) -> Self {
         self.embedded.tail_bytes = bytes;
         self

@@ -77,7 +77,7 @@ pub struct Changes {
     pub inboxes: BTreeSet<ShardId>,
     /// Feeds consumed from.
     pub feeds: BTreeSet<FeedId>,
-    /// Clients whose floor rose.
+    /// Clients who have settled more.
     pub clients: BTreeSet<ClientId>,
     /// The head changed.
     pub head: bool,

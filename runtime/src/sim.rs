@@ -336,6 +336,7 @@ fn limits_by_seed(random: &mut Random) -> Limits {
     limits.activation_bytes_max = random.pick(&[3 << 10, 16 << 10, 16 << 20]);
     limits.idle_after = Duration::from_secs(random.pick(&[1, 600]));
     limits.replies_max = random.pick(&[24, 65_536]);
+    limits.reply_bytes_max = random.pick(&[100, 64 << 20]);
     limits.reply_retention = Duration::from_mins(1);
     limits.waiting_len_max = random.pick(&[2, 16_384]);
     limits.tries_max = random.pick(&[2, 6]);

@@ -147,6 +147,10 @@ impl Worker {
             self.event(event, now);
         }
         self.events = events;
+        if now < self.kernel.time() {
+            // Before anyone is served: a client that issued ids by the clock as it was would be refused as expired.
+            self.shared.clock.raise(self.kernel.time());
+        }
         if self.shared.stopping.load(Ordering::Relaxed) && !std::mem::replace(&mut self.draining, true) {
             self.event(Event::Drain, now);
         }

@@ -267,10 +267,11 @@ impl<'r> Operator<'r> {
         if self.front.stopping.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Refusal::Stopping.into());
         }
-        let pending = Arc::new(Pending::new(ClientId(random_u128()), self.front.clock, Duration::ZERO));
+        let pending =
+            Arc::new(Pending::new(ClientId(random_u128()), self.front.clock.clone(), Duration::ZERO));
         let connection = self.front.ports.next();
         self.front.ports.open(connection, pending.clone());
-        let waiter = pending.wait(None, false, false, self.front.clock.now() + TIMEOUT);
+        let waiter = pending.wait(None, false, self.front.clock.now() + TIMEOUT);
         let to = ReplyTo { connection, slot: waiter.slot };
         let event = Event::DeadLetter { shard: id.shard, number: id.number, retry, to };
         self.front.intakes[self.front.worker_of(id.shard)].push(event);

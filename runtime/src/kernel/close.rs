@@ -11,6 +11,7 @@ use crate::{
     },
     stream::Outbox,
 };
+use std::time::Duration;
 
 /// Row key of an entity's image.
 pub(super) fn image_key(kind: &str, key: &str) -> Vec<u8> {
@@ -137,6 +138,7 @@ impl Kernel {
         // Not judged yet; held in front of what arrives while the shards are loading.
         let arrivals = std::mem::take(&mut work.arrivals);
         self.held_bytes += std::mem::take(&mut work.arrival_bytes);
+        work.at_door = None;
         work.ready.clear();
         work.touched.clear();
         work.sending.clear();
@@ -239,6 +241,8 @@ impl Kernel {
             self.actions.push(Action::Stop(error));
             return;
         }
+        // What is asked from now on is younger than what the shard has dropped, also when the clock was set back since.
+        let least = shard.requests.horizon() + Duration::from_micros(1);
         let (lane, id) = (shard.lane, shard.id);
         let waiting = shard.waiting.len() as u64;
         let held = std::mem::take(&mut shard.held);
@@ -246,6 +250,7 @@ impl Kernel {
             shard.outboxes.iter().filter(|(_, outbox)| !outbox.is_empty()).map(|(id, _)| *id).collect();
         let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
         self.outbox_memory += outbox_memory;
+        self.now = self.now.max(least);
         self.counters.accepted += waiting;
         self.counters.waiting += waiting;
         if 0 < self.careful {

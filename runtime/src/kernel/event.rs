@@ -6,7 +6,7 @@ use crate::{
     feeds::FeedId,
     message::{Envelope, RequestId},
     placement::ShardId,
-    requests::Reply,
+    requests::{Acknowledged, Reply},
     shard::{OutboxPart, OutboxTicket, RowError, ShardRows},
     store::{Batch, ImageKey, LaneId, NoRoom, OwnedShard},
 };
@@ -27,14 +27,14 @@ pub struct Arrival {
 }
 
 /// Where an [`Arrival`] comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Provenance {
     /// A client's request.
     Request {
         /// Its id.
         id: RequestId,
-        /// The client has every reply up to this number.
-        acknowledged: u64,
+        /// What its client has settled.
+        acknowledged: Acknowledged,
         /// Who is told.
         listener: Listener,
     },

@@ -5,7 +5,7 @@ use crate::{
     activation::{ReplyTo, Slot},
     message::Envelope,
     placement::ShardId,
-    store::LaneId,
+    store::{LaneId, NoRoom},
     timestamp::Timestamp,
 };
 use std::collections::{BTreeSet, VecDeque};
@@ -17,6 +17,8 @@ pub(super) struct LaneWork {
     /// Judged when a run takes them.
     pub(super) arrivals: VecDeque<Arrival>,
     pub(super) arrival_bytes: usize,
+    /// How many of `arrivals`, from the first, wait for room of this kind and for nothing else.
+    pub(super) at_door: Option<(NoRoom, usize)>,
     /// Entities with mail.
     pub(super) ready: VecDeque<Slot>,
     /// Shards with something in the batch being built.
@@ -61,6 +63,7 @@ impl LaneWork {
             voids: 0,
             arrivals: VecDeque::new(),
             arrival_bytes: 0,
+            at_door: None,
             ready: VecDeque::new(),
             touched: Vec::new(),
             sending: BTreeSet::new(),

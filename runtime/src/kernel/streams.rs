@@ -4,6 +4,7 @@ use super::{Action, Arrival, Kernel, Output, Provenance, Receipt};
 use crate::{
     message::Envelope,
     placement::ShardId,
+    requests::{Acknowledged, OPEN_LEN},
     shard::{OutboxPart, OutboxTicket, RowError},
     store::{LaneId, RowType, batch::delete},
 };
@@ -176,20 +177,26 @@ impl Kernel {
     }
 
     /// The client has these replies: they need not be kept. What the batch has no room for goes with its next request.
-    pub(super) fn acknowledge_replies(&mut self, id: ShardId, client: crate::message::ClientId, floor: u64) {
-        if floor == 0 {
+    pub(super) fn acknowledge_replies(
+        &mut self,
+        id: ShardId,
+        client: crate::message::ClientId,
+        settled: &Acknowledged,
+    ) {
+        if settled.floor == 0 {
             return;
         }
         let lane = self.host(id).lane;
         let most = self.batch_room(lane).div_ceil(REPLY_DELETE_LEN);
         let shard = self.shards[id.0 as usize].as_deref_mut().expect("judged at the door");
         let writes = &mut shard.changes.writes;
-        let rose = shard.requests.acknowledge(client, floor, most, |number| {
+        let rose = shard.requests.acknowledge(client, settled, most, |number| {
             delete(&[&[RowType::Reply as u8], &client.0.to_be_bytes(), &number.to_be_bytes()], writes);
         });
         if rose {
             let is_first = self.touch(id).changes.clients.insert(client);
-            self.lanes[lane].batch_bytes += if is_first { super::MARKS_LEN } else { 0 };
+            let exceptions = settled.open.as_ref().map_or(0, |open| open.len() * OPEN_LEN);
+            self.lanes[lane].batch_bytes += exceptions + if is_first { super::MARKS_LEN } else { 0 };
             self.measure(id);
         }
     }

@@ -191,7 +191,10 @@ impl Sim {
         match room {
             Ok(()) if !submits => node.store.release(lane, bytes),
             Ok(()) => {}
-            Err(NoRoom::LogTail) => self.seen.room_refused_log += 1,
+            Err(NoRoom::LogTail) => {
+                self.seen.room_refused_log += 1;
+                self.seen.waits_for_log += u64::from(0 < kernel.intake_bytes());
+            }
             Err(NoRoom::DiskFull) => self.seen.room_refused_disk += 1,
         }
         let reserved = if room.is_ok() { bytes } else { 0 };
