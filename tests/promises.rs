@@ -23,6 +23,9 @@ mod first_reply_is_the_only_one;
 // A repeat changes nothing, through a running runtime, its log and its checkpoint.
 mod duplicates_change_nothing;
 
+// A request that is kept or not settled holds up no other of its client.
+mod requests_hold_nobody_up;
+
 // A feed sent again, sent twice at once or cut off counts each row once.
 mod feeds_lose_and_double_nothing;
 

@@ -252,7 +252,7 @@ impl<R> Ask<R> {
             if let Err(refusal) =
                 inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })
             {
-                return Err(refused(refusal, id.is_some() && is_again));
+                return Err(refused(refusal, id.is_some() && is_again, self.knows));
             }
             let outcome = waiter.await;
             self.slot = None;
@@ -263,7 +263,9 @@ impl<R> Ask<R> {
                 Outcome::Waiting => {
                     return Ok(Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() });
                 }
-                Outcome::Refused(refusal) => return Err(refused(refusal, id.is_some() && is_again)),
+                Outcome::Refused(refusal) => {
+                    return Err(refused(refusal, id.is_some() && is_again, self.knows));
+                }
                 Outcome::Unknown(reason) => {
                     is_again = true;
                     why = reason;
@@ -275,7 +277,7 @@ impl<R> Ask<R> {
                 }
             }
         }
-        Err(unknown(&why))
+        Err(unknown(&why, self.knows))
     }
 }
 
@@ -286,10 +288,10 @@ impl<R> Drop for Ask<R> {
 }
 
 /// What a refusal says of the request. It left no mark, but an earlier try may have.
-fn refused(refusal: Refusal, is_again: bool) -> AskError {
+fn refused(refusal: Refusal, is_again: bool, knows: Knows) -> AskError {
     match &refusal {
         Refusal::Busy(_) | Refusal::StorageFull | Refusal::Unavailable | Refusal::Stopping if is_again => {
-            unknown(&refusal.to_string())
+            unknown(&refusal.to_string(), knows)
         }
         // No repeat will ever be told more.
         Refusal::Expired(_) if is_again => AskError::Unknown(refusal.to_string()),
@@ -298,9 +300,13 @@ fn refused(refusal: Refusal, is_again: bool) -> AskError {
     }
 }
 
-/// An outcome that asking again finds out.
-fn unknown(why: &str) -> AskError {
-    AskError::Unknown(format!("{why}; ask again with the same request id"))
+/// An outcome that asking again finds out, if the caller has the id.
+fn unknown(why: &str, knows: Knows) -> AskError {
+    let advice = match knows {
+        Knows::Nothing => "take an ask's `id()` before you await it to be able to find out",
+        Knows::Id | Knows::Before => "ask again with the same request id",
+    };
+    AskError::Unknown(format!("{why}; {advice}"))
 }
 
 impl Front {
@@ -423,24 +429,24 @@ mod tests {
     #[test]
     fn a_refusal_is_one_only_where_nothing_can_have_happened() {
         let stopping = || Outcome::Refused(Refusal::Stopping);
-        let unknown = || unknown(&Refusal::Stopping.to_string());
+        let unknown = |knows| unknown(&Refusal::Stopping.to_string(), knows);
         let acknowledged = |client: &Client| client.inner.pending.acknowledged(ask(client).id()).floor;
         let (one, front) = client();
         let first = told(&one, &front, ask(&one), vec![stopping()]);
         assert_eq!(first, AskError::Refused(Refusal::Stopping));
         assert_eq!(acknowledged(&one), 1);
         let given = ask(&one).id();
-        assert_eq!(told(&one, &front, ask(&one).with_id(given), vec![stopping()]), unknown());
+        assert_eq!(told(&one, &front, ask(&one).with_id(given), vec![stopping()]), unknown(Knows::Before));
 
         // It may have happened at the first try and its reply may be asked for: its number is not settled.
         let (other, front) = client();
         let voided = || Outcome::Unknown("the lane was voided".into());
         let mut known = ask(&other);
         known.id();
-        assert_eq!(told(&other, &front, known, vec![voided(), stopping()]), unknown());
+        assert_eq!(told(&other, &front, known, vec![voided(), stopping()]), unknown(Knows::Id));
         assert!(!other.inner.pending.acknowledged(ask(&other).id()).settles(1));
         // Nobody knows the id of this one.
-        assert_eq!(told(&other, &front, ask(&other), vec![voided(), stopping()]), unknown());
+        assert_eq!(told(&other, &front, ask(&other), vec![voided(), stopping()]), unknown(Knows::Nothing));
         assert!(other.inner.pending.acknowledged(ask(&other).id()).settles(3));
     }
 
@@ -504,6 +510,6 @@ mod tests {
         let (client, front) = client();
         let ask = ask(&client).timeout(Duration::ZERO);
         let late = told(&client, &front, ask, vec![Outcome::Unknown("the lane was voided".into())]);
-        assert_eq!(late, unknown("the lane was voided"));
+        assert_eq!(late, unknown("the lane was voided", Knows::Nothing));
     }
 }
