@@ -7,8 +7,9 @@
 //! # The path of a message
 //!
 //! 1. An [`Arrival`] is judged (`arrival.rs`): next in its stream, a repeat, or to be refused. Fresh ones are taken.
-//! 2. Its entity is found or brought into memory, and the turn runs, at once or when the image is read (`turns.rs`).
-//! 3. The turn's effects become rows of the batch being built: image, mark, outbox, reminders, reply.
+//! 2. Its entity is found or brought into memory, and the turn runs, at once or when it has its turn (`mailboxes.rs`,
+//!    `turns.rs`).
+//! 3. The turn's effects become rows of the batch being built: image, mark, outbox, reminders, reply (`effects.rs`).
 //! 4. The batch is closed (`close.rs`) and submitted with everything that may leave only when it is durable.
 //!
 //! # Invariants
@@ -26,9 +27,11 @@ mod arrival;
 mod careful;
 mod close;
 mod counters;
+mod effects;
 mod event;
 mod gauge;
 mod lane;
+mod mailboxes;
 mod passivate;
 mod streams;
 mod trouble;
