@@ -9,6 +9,7 @@ use entity_runtime::{
     kernel::{Arrival, Event, FeedNews, Provenance},
     limits::Limits,
     placement,
+    store::LaneId,
 };
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, with},
@@ -122,20 +123,65 @@ async fn another_input_under_a_used_name_is_refused() {
     runtime.shutdown().await;
 }
 
+/// A kernel of one shard with two feeds of one name open, which the test sends rows of by hand.
+fn two_feeders() -> (Driven, [ReplyTo; 2]) {
+    let mut driven = Driven::new(with::<Tally>(kinds()), Limits::default(), 1, 1, 1);
+    let feeders = [1, 2].map(|connection| ReplyTo { connection, slot: 0 });
+    for to in feeders {
+        driven.step(0, Event::OpenFeed { feed: FeedId::of("f"), name: "f".into(), to });
+    }
+    (driven, feeders)
+}
+
+fn row(number: u64, amount: u64, to: ReplyTo) -> Arrival {
+    let envelope = envelope::<Tally, _>("t", &Row { amount });
+    let from = Provenance::Feed { feed: FeedId::of("f"), number, own: number, to };
+    Arrival { shard: placement::ShardId(0), hash: placement::hash(Tally::KIND, "t"), envelope, from }
+}
+
+/// What a feed was told, in order.
+fn told(driven: &Driven, to: ReplyTo) -> Vec<&FeedNews> {
+    let mine = driven.feeds_told.iter().filter(|receipt| receipt.to == to);
+    mine.map(|receipt| &receipt.news).collect()
+}
+
+#[test]
+fn a_feed_is_told_of_nothing_durable_before_a_row_of_its_own_was_judged() {
+    let (mut driven, [first, second]) = two_feeders();
+    driven.arrive(row(1, 10, first));
+    driven.arrive(row(2, 20, first));
+    // The second has rows on their way, of which the shard has not heard yet.
+    driven.settle();
+    assert_eq!(told(&driven, first).last(), Some(&&FeedNews::Durable { through: 2, own: 2 }));
+    assert_eq!(told(&driven, second), [] as [&FeedNews; 0]);
+    driven.arrive(row(1, 10, second));
+    driven.settle();
+    assert_eq!(told(&driven, second), [&FeedNews::Durable { through: 2, own: 2 }]);
+    // From now on it is told of what the other's rows did, for they are its own too.
+    driven.arrive(row(3, 30, first));
+    driven.settle();
+    assert_eq!(told(&driven, second).last(), Some(&&FeedNews::Durable { through: 3, own: 3 }));
+}
+
+#[test]
+fn what_was_judged_in_a_voided_lane_is_judged_again() {
+    let (mut driven, [right, wrong]) = two_feeders();
+    driven.faults().fail(LaneId(0));
+    driven.arrive(row(1, 11, wrong));
+    driven.settle();
+    assert_eq!(told(&driven, wrong).last(), Some(&&FeedNews::Lost));
+    // Now the other comes first, and the shard knows no row of the wrong one any more.
+    driven.arrive(row(1, 10, right));
+    driven.settle();
+    assert_eq!(told(&driven, wrong).last(), Some(&&FeedNews::Lost));
+    driven.arrive(row(1, 11, wrong));
+    driven.settle();
+    assert_eq!(told(&driven, wrong).last(), Some(&&FeedNews::Collision { number: 1, own: 1 }));
+}
+
 #[test]
 fn a_collision_stops_the_feed_that_collided_and_no_other_of_its_name() {
-    let mut driven = Driven::new(with::<Tally>(kinds()), Limits::default(), 1, 1, 1);
-    let feed = FeedId::of("f");
-    let [right, wrong] = [1, 2].map(|connection| ReplyTo { connection, slot: 0 });
-    for to in [right, wrong] {
-        driven.step(0, Event::OpenFeed { feed, name: "f".into(), to });
-    }
-    let row = |number, amount, to| {
-        let envelope = envelope::<Tally, _>("t", &Row { amount });
-        let shard = placement::ShardId(0);
-        let from = Provenance::Feed { feed, number, own: number, to };
-        Arrival { shard, hash: placement::hash(Tally::KIND, "t"), envelope, from }
-    };
+    let (mut driven, [right, wrong]) = two_feeders();
     driven.arrive(row(1, 10, right));
     driven.settle();
     // The other input's second row is on its way when its first is found to be another.
@@ -143,13 +189,9 @@ fn a_collision_stops_the_feed_that_collided_and_no_other_of_its_name() {
     driven.arrive(row(2, 12, wrong));
     driven.arrive(row(2, 20, right));
     driven.settle();
-    let collided = |to| {
-        let mut told = driven.feeds_told.iter().filter(|receipt| receipt.to == to);
-        told.any(|receipt| matches!(receipt.news, FeedNews::Collision { .. }))
-    };
+    let collided = |to| told(&driven, to).iter().any(|news| matches!(news, FeedNews::Collision { .. }));
     assert!(collided(wrong) && !collided(right), "{:?}", driven.feeds_told);
-    let last = driven.feeds_told.iter().rfind(|receipt| receipt.to == right).unwrap();
-    assert_eq!(last.news, FeedNews::Durable { through: 2, own: 2 });
+    assert_eq!(told(&driven, right).last(), Some(&&FeedNews::Durable { through: 2, own: 2 }));
     // Two rows, and what each sends on.
     assert_eq!(driven.kernels[0].counters().applied, 4);
 }

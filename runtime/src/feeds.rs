@@ -73,9 +73,12 @@ impl Feed {
         let known = if number == self.floor() { Some(self.own_at_floor) } else { self.own_of(number) };
         let another = known.is_some_and(|known| 0 < number && known != own)
             || number == 1 && self.first_digest != 0 && digest != self.first_digest;
+        // Own numbers rise by one at the least, so one below the floor lies below the floor's own by as much.
+        let above = number < self.floor()
+            && self.own_at_floor.checked_sub(own).is_none_or(|below| below < self.floor() - number);
         let verdict = self.inbox.judge(number, window_max);
         let falls = verdict == Verdict::Fresh && !self.rises(number, own);
-        if another || falls { FeedVerdict::Collision } else { FeedVerdict::Stream(verdict) }
+        if another || above || falls { FeedVerdict::Collision } else { FeedVerdict::Stream(verdict) }
     }
 
     fn own_of(&self, number: u64) -> Option<u64> {
@@ -169,6 +172,11 @@ mod tests {
         assert_eq!(feed.judge(1, 10, 99, 8), FeedVerdict::Collision, "another first message");
         assert_eq!(feed.judge(20, 201, 20, 8), FeedVerdict::Collision, "another row at the floor");
         assert_eq!(feed.judge(21, 200, 21, 8), FeedVerdict::Collision, "a row that does not rise");
+        assert_eq!(
+            feed.judge(15, 196, 15, 8),
+            FeedVerdict::Collision,
+            "a row too near to the one at the floor"
+        );
     }
 
     #[test]

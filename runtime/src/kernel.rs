@@ -27,6 +27,7 @@ mod careful;
 mod close;
 mod counters;
 mod event;
+mod feed;
 mod gauge;
 mod lane;
 mod passivate;
@@ -55,6 +56,7 @@ use crate::{
     timestamp::Timestamp,
 };
 use counters::Counts;
+use feed::OpenFeed;
 use lane::{LaneWork, MARK_LEN, MARKS_LEN, Operation, ROW_LEN, SECTION_LEN};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,13 +64,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-
-/// The feeds that are open.
-#[derive(Debug, Default)]
-struct OpenFeed {
-    name: Arc<str>,
-    listeners: Vec<ReplyTo>,
-}
 
 /// The kinds, as this worker counts its uses of them.
 struct SharedKinds(Arc<Kinds>);

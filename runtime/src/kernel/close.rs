@@ -62,8 +62,9 @@ impl Kernel {
                 let marks = &shard.feeds[&feed];
                 let news = FeedNews::Durable { through: marks.floor(), own: marks.own_at_floor() };
                 if let Some(open) = self.open_feeds.get(&feed) {
-                    for &to in &open.listeners {
-                        let receipt = super::FeedReceipt { to, feed, shard: id, news: news.clone() };
+                    for feeder in open.listeners.iter().filter(|feeder| feeder.agrees(id)) {
+                        let receipt =
+                            super::FeedReceipt { to: feeder.to, feed, shard: id, news: news.clone() };
                         self.lanes[lane].outputs.push(Output::FeedReceipt(receipt));
                     }
                 }
@@ -174,7 +175,7 @@ impl Kernel {
         }
         self.forget_activations(index);
         for (feed, shard) in lost_feeds {
-            self.tell_feed(feed, shard, &FeedNews::Lost, None);
+            self.lose_feed(feed, shard);
         }
         self.settle_voided(before.accepted);
     }
