@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::{
-    Client, FeedError, Runtime,
+    Client, FeedError, Refusal, Runtime,
     activation::ReplyTo,
+    client::Parting,
     entity::Entity,
-    feeds::FeedId,
+    error::Bound,
+    feeds::{FeedId, FeedIdentity, FeedQuestion},
     kernel::{Arrival, Event, FeedNews, Provenance},
     limits::Limits,
     placement,
-    store::LaneId,
+    store::{LaneId, NoRoom},
 };
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, with},
@@ -123,6 +125,77 @@ async fn another_input_under_a_used_name_is_refused() {
     runtime.shutdown().await;
 }
 
+/// Feeds these rows, each a number noted by a ledger.
+async fn feed_rows(client: Client, name: &str, rows: &[(u64, &str, u64)]) -> Result<(), FeedError> {
+    let mut feed = client.feed(name).await?;
+    for &(own, ledger, number) in rows {
+        feed.send(own, Ledger::at(ledger), Note { number, mirror: None }).await?;
+    }
+    feed.flush().await
+}
+
+/// The numbers that ledgers have noted, which they have once each.
+async fn noted(client: &Client, ledgers: impl IntoIterator<Item = &str>) -> Vec<u64> {
+    let mut counts = BTreeMap::new();
+    for ledger in ledgers {
+        counts.append(&mut client.ask(Ledger::at(ledger), Counts).await.unwrap());
+    }
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+    counts.into_keys().collect()
+}
+
+#[tokio::test]
+async fn a_wrong_input_applies_nothing_and_does_not_lock_the_right_one_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut runtime = start(directory.path()).await;
+    let ledgers: Vec<String> = (0..40).map(|n| format!("l{n}")).collect();
+    let right: Vec<_> = (0..40).map(|n| (n + 1, ledgers[n as usize].as_str(), n)).collect();
+    feed_rows(runtime.client(), "f", &right[..2]).await.unwrap();
+    for round in 0..2 {
+        // Nearly all of its rows are for shards that have seen no row of the right one.
+        let wrong: Vec<_> = right.iter().skip(2).map(|(own, ledger, n)| (*own, *ledger, n + 100)).collect();
+        let refused = feed_rows(runtime.client(), "f", &wrong).await.unwrap_err();
+        let FeedError::Collision { parting: Parting::First { holder, this }, .. } = &refused else {
+            panic!("{refused}");
+        };
+        assert_eq!((holder.own, this.own), (1, 3));
+        let client = runtime.client();
+        assert_eq!(noted(&client, ledgers.iter().map(String::as_str)).await, [0, 1], "round {round}");
+        drop(client);
+        runtime.shutdown().await;
+        runtime = start(directory.path()).await;
+    }
+    feed_rows(runtime.client(), "f", &right).await.unwrap();
+    let all = noted(&runtime.client(), ledgers.iter().map(String::as_str)).await;
+    assert_eq!(all, (0..40).collect::<Vec<_>>());
+    runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_inputs_that_claim_a_name_at_once_one_is_applied_whole_and_the_other_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = start(directory.path()).await;
+    for round in 0..20 {
+        let name = format!("f{round}");
+        let [one, other] = [0, 1].map(|input| {
+            let (client, name) = (runtime.client(), name.clone());
+            tokio::spawn(async move {
+                let ledgers: Vec<String> = (0..8).map(|n| format!("l{round}-{}", (n + input) % 8)).collect();
+                let rows = (0..8).map(|n| (n + 1, ledgers[n as usize].as_str(), 10 * input + n));
+                feed_rows(client, &name, &rows.collect::<Vec<_>>()).await
+            })
+        });
+        let ends = [one.await.unwrap(), other.await.unwrap()];
+        let winner = ends.iter().position(Result::is_ok).expect("one has the name") as u64;
+        let loser = ends.into_iter().find_map(Result::err).expect("the other has it not");
+        assert!(matches!(loser, FeedError::Collision { parting: Parting::First { .. }, .. }), "{loser}");
+        let ledgers: Vec<String> = (0..8).map(|n| format!("l{round}-{n}")).collect();
+        let all = noted(&runtime.client(), ledgers.iter().map(String::as_str)).await;
+        assert_eq!(all, (0..8).map(|n| 10 * winner + n).collect::<Vec<_>>());
+    }
+    runtime.shutdown().await;
+}
+
 /// A kernel of one shard with two feeds of one name open, which the test sends rows of by hand.
 fn two_feeders() -> (Driven, [ReplyTo; 2]) {
     let mut driven = Driven::new(with::<Tally>(kinds()), Limits::default(), 1, 1, 1);
@@ -177,6 +250,61 @@ fn what_was_judged_in_a_voided_lane_is_judged_again() {
     driven.arrive(row(1, 11, wrong));
     driven.settle();
     assert_eq!(told(&driven, wrong).last(), Some(&&FeedNews::Collision { number: 1, own: 1 }));
+}
+
+fn claim(driven: &mut Driven, to: ReplyTo, identity: FeedIdentity) {
+    let (feed, question) = (FeedId::of("f"), FeedQuestion::Claim(identity));
+    driven.step(0, Event::AskFeed { feed, shard: placement::ShardId(0), question, to });
+}
+
+#[test]
+fn a_claim_is_answered_when_it_is_durable_and_outlives_its_process() {
+    let (mut driven, [right, wrong]) = two_feeders();
+    let [mine, other] = [b"mine", b"that"].map(|first| FeedIdentity::of(1, first));
+    // The claim of the wrong one dies with its batch, so it has left nothing.
+    driven.faults().fail(LaneId(0));
+    claim(&mut driven, wrong, other);
+    driven.settle();
+    assert_eq!(told(&driven, wrong), [&FeedNews::Lost; 2], "by its answer, and by the shard");
+    claim(&mut driven, right, mine);
+    driven.run();
+    assert_eq!(told(&driven, right), [&FeedNews::Lost], "not before the commit");
+    driven.settle();
+    assert_eq!(told(&driven, right), [&FeedNews::Lost, &FeedNews::Claimed]);
+    // The process ends before the first row.
+    driven.restart();
+    driven.feeds_told.clear();
+    for (to, identity) in [(right, mine), (wrong, other)] {
+        driven.step(0, Event::OpenFeed { feed: FeedId::of("f"), name: "f".into(), to });
+        claim(&mut driven, to, identity);
+    }
+    driven.settle();
+    assert_eq!(told(&driven, right), [&FeedNews::Claimed]);
+    assert_eq!(told(&driven, wrong), [&FeedNews::ClaimedBy(mine)]);
+}
+
+#[test]
+fn a_claim_waits_for_room_and_is_bounded() {
+    let mut limits = Limits::default();
+    limits.clients_max = 1;
+    let mut driven = Driven::new(with::<Tally>(kinds()), limits, 1, 1, 1);
+    driven.room = Err(NoRoom::DiskFull);
+    let to = ReplyTo { connection: 1, slot: 0 };
+    for name in ["f", "g"] {
+        driven.step(0, Event::OpenFeed { feed: FeedId::of(name), name: name.into(), to });
+    }
+    let identity = FeedIdentity::of(1, b"first");
+    claim(&mut driven, to, identity);
+    driven.settle();
+    // To be asked again.
+    assert_eq!(told(&driven, to), [&FeedNews::Lost]);
+    driven.room = Ok(());
+    claim(&mut driven, to, identity);
+    let (feed, question) = (FeedId::of("g"), FeedQuestion::Claim(identity));
+    driven.step(0, Event::AskFeed { feed, shard: placement::ShardId(0), question, to });
+    driven.settle();
+    let busy = FeedNews::Refused(Refusal::Busy(Bound::Clients));
+    assert_eq!(told(&driven, to)[1..], [&busy, &FeedNews::Claimed]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod feed;
 mod operator;
 mod pending;
 
-pub use feed::{Feed, FeedError};
+pub use feed::{Feed, FeedError, Parting};
 pub use operator::{
     DeadLetter, FeedProgress, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, WaitingMessage,
 };

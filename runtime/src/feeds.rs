@@ -3,12 +3,15 @@
 //! A feed is a stream whose source is a client. It numbers its messages per target shard 1, 2, 3..., counted anew from
 //! the start of its input on every run, and sends its own number (the row) beside it. The shard keeps floor, window,
 //! own number at the floor and a digest of message 1, for good: constant space, however long the input is.
+//!
+//! Before its first row leaves, a feed claims its name in one shard with the identity of its input. Each shard sees only
+//! some of the rows, and one that has seen none yet would take another input's for the first.
 
 use crate::{
-    store::row::{put_varint, take_u64, take_varint},
+    store::row::{put_varint, take, take_u64, take_varint},
     stream::{Inbox, Verdict},
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 /// Longest name of a feed in bytes.
 pub const FEED_NAME_LEN_MAX: usize = 512;
@@ -21,6 +24,69 @@ impl FeedId {
     /// The id of a name.
     pub fn of(name: &str) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(name.as_bytes()))
+    }
+
+    /// Where the claim on the name lies: in the shard of this hash.
+    pub fn hash(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+}
+
+/// Which input is fed: its first message and that message's own number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeedIdentity {
+    /// Own number of the first message.
+    pub own: u64,
+    /// Digest of its bytes.
+    pub digest: u64,
+}
+
+impl FeedIdentity {
+    /// The identity of an input that begins with these bytes.
+    pub fn of(own: u64, first: &[u8]) -> Self {
+        Self { own, digest: xxhash_rust::xxh3::xxh3_64(first) }
+    }
+}
+
+impl fmt::Display for FeedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "message {} of digest {:016x}", self.own, self.digest)
+    }
+}
+
+/// What a feed asks of a shard before it sends there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedQuestion {
+    /// May it have the name? Asked of the one shard where the claim lies.
+    Claim(FeedIdentity),
+}
+
+/// Who has the name of a feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The input of this identity.
+    Held(FeedIdentity),
+}
+
+impl Claim {
+    /// Row value: 0, own number, digest.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Held(identity) => {
+                out.push(0);
+                put_varint(identity.own, out);
+                out.extend_from_slice(&identity.digest.to_be_bytes());
+            }
+        }
+    }
+
+    /// Reads a row value; `None` where it is not one.
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let claim = match take(&mut bytes, 1)?[0] {
+            0 => Self::Held(FeedIdentity { own: take_varint(&mut bytes)?, digest: take_u64(&mut bytes)? }),
+            _ => return None,
+        };
+        bytes.is_empty().then_some(claim)
     }
 }
 
@@ -211,6 +277,17 @@ mod tests {
         #[test]
         fn any_row_bytes_are_judged_without_a_panic(bytes: Vec<u8>) {
             let _ = Feed::decode(&bytes);
+            let _ = Claim::decode(&bytes);
+        }
+
+        #[test]
+        fn a_claim_comes_back_from_its_row(own: u64, digest: u64) {
+            let claim = Claim::Held(FeedIdentity { own, digest });
+            let mut row = Vec::new();
+            claim.encode(&mut row);
+            proptest::prop_assert_eq!(Claim::decode(&row), Some(claim));
+            row.push(0);
+            proptest::prop_assert_eq!(Claim::decode(&row), None);
         }
     }
 }

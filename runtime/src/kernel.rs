@@ -57,7 +57,7 @@ use crate::{
 };
 use counters::Counts;
 use feed::OpenFeed;
-use lane::{LaneWork, MARK_LEN, MARKS_LEN, Operation, ROW_LEN, SECTION_LEN};
+use lane::{LaneWork, MARK_LEN, MARKS_LEN, Operated, Operation, ROW_LEN, SECTION_LEN};
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
@@ -196,6 +196,7 @@ impl Kernel {
             Event::Arrived(arrivals) => self.arrive(arrivals),
             Event::Receipts(receipts) => receipts.into_iter().for_each(|receipt| self.receipt(receipt)),
             Event::OpenFeed { feed, name, to } => self.open_feed(feed, name, to),
+            Event::AskFeed { feed, shard, question, to } => self.feed_asks(feed, shard, question, to),
             Event::CloseFeed { feed, to } => self.close_feed(feed, to),
             Event::Durable { lane, through } => self.durable(lane, through),
             Event::Loadable { lane, through } => {
@@ -209,7 +210,7 @@ impl Kernel {
             Event::Run { lane, room } => self.run(lane, room),
             Event::Turn { lane, condemned } => self.one_turn(lane, condemned),
             Event::DeadLetter { shard, number, retry, to } => {
-                self.operator_asks(Operation { shard, number, retry, to });
+                self.operator_asks(Operation { shard, what: Operated::Letter { number, retry }, to });
             }
             Event::Tick => self.tick(),
             Event::Drain => {

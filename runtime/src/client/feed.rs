@@ -4,7 +4,7 @@ use crate::{
     activation::ReplyTo,
     entity::{Entity, EntityId, EntityRef, Handle},
     error::Refusal,
-    feeds::{FEED_NAME_LEN_MAX, FeedId},
+    feeds::{FEED_NAME_LEN_MAX, FeedId, FeedIdentity, FeedQuestion},
     kernel::{self, Arrival, Event, FeedNews, FeedReceipt, Outcome},
     message::{self, Envelope, Message},
     node::{Front, Port},
@@ -14,6 +14,7 @@ use crate::{
 use bytes::BytesMut;
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -44,15 +45,14 @@ pub enum FeedError {
         /// The one before.
         before: u64,
     },
-    /// Another input was sent under this name before. Nothing of this one is applied from there on.
-    #[error(
-        "feed `{name}` was used for another input before: its message {own} is not what was sent then; give this input a name of its own"
-    )]
+    /// Another input was sent under this name before. Nothing of this one is applied from where they part on; of one that
+    /// begins with another message nothing at all.
+    #[error("feed `{name}` was used for another input before: {parting}; give this input a name of its own")]
     Collision {
         /// Name of the feed.
         name: String,
-        /// The feed's own number where they part.
-        own: u64,
+        /// Where the two part.
+        parting: Parting,
     },
     /// The message cannot be sent, or the runtime takes no more.
     #[error("feed `{name}` cannot go on: {refusal}")]
@@ -70,6 +70,44 @@ pub enum FeedError {
         /// Why.
         why: String,
     },
+}
+
+/// Where an input parts from the one that was sent under its name before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// They begin with different messages.
+    First {
+        /// How the input began that has the name.
+        holder: FeedIdentity,
+        /// How this one begins.
+        this: FeedIdentity,
+    },
+    /// Later.
+    At {
+        /// The feed's own number there.
+        own: u64,
+    },
+}
+
+impl fmt::Display for Parting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::First { holder, this } => write!(f, "that one began with {holder}, this one with {this}"),
+            Self::At { own } => write!(f, "its message {own} is not what was sent then"),
+        }
+    }
+}
+
+/// Whether a feed has its name. Until then no row leaves.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// Nothing was sent yet.
+    #[default]
+    Unasked,
+    /// Asked for with the first message, at this time.
+    Asked(FeedIdentity, Timestamp),
+    /// Claimed, durably.
+    Held,
 }
 
 struct Unacknowledged {
@@ -100,6 +138,7 @@ impl Stream {
 
 #[derive(Default)]
 struct State {
+    naming: Naming,
     streams: BTreeMap<ShardId, Stream>,
     /// Messages not known to be durable, and their bytes.
     undurable: usize,
@@ -272,6 +311,10 @@ impl FeedPort {
             return Err(FeedError::NotRising { own, before });
         }
         state.own = Some(own);
+        if state.naming == Naming::Unasked {
+            let identity = FeedIdentity::of(own, envelope.bytes());
+            self.claim(state, identity, self.shared.clock.now());
+        }
         state.undurable += 1;
         state.undurable_bytes += envelope.len();
         let shard = self.shared.layout.place(hash);
@@ -294,8 +337,25 @@ impl FeedPort {
         Ok(())
     }
 
+    /// Asks for the name. The shard answers when the claim is durable: should this input be another one than the name
+    /// stands for, then no row of it may ever have left, for not every shard would know it for a wrong one.
+    fn claim(&self, state: &mut State, identity: FeedIdentity, now: Timestamp) {
+        state.naming = Naming::Asked(identity, now);
+        self.ask(self.home(), FeedQuestion::Claim(identity));
+    }
+
+    fn ask(&self, shard: ShardId, question: FeedQuestion) {
+        let event = Event::AskFeed { feed: self.id, shard, question, to: self.to };
+        self.shared.intakes[self.shared.worker_of(shard)].push(event);
+    }
+
+    /// The shard of the claim.
+    fn home(&self) -> ShardId {
+        self.shared.layout.place(self.id.hash())
+    }
+
     fn hand(&self, state: &mut State, worker: usize) {
-        if !state.gathered[worker].is_empty() {
+        if state.naming == Naming::Held && !state.gathered[worker].is_empty() {
             let arrivals = std::mem::replace(&mut state.gathered[worker], Vec::with_capacity(GATHER));
             for arrival in &arrivals {
                 if let kernel::Provenance::Feed { number, .. } = arrival.from
@@ -317,6 +377,13 @@ impl FeedPort {
         let mut state = self.state();
         let state = &mut *state;
         if state.closed || state.error.is_some() {
+            return;
+        }
+        match state.naming {
+            Naming::Asked(identity, at) if at + SILENCE <= now => self.claim(state, identity, now),
+            _ => {}
+        }
+        if state.naming != Naming::Held {
             return;
         }
         for (&shard, stream) in &mut state.streams {
@@ -342,6 +409,13 @@ impl FeedPort {
     }
 
     fn receipt(&self, state: &mut State, receipt: FeedReceipt, now: Timestamp) {
+        if receipt.news == FeedNews::Lost
+            && receipt.shard == self.home()
+            && let Naming::Asked(_, at) = &mut state.naming
+        {
+            // At the next tick, and not at once: the shard is loading, or has no room.
+            *at = Timestamp::EPOCH;
+        }
         let stream = state.streams.get_mut(&receipt.shard);
         match (receipt.news, stream) {
             (FeedNews::Durable { through, .. }, Some(stream)) => {
@@ -361,13 +435,30 @@ impl FeedPort {
             }
             (FeedNews::Lost, Some(stream)) => stream.again = Some(stream.first),
             (FeedNews::Durable { .. } | FeedNews::SendFrom(_) | FeedNews::Lost, None) => {}
-            (FeedNews::Collision { own, .. }, _) => {
-                state.error.get_or_insert(FeedError::Collision { name: self.name.to_string(), own });
+            (FeedNews::Claimed, _) => {
+                if let Naming::Asked(..) = state.naming {
+                    state.naming = Naming::Held;
+                    // What was sent meanwhile leaves only now.
+                    state.streams.values_mut().for_each(|stream| stream.moved_at = now);
+                    self.hand_all(state);
+                }
             }
+            (FeedNews::ClaimedBy(holder), _) => {
+                if let Naming::Asked(this, _) = state.naming {
+                    self.collide(state, Parting::First { holder, this });
+                }
+            }
+            (FeedNews::Collision { own, .. }, _) => self.collide(state, Parting::At { own }),
             (FeedNews::Refused(refusal), _) => {
                 state.error.get_or_insert(FeedError::Refused { name: self.name.to_string(), refusal });
             }
         }
+    }
+}
+
+impl FeedPort {
+    fn collide(&self, state: &mut State, parting: Parting) {
+        state.error.get_or_insert(FeedError::Collision { name: self.name.to_string(), parting });
     }
 }
 
@@ -404,8 +495,15 @@ mod tests {
         placement::{self, Shards},
     };
 
-    /// A feed whose one worker is the test: what it is handed and told is up to the sentence.
+    /// A feed that has its name.
     fn feed() -> (Feed, Arc<Front>, ShardId) {
+        let (feed, front, shard) = nameless();
+        feed.port.state().naming = Naming::Held;
+        (feed, front, shard)
+    }
+
+    /// A feed whose one worker is the test: what it is handed and told is up to the sentence.
+    fn nameless() -> (Feed, Arc<Front>, ShardId) {
         let layout = Shards::new(1).unwrap();
         let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]));
         let feed = Feed::open(&front, "f").unwrap();
@@ -484,5 +582,31 @@ mod tests {
         feed.port.tick_at(front.clock.now());
         tell(&feed, shard, FeedNews::Durable { through: 9, own: 9 });
         assert_eq!(feed.durable(), 3);
+    }
+
+    #[test]
+    fn no_row_leaves_before_the_name_is_claimed() {
+        let (feed, front, shard) = nameless();
+        let claims = |front: &Front| {
+            let mut events = Vec::new();
+            front.intakes[0].take(&mut events);
+            assert!(!events.iter().any(|event| matches!(event, Event::Arrived(_))), "a row has left");
+            events.iter().filter(|event| matches!(event, Event::AskFeed { .. })).count()
+        };
+        (1..=2 * GATHER as u64).for_each(|own| push(&feed, own));
+        assert_eq!(claims(&front), 1);
+        let start = front.clock.now();
+        feed.port.tick_at(start);
+        assert_eq!(claims(&front), 0);
+        // No answer, then one that says to ask again.
+        feed.port.tick_at(start + SILENCE * 2);
+        assert_eq!(claims(&front), 1);
+        tell(&feed, shard, FeedNews::Lost);
+        feed.port.tick_at(start + SILENCE * 2);
+        assert_eq!(claims(&front), 1);
+        tell(&feed, shard, FeedNews::Claimed);
+        assert_eq!(handed(&front), (1..=2 * GATHER as u64).collect::<Vec<_>>());
+        feed.port.tick_at(front.clock.now());
+        assert_eq!(handed(&front), []);
     }
 }

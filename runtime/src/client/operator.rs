@@ -11,7 +11,7 @@ use crate::{
     message::{ClientId, Envelope},
     node::Front,
     placement::ShardId,
-    shard::{self, decode_waiting},
+    shard::{self, FEED_MARKS, FEED_NAME, decode_waiting},
     store::{LoadError, Row, RowType, Store, row::take_u64},
     timestamp::Timestamp,
 };
@@ -223,13 +223,15 @@ impl<'r> Operator<'r> {
                     continue;
                 }
                 let feed = feeds.entry(id.to_vec()).or_default();
-                if part == 1 {
-                    feed.name = String::from_utf8_lossy(&value).into_owned();
-                } else {
-                    let marks = Feed::decode(&value).ok_or(OperatorError::Row(shard))?;
-                    feed.applied += marks.floor();
-                    feed.own = feed.own.max(marks.own_at_floor());
-                    feed.shards += 1;
+                match part {
+                    FEED_MARKS => {
+                        let marks = Feed::decode(&value).ok_or(OperatorError::Row(shard))?;
+                        feed.applied += marks.floor();
+                        feed.own = feed.own.max(marks.own_at_floor());
+                        feed.shards += 1;
+                    }
+                    FEED_NAME => feed.name = String::from_utf8_lossy(&value).into_owned(),
+                    _ => {}
                 }
             }
         }

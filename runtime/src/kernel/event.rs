@@ -3,7 +3,7 @@
 use crate::{
     activation::{Listener, ReplyTo, Slot},
     error::Refusal,
-    feeds::FeedId,
+    feeds::{FeedId, FeedIdentity, FeedQuestion},
     message::{Envelope, RequestId},
     placement::ShardId,
     requests::Reply,
@@ -78,6 +78,17 @@ pub enum Event {
         /// Its name.
         name: Arc<str>,
         /// Where its receipts go.
+        to: ReplyTo,
+    },
+    /// A feed asks a shard before it sends there. An answer that does not come was lost: ask again.
+    AskFeed {
+        /// The feed, opened before.
+        feed: FeedId,
+        /// The shard.
+        shard: ShardId,
+        /// What it asks.
+        question: FeedQuestion,
+        /// As in [`Event::OpenFeed`].
         to: ReplyTo,
     },
     /// A feed has ended.
@@ -267,8 +278,12 @@ pub enum FeedNews {
     },
     /// Something is missing or there was no room: send again from here on.
     SendFrom(u64),
-    /// The shard's memory was lost: send again from the first that is not known to be durable.
+    /// The shard's memory was lost: send again from the first that is not known to be durable, or ask again.
     Lost,
+    /// The feed has its name, durably.
+    Claimed,
+    /// Another input has the name.
+    ClaimedBy(FeedIdentity),
     /// Another input was sent under this name. `number` is where they part, `own` the feed's own number there.
     Collision {
         /// Number in the feed's stream to the shard.

@@ -1,7 +1,14 @@
 //! Those who feed under a name, and what each of them may be told.
 
-use super::{FeedNews, FeedReceipt, Kernel, Output};
-use crate::{activation::ReplyTo, feeds::FeedId, placement::ShardId};
+use super::{FeedNews, FeedReceipt, Kernel, Operated, Operation, Output};
+use crate::{
+    activation::ReplyTo,
+    error::{Bound, Refusal},
+    feeds::{Claim, FeedId, FeedIdentity, FeedQuestion},
+    placement::ShardId,
+    shard::ShardPhase,
+    store::NoRoom,
+};
 use std::sync::Arc;
 
 /// A feed that is open.
@@ -75,5 +82,79 @@ impl Kernel {
     /// Whether somebody still feeds there.
     pub(super) fn has_feed_open(&self, feed: FeedId, to: ReplyTo) -> bool {
         self.open_feeds.get(&feed).is_some_and(|open| open.feeder(to).is_some())
+    }
+
+    /// Takes a feed's question; a run answers it, with room for what the answer writes.
+    pub(super) fn feed_asks(&mut self, feed: FeedId, shard: ShardId, question: FeedQuestion, to: ReplyTo) {
+        match self.shard(shard).map(|shard| (shard.phase, shard.lane)) {
+            None => self.tell_feeder(to, feed, shard, FeedNews::Refused(Refusal::Unavailable)),
+            Some((ShardPhase::Loading, _)) => self.tell_feeder(to, feed, shard, FeedNews::Lost),
+            Some((ShardPhase::Serving, lane)) => {
+                let operations = &mut self.lanes[lane].operations;
+                // It asks again and again while a lane does not answer; one question is enough.
+                let is_same = |asked: &Operation| {
+                    asked.shard == shard
+                        && asked.to == to
+                        && matches!(asked.what, Operated::Feed { feed: other, .. } if other == feed)
+                };
+                if !operations.iter().any(is_same) {
+                    let what = Operated::Feed { feed, question };
+                    operations.push_back(Operation { shard, what, to });
+                }
+            }
+        }
+    }
+
+    /// Answers a feed's question. The answer leaves with the batch being built: what it says is durable then.
+    pub(super) fn answer_feed(
+        &mut self,
+        id: ShardId,
+        feed: FeedId,
+        question: FeedQuestion,
+        to: ReplyTo,
+        room: Result<(), NoRoom>,
+    ) {
+        if !self.has_feed_open(feed, to) {
+            return;
+        }
+        let shard = self.host(id);
+        if shard.phase == ShardPhase::Loading {
+            // Its lane was voided meanwhile.
+            self.tell_feeder(to, feed, id, FeedNews::Lost);
+            return;
+        }
+        let lane = shard.lane;
+        let news = match question {
+            FeedQuestion::Claim(identity) => self.claim(id, feed, identity, room),
+        };
+        match news {
+            // It has left no mark, so there is nothing to wait for; and asked again when there may be room.
+            FeedNews::Lost | FeedNews::Refused(_) => self.tell_feeder(to, feed, id, news),
+            news => self.put_gated(lane, Output::FeedReceipt(FeedReceipt { to, feed, shard: id, news })),
+        }
+    }
+
+    fn claim(
+        &mut self,
+        id: ShardId,
+        feed: FeedId,
+        identity: FeedIdentity,
+        room: Result<(), NoRoom>,
+    ) -> FeedNews {
+        let clients_max = self.limits.clients_max;
+        let claims = &self.host(id).claims;
+        match claims.get(&feed) {
+            Some(Claim::Held(held)) if *held == identity => return FeedNews::Claimed,
+            Some(Claim::Held(held)) => return FeedNews::ClaimedBy(*held),
+            None if clients_max <= claims.len() => return FeedNews::Refused(Refusal::Busy(Bound::Clients)),
+            None if room.is_err() => return FeedNews::Lost,
+            None => {}
+        }
+        let name = Arc::clone(&self.open_feeds[&feed].name);
+        let shard = self.touch(id);
+        shard.name_feed(feed, &name);
+        shard.claim_feed(feed, Claim::Held(identity));
+        self.measure(id);
+        FeedNews::Claimed
     }
 }

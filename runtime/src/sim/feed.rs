@@ -3,7 +3,7 @@
 use super::{Due, Sim, client::FEEDS_FROM};
 use crate::{
     activation::ReplyTo,
-    feeds::FeedId,
+    feeds::{FeedId, FeedIdentity, FeedQuestion},
     kernel::{Arrival, Event, FeedNews, FeedReceipt, Provenance},
     message::Envelope,
     placement::ShardId,
@@ -31,6 +31,11 @@ pub(super) struct SimFeed {
     to: ReplyTo,
     shards: BTreeMap<ShardId, Lines>,
     pub(super) state: FeedState,
+    identity: FeedIdentity,
+    /// It has its name; no row leaves before.
+    has_name: bool,
+    /// When it last asked.
+    asked: u64,
     /// Rises with every progress; a pump planned before looks whether it was in vain.
     restarts: u32,
 }
@@ -63,6 +68,8 @@ impl Sim {
     /// Feeds rows, each with its own number, which must rise.
     pub(super) fn begin_feed(&mut self, name: &str, rows: Vec<(u64, Envelope)>) -> FeedTicket {
         let ticket = FeedTicket(self.feeds.len());
+        let first = rows.first().map_or((0, &[][..]), |(own, envelope)| (*own, &envelope.bytes()[..]));
+        let identity = FeedIdentity::of(first.0, first.1);
         let mut shards: BTreeMap<ShardId, Lines> = BTreeMap::new();
         for (own, envelope) in rows {
             let view = envelope.view();
@@ -71,7 +78,10 @@ impl Sim {
         }
         let to = ReplyTo { connection: FEEDS_FROM + ticket.0 as u32, slot: 0 };
         let state = if shards.is_empty() { FeedState::Done } else { FeedState::Running };
-        self.feeds.push(SimFeed { id: FeedId::of(name), name: name.into(), to, shards, state, restarts: 0 });
+        let (id, name) = (FeedId::of(name), name.into());
+        let asked = 0;
+        let feed = SimFeed { id, name, to, shards, state, identity, has_name: false, asked, restarts: 0 };
+        self.feeds.push(feed);
         self.open_feed(ticket);
         self.plan(0, Due::Pump { feed: ticket });
         ticket
@@ -87,6 +97,19 @@ impl Sim {
             let name = Arc::clone(&name);
             self.step_worker(worker, Event::OpenFeed { feed: id, name, to });
         }
+    }
+
+    /// Asks for the feed's name, where it has asked for long without an answer.
+    fn claim(&mut self, ticket: FeedTicket) {
+        let now = self.now;
+        let feed = &mut self.feeds[ticket.0];
+        if self.node.is_none() || now < feed.asked {
+            return;
+        }
+        feed.asked = now + PATIENCE;
+        let (id, to, question) = (feed.id, feed.to, FeedQuestion::Claim(feed.identity));
+        let shard = self.layout.place(id.hash());
+        self.step_worker(self.worker_of(shard), Event::AskFeed { feed: id, shard, question, to });
     }
 
     /// A node that starts knows no feed.
@@ -110,10 +133,18 @@ impl Sim {
             // The process that feeds starts again and knows nothing of what was durable.
             feed.restarts += 1;
             self.seen.feeds_restarted += 1;
+            (feed.has_name, feed.asked) = (false, 0);
             for lines in feed.shards.values_mut() {
                 (lines.durable, lines.sent) = (0, 0);
             }
         }
+        if !self.feeds[ticket.0].has_name {
+            self.claim(ticket);
+            let pause = self.random.between(5_000, 50_000);
+            self.plan(pause, Due::Pump { feed: ticket });
+            return;
+        }
+        let feed = &mut self.feeds[ticket.0];
         let mut arrivals = Vec::new();
         let (id, to) = (feed.id, feed.to);
         // Another shard first each time, for the first may take all the room.
@@ -152,6 +183,7 @@ impl Sim {
         let at = (receipt.to.connection - FEEDS_FROM) as usize;
         self.trace.note(self.now, format_args!("feed {at} is told {receipt:?}"));
         let now = self.now;
+        let home = self.layout.place(self.feeds[at].id.hash());
         let feed = &mut self.feeds[at];
         let lines = feed.shards.entry(receipt.shard).or_default();
         match receipt.news {
@@ -171,6 +203,22 @@ impl Sim {
             FeedNews::Lost => {
                 self.seen.feeds_lost += 1;
                 lines.sent = lines.durable;
+                if receipt.shard == home {
+                    feed.asked = 0;
+                }
+            }
+            FeedNews::Claimed => feed.has_name = true,
+            FeedNews::ClaimedBy(holder) => {
+                if feed.state == FeedState::Running {
+                    feed.state = FeedState::Collided;
+                    let is_own = holder == feed.identity;
+                    self.seen.feeds_refused_name += 1;
+                    self.close_feed(at);
+                    if is_own {
+                        self.fail(&format!("feed {at} was refused its own name"));
+                    }
+                }
+                return;
             }
             FeedNews::Collision { .. } => {
                 if feed.state == FeedState::Running {
@@ -187,11 +235,15 @@ impl Sim {
         let done = feed.shards.values().all(|lines| lines.durable == lines.rows.len() as u64);
         if done && feed.state == FeedState::Running {
             feed.state = FeedState::Done;
-            let (feed, to) = (feed.id, feed.to);
-            if self.node.is_some() {
-                for worker in 0..self.workers {
-                    self.step_worker(worker, Event::CloseFeed { feed, to });
-                }
+            self.close_feed(at);
+        }
+    }
+
+    fn close_feed(&mut self, at: usize) {
+        let (feed, to) = (self.feeds[at].id, self.feeds[at].to);
+        if self.node.is_some() {
+            for worker in 0..self.workers {
+                self.step_worker(worker, Event::CloseFeed { feed, to });
             }
         }
     }

@@ -94,7 +94,9 @@ seen! {
     feeds_sent_back,
     /// Feeds told that their shard's memory was lost.
     feeds_lost,
-    /// Feeds refused as another input under a known name.
+    /// Feeds refused their name, as another input has it.
+    feeds_refused_name,
+    /// Feeds of which a row was found to be another input's.
     feeds_collided,
     /// Feeds that began again from their first row.
     feeds_restarted,
