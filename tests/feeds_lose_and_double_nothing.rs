@@ -196,6 +196,67 @@ async fn of_two_inputs_that_claim_a_name_at_once_one_is_applied_whole_and_the_ot
     runtime.shutdown().await;
 }
 
+/// Feeds what a queue still has, up to `rows`, and says up to where it may forget.
+async fn drain(client: &Client, forgotten: u64, rows: u64, flush: bool) -> u64 {
+    let mut feed = client.resume_feed("queue").await.unwrap();
+    for row in forgotten + 1..=rows {
+        let note = Note { number: row, mirror: Some(format!("m{}", row % 3)) };
+        feed.send(row, Ledger::at(format!("l{}", row % 7)), note).await.unwrap();
+    }
+    if flush {
+        feed.flush().await.unwrap();
+        assert_eq!(feed.undurable_from(), None);
+    }
+    feed.undurable_from().map_or(rows, |first| first - 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_forgets_what_is_durable_loses_and_doubles_nothing() {
+    let mut dice = Dice::new();
+    let directory = tempfile::tempdir().unwrap();
+    let (mut forgotten, mut sent) = (0, 0);
+    for round in 0..8 {
+        let runtime = start(directory.path()).await;
+        // Twice, the second time beside what the first has still on its way.
+        for _ in 0..2 {
+            sent = sent.max((sent + dice.below(ROWS / 8)).min(ROWS));
+            let may_forget = drain(&runtime.client(), forgotten, sent, round == 3).await;
+            // It need not forget all it may.
+            forgotten = may_forget - dice.below(may_forget - forgotten + 1);
+        }
+        drop(runtime);
+    }
+    let runtime = start(directory.path()).await;
+    assert_eq!(drain(&runtime.client(), forgotten, ROWS, true).await, ROWS);
+    check(&runtime, ROWS).await;
+    runtime.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_feed_that_goes_on_needs_its_name_for_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = start(directory.path()).await;
+    let client = runtime.client();
+    let first = client.resume_feed("f").await.unwrap();
+    let refused = client.resume_feed("f").await.err().unwrap();
+    let refusal = Refusal::FeedOpen("f".into());
+    assert_eq!(refused, FeedError::Refused { name: "f".into(), refusal });
+    drop(first);
+    let mut second = client.resume_feed("f").await.unwrap();
+    let note = Note { number: 1, mirror: None };
+    second.send(5, Ledger::at("l"), note.clone()).await.unwrap();
+    second.flush().await.unwrap();
+    drop(second);
+    // It has claimed the name, for another input too.
+    let mut other = client.feed("f").await.unwrap();
+    other.send(6, Ledger::at("other"), note).await.unwrap();
+    let refused = other.flush().await.unwrap_err();
+    assert!(matches!(refused, FeedError::Collision { parting: Parting::First { .. }, .. }), "{refused}");
+    runtime.shutdown().await;
+    // A runtime that has stopped answers nothing, and says so.
+    assert!(matches!(client.resume_feed("f").await, Err(FeedError::Refused { .. })));
+}
+
 /// A kernel of one shard with two feeds of one name open, which the test sends rows of by hand.
 fn two_feeders() -> (Driven, [ReplyTo; 2]) {
     let mut driven = Driven::new(with::<Tally>(kinds()), Limits::default(), 1, 1, 1);
@@ -253,7 +314,11 @@ fn what_was_judged_in_a_voided_lane_is_judged_again() {
 }
 
 fn claim(driven: &mut Driven, to: ReplyTo, identity: FeedIdentity) {
-    let (feed, question) = (FeedId::of("f"), FeedQuestion::Claim(identity));
+    ask(driven, to, FeedQuestion::Claim(identity));
+}
+
+fn ask(driven: &mut Driven, to: ReplyTo, question: FeedQuestion) {
+    let feed = FeedId::of("f");
     driven.step(0, Event::AskFeed { feed, shard: placement::ShardId(0), question, to });
 }
 
@@ -281,6 +346,34 @@ fn a_claim_is_answered_when_it_is_durable_and_outlives_its_process() {
     driven.settle();
     assert_eq!(told(&driven, right), [&FeedNews::Claimed]);
     assert_eq!(told(&driven, wrong), [&FeedNews::ClaimedBy(mine)]);
+}
+
+#[test]
+fn where_to_go_on_is_told_when_it_is_durable() {
+    let (mut driven, [first, second]) = two_feeders();
+    driven.arrive(row(1, 10, first));
+    driven.settle();
+    driven.step(0, Event::CloseFeed { feed: FeedId::of("f"), to: first });
+    driven.arrive(row(2, 20, first));
+    driven.settle();
+    // What was sent before it was closed and not judged counts no more; what is in a batch does when it is durable.
+    driven.step(0, Event::OpenFeed { feed: FeedId::of("f"), name: "f".into(), to: first });
+    driven.arrive(row(2, 20, second));
+    driven.run();
+    ask(&mut driven, second, FeedQuestion::Resume);
+    driven.run();
+    driven.feeds_told.clear();
+    driven.faults().fail(LaneId(0));
+    driven.settle();
+    assert!(told(&driven, second).iter().all(|news| **news == FeedNews::Lost), "{:?}", driven.feeds_told);
+    ask(&mut driven, second, FeedQuestion::Resume);
+    driven.settle();
+    assert_eq!(told(&driven, second).last(), Some(&&FeedNews::Resumed { floor: 1, own: 1, claimed: false }));
+    // The other is not the first to have it open now.
+    ask(&mut driven, first, FeedQuestion::Resume);
+    driven.settle();
+    let open = FeedNews::Refused(Refusal::FeedOpen("f".into()));
+    assert_eq!(told(&driven, first).last(), Some(&&open));
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub enum Refusal {
     /// There is no dead letter of this number (any more).
     #[error("there is no dead letter {0}; list them again")]
     NoDeadLetter(u64),
+    /// Somebody has the feed open, or messages of it are still on their way.
+    #[error("feed `{0}` is in use; close it everywhere, and let what it has sent become durable")]
+    FeedOpen(String),
     /// The message could not be encoded.
     #[error("the message cannot be encoded: {0}")]
     Unencodable(String),

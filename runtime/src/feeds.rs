@@ -59,6 +59,8 @@ impl fmt::Display for FeedIdentity {
 pub enum FeedQuestion {
     /// May it have the name? Asked of the one shard where the claim lies.
     Claim(FeedIdentity),
+    /// Where does it go on? Asked of every shard by one that cannot send its input from the start.
+    Resume,
 }
 
 /// Who has the name of a feed.

@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::BytesMut;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
@@ -128,6 +128,8 @@ struct Stream {
     moved_at: Timestamp,
     /// Messages from this number on are to be sent again at the next tick.
     again: Option<u64>,
+    /// Of a feed that goes on: messages up to this own number were durable when it was opened.
+    resumed_at: Option<u64>,
 }
 
 impl Stream {
@@ -139,6 +141,9 @@ impl Stream {
 #[derive(Default)]
 struct State {
     naming: Naming,
+    /// Shards that have not said yet where to go on, and when they were asked.
+    unanswered: BTreeSet<ShardId>,
+    asked_at: Timestamp,
     streams: BTreeMap<ShardId, Stream>,
     /// Messages not known to be durable, and their bytes.
     undurable: usize,
@@ -163,7 +168,11 @@ struct FeedPort {
 /// A client with a stable name that numbers its messages, so that sending the whole input again changes nothing.
 ///
 /// Messages take effect in the order sent per entity. Nothing need be kept by the sender: after any crash it opens the
-/// feed of the same name and sends its input again from the start, with the same own numbers (rows, offsets).
+/// feed of the same name and sends its input again from the start, with the same own numbers (rows, offsets). A source
+/// that cannot be read from its start again is opened by [`Client::resume_feed`](super::Client::resume_feed).
+///
+/// The first message waits until the name is claimed for this input, which takes one commit; from then on another input
+/// under the name is refused before any of it is applied.
 pub struct Feed {
     port: Arc<FeedPort>,
     chunk: BytesMut,
@@ -192,6 +201,31 @@ impl Feed {
             intake.push(Event::OpenFeed { feed: id, name: Arc::clone(&name), to });
         }
         Ok(Self { port, chunk: BytesMut::new(), scratch: Vec::new() })
+    }
+
+    /// As [`Feed::open`], and goes on behind what is durable.
+    pub(super) async fn resume(shared: &Arc<Front>, name: &str) -> Result<Self, FeedError> {
+        let feed = Self::open(shared, name)?;
+        feed.port.state().unanswered = shared.layout.iter().collect();
+        feed.port.ask_unanswered(&mut feed.port.state());
+        // Its port is open by now: should the runtime stop later, the port is told.
+        if shared.stopping.load(Ordering::SeqCst) {
+            return Err(FeedError::Refused { name: name.to_owned(), refusal: Refusal::Stopping });
+        }
+        loop {
+            let progress = feed.port.progress.notified();
+            {
+                let state = feed.port.state();
+                if let Some(error) = &state.error {
+                    return Err(error.clone());
+                }
+                if state.unanswered.is_empty() {
+                    break;
+                }
+            }
+            progress.await;
+        }
+        Ok(feed)
     }
 
     /// Name of the feed.
@@ -230,6 +264,13 @@ impl Feed {
     /// How many of the messages sent through this value are known to be durable, those found durable already included.
     pub fn durable(&self) -> u64 {
         self.port.state().durable
+    }
+
+    /// The own number of the first message sent that is not known to be durable; `None` where all are. What comes before it
+    /// a queue need not deliver again.
+    pub fn undurable_from(&self) -> Option<u64> {
+        let state = self.port.state();
+        state.streams.values().filter_map(|stream| stream.kept.front()).map(|kept| kept.own).min()
     }
 
     /// Waits until everything sent is durable.
@@ -311,13 +352,17 @@ impl FeedPort {
             return Err(FeedError::NotRising { own, before });
         }
         state.own = Some(own);
+        let shard = self.shared.layout.place(hash);
+        if state.streams.get(&shard).is_some_and(|stream| stream.resumed_at.is_some_and(|at| own <= at)) {
+            state.durable += 1;
+            return Ok(());
+        }
         if state.naming == Naming::Unasked {
             let identity = FeedIdentity::of(own, envelope.bytes());
             self.claim(state, identity, self.shared.clock.now());
         }
         state.undurable += 1;
         state.undurable_bytes += envelope.len();
-        let shard = self.shared.layout.place(hash);
         let stream = state.streams.entry(shard).or_insert_with(|| Stream { first: 1, ..Stream::default() });
         if stream.kept.is_empty() {
             stream.moved_at = self.shared.clock.now();
@@ -347,6 +392,11 @@ impl FeedPort {
     fn ask(&self, shard: ShardId, question: FeedQuestion) {
         let event = Event::AskFeed { feed: self.id, shard, question, to: self.to };
         self.shared.intakes[self.shared.worker_of(shard)].push(event);
+    }
+
+    fn ask_unanswered(&self, state: &mut State) {
+        state.asked_at = self.shared.clock.now();
+        state.unanswered.iter().for_each(|shard| self.ask(*shard, FeedQuestion::Resume));
     }
 
     /// The shard of the claim.
@@ -379,6 +429,9 @@ impl FeedPort {
         if state.closed || state.error.is_some() {
             return;
         }
+        if !state.unanswered.is_empty() && state.asked_at + SILENCE <= now {
+            self.ask_unanswered(state);
+        }
         match state.naming {
             Naming::Asked(identity, at) if at + SILENCE <= now => self.claim(state, identity, now),
             _ => {}
@@ -409,6 +462,9 @@ impl FeedPort {
     }
 
     fn receipt(&self, state: &mut State, receipt: FeedReceipt, now: Timestamp) {
+        if receipt.news == FeedNews::Lost && state.unanswered.contains(&receipt.shard) {
+            state.asked_at = Timestamp::EPOCH;
+        }
         if receipt.news == FeedNews::Lost
             && receipt.shard == self.home()
             && let Naming::Asked(_, at) = &mut state.naming
@@ -435,6 +491,24 @@ impl FeedPort {
             }
             (FeedNews::Lost, Some(stream)) => stream.again = Some(stream.first),
             (FeedNews::Durable { .. } | FeedNews::SendFrom(_) | FeedNews::Lost, None) => {}
+            (FeedNews::Resumed { floor, own, claimed }, _) => {
+                if !state.unanswered.remove(&receipt.shard) {
+                    return;
+                }
+                if 0 < floor {
+                    let stream = Stream {
+                        first: floor + 1,
+                        handed: floor,
+                        resumed_at: Some(own),
+                        ..Stream::default()
+                    };
+                    state.streams.insert(receipt.shard, stream);
+                }
+                // Where nobody has the name yet it is claimed with the first message, as by any feed.
+                if claimed {
+                    state.naming = Naming::Held;
+                }
+            }
             (FeedNews::Claimed, _) => {
                 if let Naming::Asked(..) = state.naming {
                     state.naming = Naming::Held;

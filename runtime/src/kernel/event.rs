@@ -284,6 +284,15 @@ pub enum FeedNews {
     Claimed,
     /// Another input has the name.
     ClaimedBy(FeedIdentity),
+    /// To one that goes on: this much is durable.
+    Resumed {
+        /// Number in the feed's stream to the shard; the next is one higher.
+        floor: u64,
+        /// The feed's own number there; what is not above it is durable.
+        own: u64,
+        /// The claim on the name lies in this shard.
+        claimed: bool,
+    },
     /// Another input was sent under this name. `number` is where they part, `own` the feed's own number there.
     Collision {
         /// Number in the feed's stream to the shard.

@@ -126,6 +126,7 @@ impl Kernel {
         let lane = shard.lane;
         let news = match question {
             FeedQuestion::Claim(identity) => self.claim(id, feed, identity, room),
+            FeedQuestion::Resume => self.resume(id, feed, to),
         };
         match news {
             // It has left no mark, so there is nothing to wait for; and asked again when there may be room.
@@ -156,5 +157,18 @@ impl Kernel {
         shard.claim_feed(feed, Claim::Held(identity));
         self.measure(id);
         FeedNews::Claimed
+    }
+
+    fn resume(&mut self, id: ShardId, feed: FeedId, to: ReplyTo) -> FeedNews {
+        let open = &self.open_feeds[&feed];
+        // Two that go on from the same place would give the same numbers to different messages.
+        if open.listeners.first().is_some_and(|first| first.to != to) {
+            return FeedNews::Refused(Refusal::FeedOpen(open.name.to_string()));
+        }
+        self.agree(feed, to, id);
+        let shard = self.host(id);
+        let claimed = shard.claims.contains_key(&feed);
+        let (floor, own) = shard.feeds.get(&feed).map_or((0, 0), |feed| (feed.floor(), feed.own_at_floor()));
+        FeedNews::Resumed { floor, own, claimed }
     }
 }

@@ -3,12 +3,16 @@
 use super::{Due, Sim, client::FEEDS_FROM};
 use crate::{
     activation::ReplyTo,
+    error::Refusal,
     feeds::{FeedId, FeedIdentity, FeedQuestion},
     kernel::{Arrival, Event, FeedNews, FeedReceipt, Provenance},
     message::Envelope,
     placement::ShardId,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// One of a simulation's feeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,7 +38,9 @@ pub(super) struct SimFeed {
     identity: FeedIdentity,
     /// It has its name; no row leaves before.
     has_name: bool,
-    /// When it last asked.
+    /// Shards that have not said yet where it goes on.
+    asking: BTreeSet<ShardId>,
+    /// When it asks again.
     asked: u64,
     /// Rises with every progress; a pump planned before looks whether it was in vain.
     restarts: u32,
@@ -46,6 +52,8 @@ struct Lines {
     rows: Vec<(u64, u64, Envelope)>,
     durable: u64,
     sent: u64,
+    /// The highest number it was ever told to be durable, also before its process started again.
+    told: u64,
     /// When something was last heard.
     heard: u64,
 }
@@ -80,7 +88,18 @@ impl Sim {
         let state = if shards.is_empty() { FeedState::Done } else { FeedState::Running };
         let (id, name) = (FeedId::of(name), name.into());
         let asked = 0;
-        let feed = SimFeed { id, name, to, shards, state, identity, has_name: false, asked, restarts: 0 };
+        let feed = SimFeed {
+            id,
+            name,
+            to,
+            shards,
+            state,
+            identity,
+            has_name: false,
+            asking: BTreeSet::new(),
+            asked,
+            restarts: 0,
+        };
         self.feeds.push(feed);
         self.open_feed(ticket);
         self.plan(0, Due::Pump { feed: ticket });
@@ -99,17 +118,44 @@ impl Sim {
         }
     }
 
-    /// Asks for the feed's name, where it has asked for long without an answer.
-    fn claim(&mut self, ticket: FeedTicket) {
+    /// Asks where the feed goes on, or for its name, where it was not asked before or for long without an answer.
+    fn ask_shards(&mut self, ticket: FeedTicket) {
         let now = self.now;
         let feed = &mut self.feeds[ticket.0];
         if self.node.is_none() || now < feed.asked {
             return;
         }
         feed.asked = now + PATIENCE;
-        let (id, to, question) = (feed.id, feed.to, FeedQuestion::Claim(feed.identity));
-        let shard = self.layout.place(id.hash());
-        self.step_worker(self.worker_of(shard), Event::AskFeed { feed: id, shard, question, to });
+        let (id, to) = (feed.id, feed.to);
+        let (question, shards) = if feed.asking.is_empty() {
+            (FeedQuestion::Claim(feed.identity), vec![self.layout.place(id.hash())])
+        } else {
+            (FeedQuestion::Resume, feed.asking.iter().copied().collect())
+        };
+        for shard in shards {
+            if self.node.is_some() {
+                self.step_worker(self.worker_of(shard), Event::AskFeed { feed: id, shard, question, to });
+            }
+        }
+    }
+
+    /// The process that feeds starts again. It knows nothing of what was durable, and sends its input from the start or asks
+    /// the shards.
+    fn restart_feed(&mut self, ticket: FeedTicket) {
+        self.close_feed(ticket.0);
+        let resumes = self.random.chance(500);
+        let feed = &mut self.feeds[ticket.0];
+        feed.restarts += 1;
+        self.seen.feeds_restarted += 1;
+        // Only the right input has its name; another one would go on where the right one stopped.
+        if feed.has_name && resumes {
+            feed.asking = self.layout.iter().collect();
+        }
+        (feed.has_name, feed.asked) = (false, 0);
+        for lines in feed.shards.values_mut() {
+            (lines.durable, lines.sent) = (0, 0);
+        }
+        self.open_feed(ticket);
     }
 
     /// A node that starts knows no feed.
@@ -128,18 +174,11 @@ impl Sim {
             return;
         }
         let restarts = !self.healed && self.random.chance(10);
-        let feed = &mut self.feeds[ticket.0];
-        if restarts && feed.restarts < 3 {
-            // The process that feeds starts again and knows nothing of what was durable.
-            feed.restarts += 1;
-            self.seen.feeds_restarted += 1;
-            (feed.has_name, feed.asked) = (false, 0);
-            for lines in feed.shards.values_mut() {
-                (lines.durable, lines.sent) = (0, 0);
-            }
+        if restarts && self.feeds[ticket.0].restarts < 3 {
+            self.restart_feed(ticket);
         }
-        if !self.feeds[ticket.0].has_name {
-            self.claim(ticket);
+        if !self.feeds[ticket.0].has_name || !self.feeds[ticket.0].asking.is_empty() {
+            self.ask_shards(ticket);
             let pause = self.random.between(5_000, 50_000);
             self.plan(pause, Due::Pump { feed: ticket });
             return;
@@ -195,6 +234,7 @@ impl Sim {
                     lines.durable = through;
                     lines.heard = now;
                 }
+                lines.told = lines.told.max(through);
             }
             FeedNews::SendFrom(number) => {
                 self.seen.feeds_sent_back += 1;
@@ -203,11 +243,27 @@ impl Sim {
             FeedNews::Lost => {
                 self.seen.feeds_lost += 1;
                 lines.sent = lines.durable;
-                if receipt.shard == home {
+                if receipt.shard == home || feed.asking.contains(&receipt.shard) {
                     feed.asked = 0;
                 }
             }
             FeedNews::Claimed => feed.has_name = true,
+            FeedNews::Resumed { floor, own, claimed } => {
+                if !feed.asking.remove(&receipt.shard) {
+                    return;
+                }
+                feed.has_name |= claimed;
+                let is_known =
+                    floor == 0 || lines.rows.get(floor as usize - 1).is_some_and(|(known, ..)| *known == own);
+                if floor < lines.told || !is_known {
+                    let text = format!("feed {at} was told {floor} and {own} in {}", receipt.shard);
+                    self.fail(&text);
+                }
+                (lines.durable, lines.sent, lines.told) = (floor, floor, floor);
+                self.seen.feeds_resumed += 1;
+            }
+            // Another feed of the name goes on as well: this one sends its input from the start.
+            FeedNews::Refused(Refusal::FeedOpen(_)) => feed.asking.clear(),
             FeedNews::ClaimedBy(holder) => {
                 if feed.state == FeedState::Running {
                     feed.state = FeedState::Collided;

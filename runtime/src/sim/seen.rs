@@ -100,6 +100,8 @@ seen! {
     feeds_collided,
     /// Feeds that began again from their first row.
     feeds_restarted,
+    /// Shards that told a feed where to go on.
+    feeds_resumed,
     /// Messages recognised as repeats.
     duplicates,
     /// Turns that rejected their message.
