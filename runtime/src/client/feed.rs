@@ -474,7 +474,7 @@ impl FeedPort {
         }
         let stream = state.streams.get_mut(&receipt.shard);
         match (receipt.news, stream) {
-            (FeedNews::Durable { through, .. }, Some(stream)) => {
+            (FeedNews::Durable { through }, Some(stream)) => {
                 // A feed that starts over is told of messages it has not sent yet in this run. Those are judged first:
                 // they may be another input's.
                 while stream.first <= through.min(stream.handed) {
@@ -651,10 +651,10 @@ mod tests {
         feed.port.tick_at(front.clock.now());
         push(&feed, 3);
         // An earlier run sent more.
-        tell(&feed, shard, FeedNews::Durable { through: 9, own: 9 });
+        tell(&feed, shard, FeedNews::Durable { through: 9 });
         assert_eq!(feed.durable(), 2);
         feed.port.tick_at(front.clock.now());
-        tell(&feed, shard, FeedNews::Durable { through: 9, own: 9 });
+        tell(&feed, shard, FeedNews::Durable { through: 9 });
         assert_eq!(feed.durable(), 3);
     }
 

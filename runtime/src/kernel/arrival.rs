@@ -312,7 +312,7 @@ impl Kernel {
         };
         let (target, window) = (arrival.shard, self.limits.stream_window);
         // Its sender has gone, or was stopped by a collision: what it sent before must not count as another's.
-        let agrees = self.open_feeds.get(&id)?.feeder(to)?.agrees(target);
+        self.open_feeds.get(&id)?.feeder(to)?;
         if !self.host(target).feeds.contains_key(&id) {
             if self.limits.clients_max <= self.host(target).feeds.len() {
                 self.tell_feeder(to, id, target, FeedNews::Refused(Refusal::Busy(Bound::Clients)));
@@ -332,17 +332,18 @@ impl Kernel {
             FeedVerdict::Stream(Verdict::Fresh) => {}
             FeedVerdict::Stream(Verdict::Duplicate) => {
                 self.counters.duplicates += 1;
-                self.agree(id, to, target);
+                self.agree(id, to, target, number);
+                let judged = self.open_feeds[&id].feeder(to)?.judged(target);
                 let shard = self.host(target);
-                let (lane, feed) = (shard.lane, &shard.feeds[&id]);
-                let news = FeedNews::Durable { through: feed.floor(), own: feed.own_at_floor() };
+                let (lane, floor) = (shard.lane, shard.feeds[&id].floor());
+                let news = FeedNews::Durable { through: floor.min(judged) };
                 // What it repeats may not be durable yet; behind its batch in the lane, this is true.
                 self.put_gated(lane, Output::FeedReceipt(FeedReceipt { to, feed: id, shard: target, news }));
                 return None;
             }
             FeedVerdict::Stream(Verdict::Taken) => {
                 self.counters.duplicates += 1;
-                self.agree(id, to, target);
+                self.agree(id, to, target, number);
                 return None;
             }
             FeedVerdict::Stream(Verdict::Gap { expected }) => {
@@ -371,9 +372,7 @@ impl Kernel {
             return None;
         };
         self.host(target).feeds.get_mut(&id).expect("made above").take(number, own, digest);
-        if !agrees {
-            self.agree(id, to, target);
-        }
+        self.agree(id, to, target, number);
         self.counters.accepted += 1;
         Some(Taken {
             slot,

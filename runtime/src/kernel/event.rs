@@ -269,12 +269,10 @@ pub struct FeedReceipt {
 /// What a [`FeedReceipt`] says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FeedNews {
-    /// Durably consumed up to `through`, where the feed's own number is `own`.
+    /// Durably consumed up to `through`, and judged to be what this feed has sent.
     Durable {
         /// Number in the feed's stream to the shard.
         through: u64,
-        /// The feed's own number there.
-        own: u64,
     },
     /// Something is missing or there was no room: send again from here on.
     SendFrom(u64),

@@ -22,14 +22,14 @@ pub(super) struct OpenFeed {
 #[derive(Debug)]
 pub(super) struct Feeder {
     pub(super) to: ReplyTo,
-    /// By shard: whether a message of its own was judged there and agrees with what is known of the feed. Until then it
-    /// is told of nothing that is durable there, for those may be another input's rows and not the ones it has sent.
-    agreed: Vec<bool>,
+    /// By shard: up to which number messages of its own were judged there and agree with what is known of the feed. It is
+    /// told of nothing beyond that is durable there, for that may be another input's rows and not the ones it has sent.
+    judged: Vec<u64>,
 }
 
 impl Feeder {
-    pub(super) fn agrees(&self, shard: ShardId) -> bool {
-        self.agreed[shard.0 as usize]
+    pub(super) fn judged(&self, shard: ShardId) -> u64 {
+        self.judged[shard.0 as usize]
     }
 }
 
@@ -41,9 +41,9 @@ impl OpenFeed {
 
 impl Kernel {
     pub(super) fn open_feed(&mut self, feed: FeedId, name: Arc<str>, to: ReplyTo) {
-        let agreed = vec![false; self.layout.count() as usize];
+        let judged = vec![0; self.layout.count() as usize];
         let open = self.open_feeds.entry(feed).or_insert_with(|| OpenFeed { name, listeners: Vec::new() });
-        open.listeners.push(Feeder { to, agreed });
+        open.listeners.push(Feeder { to, judged });
     }
 
     pub(super) fn close_feed(&mut self, feed: FeedId, to: ReplyTo) {
@@ -56,17 +56,18 @@ impl Kernel {
     }
 
     /// A message of this feeder was judged, and it is the input that is known.
-    pub(super) fn agree(&mut self, feed: FeedId, to: ReplyTo, shard: ShardId) {
+    pub(super) fn agree(&mut self, feed: FeedId, to: ReplyTo, shard: ShardId, number: u64) {
         let open = self.open_feeds.get_mut(&feed).expect("judged only while it is open");
         let feeder = open.listeners.iter_mut().find(|feeder| feeder.to == to);
-        feeder.expect("judged only while it listens").agreed[shard.0 as usize] = true;
+        let judged = &mut feeder.expect("judged only while it listens").judged[shard.0 as usize];
+        *judged = number.max(*judged);
     }
 
     /// The shard's memory is lost, and what was judged in it with it: each feeder sends again and is judged anew.
     pub(super) fn lose_feed(&mut self, feed: FeedId, shard: ShardId) {
         let Some(open) = self.open_feeds.get_mut(&feed) else { return };
         for feeder in &mut open.listeners {
-            feeder.agreed[shard.0 as usize] = false;
+            feeder.judged[shard.0 as usize] = 0;
             let receipt = FeedReceipt { to: feeder.to, feed, shard, news: FeedNews::Lost };
             self.actions.push(super::Action::Put(Output::FeedReceipt(receipt)));
         }
@@ -165,10 +166,10 @@ impl Kernel {
         if open.listeners.first().is_some_and(|first| first.to != to) {
             return FeedNews::Refused(Refusal::FeedOpen(open.name.to_string()));
         }
-        self.agree(feed, to, id);
         let shard = self.host(id);
         let claimed = shard.claims.contains_key(&feed);
         let (floor, own) = shard.feeds.get(&feed).map_or((0, 0), |feed| (feed.floor(), feed.own_at_floor()));
+        self.agree(feed, to, id, floor);
         FeedNews::Resumed { floor, own, claimed }
     }
 }

@@ -226,7 +226,7 @@ impl Sim {
         let feed = &mut self.feeds[at];
         let lines = feed.shards.entry(receipt.shard).or_default();
         match receipt.news {
-            FeedNews::Durable { through, .. } => {
+            FeedNews::Durable { through } => {
                 // Another feed of this name may have fed more. What this one has not sent it cannot skip: whether its
                 // input is the same is judged by its first row.
                 let through = through.min(lines.sent);
