@@ -3,7 +3,10 @@
 use entity_runtime::{
     activation::{Listener, ReplyTo},
     entity::{Entity, Handle, KindOf},
-    kernel::{Action, Arrival, Event, FeedReceipt, Kernel, Outcome, Output, Provenance, Receipt, Submission},
+    kernel::{
+        Action, Arrival, Event, FeedReceipt, ImageTicket, Kernel, Outcome, Output, Provenance, Receipt,
+        Submission,
+    },
     kinds::Kinds,
     limits::Limits,
     message::{self, ClientId, Envelope, Message, RequestId},
@@ -40,6 +43,9 @@ pub struct Driven {
     pub held_receipts: Option<Vec<Receipt>>,
     /// Messages between shards are kept here instead of delivered, where this is set.
     pub held_hands: Option<Vec<Arrival>>,
+    /// Images that were asked for are not read while this is set.
+    pub images_held: bool,
+    images: Vec<(usize, Vec<ImageTicket>)>,
     /// Requests say that their client has the replies up to here.
     pub acknowledged: u64,
     /// Whether the store grants room.
@@ -103,6 +109,8 @@ impl Driven {
             feeds_told: Vec::new(),
             held_receipts: None,
             held_hands: None,
+            images_held: false,
+            images: Vec::new(),
             acknowledged: 0,
             room: Ok(()),
             durable: BTreeMap::new(),
@@ -188,6 +196,7 @@ impl Driven {
                     let rows = self.store.load_shard(shard, owned.epoch).expect("it is owned");
                     self.step(worker, Event::ShardLoaded { resets, owned, rows });
                 }
+                Action::LoadImages(tickets) if self.images_held => self.images.push((worker, tickets)),
                 Action::LoadImages(tickets) => {
                     let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
                     let images = self.store.load_images(&keys).expect("they are owned");
@@ -196,6 +205,19 @@ impl Driven {
                 Action::WantLoadable => {}
                 Action::Stop(error) => panic!("{error}"),
             }
+        }
+    }
+
+    /// Reads the images that were held, and those asked for from now on at once.
+    ///
+    /// # Panics
+    /// A shard of theirs is not owned any more.
+    pub fn release_images(&mut self) {
+        self.images_held = false;
+        for (worker, tickets) in std::mem::take(&mut self.images) {
+            let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
+            let images = self.store.load_images(&keys).expect("they are owned");
+            self.step(worker, Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
         }
     }
 

@@ -4,11 +4,11 @@
 use entity_runtime::{
     Client, FeedError, Refusal, Runtime,
     activation::ReplyTo,
-    client::Parting,
+    client::{FeedProgress, OperatorError, Parting},
     entity::Entity,
     error::Bound,
-    feeds::{FeedId, FeedIdentity, FeedQuestion},
-    kernel::{Arrival, Event, FeedNews, Provenance},
+    feeds::{DropStep, FeedId, FeedIdentity, FeedQuestion},
+    kernel::{Arrival, Event, FeedNews, Outcome, Provenance},
     limits::Limits,
     placement,
     store::{LaneId, NoRoom},
@@ -257,6 +257,57 @@ async fn a_feed_that_goes_on_needs_its_name_for_itself() {
     assert!(matches!(client.resume_feed("f").await, Err(FeedError::Refused { .. })));
 }
 
+#[tokio::test]
+async fn a_dropped_feed_frees_its_name_and_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut limits = small_limits();
+    limits.clients_max = 1;
+    let runtime = builder(directory.path(), limits.clone()).shards(1).start().await.unwrap();
+    feed_rows(runtime.client(), "wrong", &[(1, "l1", 1), (2, "l2", 2)]).await.unwrap();
+    let full = feed_rows(runtime.client(), "right", &[(1, "l1", 10)]).await.unwrap_err();
+    assert!(matches!(full, FeedError::Refused { refusal: Refusal::Busy(Bound::Clients), .. }), "{full}");
+    let operator = runtime.operator();
+    let refused = async |name: &str| match operator.drop_feed(name).await.unwrap_err() {
+        OperatorError::Refused(refusal) => refusal,
+        error => panic!("{error}"),
+    };
+    assert_eq!(refused("right").await, Refusal::NoFeed("right".into()));
+    let open = runtime.client().feed("wrong").await.unwrap();
+    assert_eq!(refused("wrong").await, Refusal::FeedOpen("wrong".into()));
+    drop(open);
+    operator.drop_feed("wrong").await.unwrap();
+    assert_eq!(operator.feeds().await.unwrap(), []);
+    assert_eq!(refused("wrong").await, Refusal::NoFeed("wrong".into()));
+    runtime.shutdown().await;
+
+    // Nothing of it is left: another input has the name, and what it applied before stays.
+    let runtime = builder(directory.path(), limits).shards(1).start().await.unwrap();
+    feed_rows(runtime.client(), "wrong", &[(1, "l1", 10), (2, "l2", 20)]).await.unwrap();
+    assert_eq!(noted(&runtime.client(), ["l1", "l2"]).await, [1, 2, 10, 20]);
+    let feeds = runtime.operator().feeds().await.unwrap();
+    assert_eq!(
+        feeds,
+        [FeedProgress { name: "wrong".into(), applied: 2, own: 2, shards: 1, dropping: false }]
+    );
+    runtime.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_dropped_feed_sent_again_is_applied_again_in_every_shard() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = start(directory.path()).await;
+    feed(runtime.client(), "f", ROWS, 0).await.unwrap();
+    runtime.operator().drop_feed("f").await.unwrap();
+    feed(runtime.client(), "f", ROWS, 0).await.unwrap();
+    runtime.quiesce().await;
+    let mut ledgers = BTreeMap::new();
+    for n in 0..7 {
+        ledgers.append(&mut runtime.client().ask(Ledger::at(format!("l{n}")), Counts).await.unwrap());
+    }
+    assert_eq!(ledgers, (1..=ROWS).map(|row| (row, 2)).collect());
+    runtime.shutdown().await;
+}
+
 /// A kernel of one shard with two feeds of one name open, which the test sends rows of by hand.
 fn two_feeders() -> (Driven, [ReplyTo; 2]) {
     let mut driven = Driven::new(with::<Tally>(kinds()), Limits::default(), 1, 1, 1);
@@ -417,4 +468,74 @@ fn a_collision_stops_the_feed_that_collided_and_no_other_of_its_name() {
     assert_eq!(told(&driven, right).last(), Some(&&FeedNews::Durable { through: 2 }));
     // Two rows, and what each sends on.
     assert_eq!(driven.kernels[0].counters().applied, 4);
+}
+
+fn drop_step(driven: &mut Driven, step: DropStep) -> Outcome {
+    let to = ReplyTo { connection: 0, slot: 0 };
+    driven.told.clear();
+    driven.step(0, Event::DropFeed { shard: placement::ShardId(0), name: "f".into(), step, to });
+    driven.settle();
+    driven.answer(to).expect("settled").clone()
+}
+
+#[test]
+fn a_feed_that_is_being_dropped_gives_nobody_its_name_until_it_is_gone() {
+    let (mut driven, [first, second]) = two_feeders();
+    let identity = FeedIdentity::of(1, b"first");
+    claim(&mut driven, first, identity);
+    driven.arrive(row(1, 10, first));
+    driven.settle();
+    let open = Outcome::Refused(Refusal::FeedOpen("f".into()));
+    assert_eq!(drop_step(&mut driven, DropStep::Begin), open);
+    for to in [first, second] {
+        driven.step(0, Event::CloseFeed { feed: FeedId::of("f"), to });
+    }
+    assert!(matches!(drop_step(&mut driven, DropStep::Begin), Outcome::Done(_)));
+    // The process ends in the midst of it.
+    driven.restart();
+    driven.feeds_told.clear();
+    driven.step(0, Event::OpenFeed { feed: FeedId::of("f"), name: "f".into(), to: first });
+    claim(&mut driven, first, identity);
+    ask(&mut driven, first, FeedQuestion::Resume);
+    driven.settle();
+    let dropping = FeedNews::Refused(Refusal::FeedDropping("f".into()));
+    assert_eq!(told(&driven, first), [&dropping]);
+    assert_eq!(drop_step(&mut driven, DropStep::Marks), open);
+    driven.step(0, Event::CloseFeed { feed: FeedId::of("f"), to: first });
+    for step in [DropStep::Begin, DropStep::Marks, DropStep::End, DropStep::End] {
+        assert!(matches!(drop_step(&mut driven, step), Outcome::Done(_)));
+    }
+    driven.restart();
+    driven.feeds_told.clear();
+    driven.step(0, Event::OpenFeed { feed: FeedId::of("f"), name: "f".into(), to: second });
+    ask(&mut driven, second, FeedQuestion::Resume);
+    driven.settle();
+    assert_eq!(told(&driven, second), [&FeedNews::Resumed { floor: 0, own: 0, claimed: false }]);
+    // Nobody has the name, so a late word that it is free takes it from nobody.
+    claim(&mut driven, second, identity);
+    driven.settle();
+    assert!(matches!(drop_step(&mut driven, DropStep::End), Outcome::Done(_)));
+    claim(&mut driven, second, FeedIdentity::of(2, b"other"));
+    driven.settle();
+    assert_eq!(told(&driven, second).last(), Some(&&FeedNews::ClaimedBy(identity)));
+}
+
+#[test]
+fn a_feed_with_a_message_in_memory_is_not_dropped() {
+    let (mut driven, [first, second]) = two_feeders();
+    claim(&mut driven, first, FeedIdentity::of(1, b"first"));
+    driven.settle();
+    // Taken, and its entity's image is still being read: it sets its mark later.
+    driven.images_held = true;
+    driven.arrive(row(1, 10, first));
+    driven.settle();
+    for to in [first, second] {
+        driven.step(0, Event::CloseFeed { feed: FeedId::of("f"), to });
+    }
+    assert!(matches!(drop_step(&mut driven, DropStep::Begin), Outcome::Done(_)));
+    let busy = Outcome::Refused(Refusal::FeedOpen("f".into()));
+    assert_eq!(drop_step(&mut driven, DropStep::Marks), busy);
+    driven.release_images();
+    driven.settle();
+    assert!(matches!(drop_step(&mut driven, DropStep::Marks), Outcome::Done(_)));
 }

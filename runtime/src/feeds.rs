@@ -64,14 +64,32 @@ pub enum FeedQuestion {
 }
 
 /// Who has the name of a feed.
+///
+/// ```text
+///             first message              an operator drops it          every shard has forgotten it
+///   (no row) ───────────────► Held ─────────────────────────► Dropping ────────────────────────────► (no row)
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     /// The input of this identity.
     Held(FeedIdentity),
+    /// Nobody, until no shard has a mark of the feed any more: one that had would take the next input for the last.
+    Dropping,
+}
+
+/// The steps in which a feed is dropped. Each may be repeated, and so may the whole after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropStep {
+    /// The shard of the claim: nobody gets the name from now on.
+    Begin,
+    /// Every shard: forget the marks.
+    Marks,
+    /// The shard of the claim: the name is free.
+    End,
 }
 
 impl Claim {
-    /// Row value: 0, own number, digest.
+    /// Row value: 0, own number, digest; or 1.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Held(identity) => {
@@ -79,6 +97,7 @@ impl Claim {
                 put_varint(identity.own, out);
                 out.extend_from_slice(&identity.digest.to_be_bytes());
             }
+            Self::Dropping => out.push(1),
         }
     }
 
@@ -86,6 +105,7 @@ impl Claim {
     pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         let claim = match take(&mut bytes, 1)?[0] {
             0 => Self::Held(FeedIdentity { own: take_varint(&mut bytes)?, digest: take_u64(&mut bytes)? }),
+            1 => Self::Dropping,
             _ => return None,
         };
         bytes.is_empty().then_some(claim)
@@ -129,6 +149,11 @@ impl Feed {
     /// Whether a commit, durable or not yet, has consumed this number.
     pub fn is_consumed(&self, number: u64) -> bool {
         self.inbox.is_consumed(number)
+    }
+
+    /// Whether something is taken into memory and not consumed.
+    pub fn is_busy(&self) -> bool {
+        self.owns.iter().any(|(number, _)| !self.inbox.is_consumed(*number))
     }
 
     /// How many numbers above the floor are consumed.
@@ -283,8 +308,8 @@ mod tests {
         }
 
         #[test]
-        fn a_claim_comes_back_from_its_row(own: u64, digest: u64) {
-            let claim = Claim::Held(FeedIdentity { own, digest });
+        fn a_claim_comes_back_from_its_row(held: bool, own: u64, digest: u64) {
+            let claim = if held { Claim::Held(FeedIdentity { own, digest }) } else { Claim::Dropping };
             let mut row = Vec::new();
             claim.encode(&mut row);
             proptest::prop_assert_eq!(Claim::decode(&row), Some(claim));

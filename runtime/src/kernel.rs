@@ -212,6 +212,9 @@ impl Kernel {
             Event::DeadLetter { shard, number, retry, to } => {
                 self.operator_asks(Operation { shard, what: Operated::Letter { number, retry }, to });
             }
+            Event::DropFeed { shard, name, step, to } => {
+                self.operator_asks(Operation { shard, what: Operated::DropFeed { name, step }, to });
+            }
             Event::Tick => self.tick(),
             Event::Drain => {
                 self.draining = true;

@@ -11,7 +11,7 @@ use crate::{
     requests::Requests,
     store::{
         Row, RowType,
-        batch::put,
+        batch::{delete, put},
         row::{put_varint, take, take_u32, take_u64, take_u128, take_varint},
     },
     stream::{Inbox, Outbox},
@@ -311,6 +311,20 @@ impl Shard {
         let key: [&[u8]; 3] = [&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[FEED_CLAIM]];
         put(&key, &[&value], &mut self.changes.writes);
         self.claims.insert(feed, claim);
+    }
+
+    /// Forgets a part of a feed, and appends the deletion of its row.
+    pub fn forget_feed(&mut self, feed: FeedId, part: u8) {
+        match part {
+            FEED_MARKS => {
+                self.feeds.remove(&feed);
+                // Its row is not to be written again with this batch.
+                self.changes.feeds.remove(&feed);
+            }
+            FEED_CLAIM => drop(self.claims.remove(&feed)),
+            _ => {}
+        }
+        delete(&[&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[part]], &mut self.changes.writes);
     }
 }
 

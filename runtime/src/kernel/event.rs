@@ -3,7 +3,7 @@
 use crate::{
     activation::{Listener, ReplyTo, Slot},
     error::Refusal,
-    feeds::{FeedId, FeedIdentity, FeedQuestion},
+    feeds::{DropStep, FeedId, FeedIdentity, FeedQuestion},
     message::{Envelope, RequestId},
     placement::ShardId,
     requests::Reply,
@@ -152,6 +152,17 @@ pub enum Event {
         number: u64,
         /// The message to try again; `None` drops it.
         retry: Option<Envelope>,
+        /// Who is told.
+        to: ReplyTo,
+    },
+    /// An operator drops a feed, step by step.
+    DropFeed {
+        /// The shard that is to take the step.
+        shard: ShardId,
+        /// Name of the feed.
+        name: Arc<str>,
+        /// The step.
+        step: DropStep,
         /// Who is told.
         to: ReplyTo,
     },

@@ -1,12 +1,13 @@
 //! Those who feed under a name, and what each of them may be told.
 
-use super::{FeedNews, FeedReceipt, Kernel, Operated, Operation, Output};
+use super::{FeedNews, FeedReceipt, Kernel, Operated, Operation, Outcome, Output};
 use crate::{
     activation::ReplyTo,
     error::{Bound, Refusal},
-    feeds::{Claim, FeedId, FeedIdentity, FeedQuestion},
+    feeds::{Claim, DropStep, Feed, FeedId, FeedIdentity, FeedQuestion},
     placement::ShardId,
-    shard::ShardPhase,
+    requests::{Reply, ReplyClass},
+    shard::{FEED_CLAIM, FEED_MARKS, FEED_NAME, ShardPhase},
     store::NoRoom,
 };
 use std::sync::Arc;
@@ -148,6 +149,7 @@ impl Kernel {
         match claims.get(&feed) {
             Some(Claim::Held(held)) if *held == identity => return FeedNews::Claimed,
             Some(Claim::Held(held)) => return FeedNews::ClaimedBy(*held),
+            Some(Claim::Dropping) => return FeedNews::Refused(self.is_dropping(feed)),
             None if clients_max <= claims.len() => return FeedNews::Refused(Refusal::Busy(Bound::Clients)),
             None if room.is_err() => return FeedNews::Lost,
             None => {}
@@ -166,10 +168,58 @@ impl Kernel {
         if open.listeners.first().is_some_and(|first| first.to != to) {
             return FeedNews::Refused(Refusal::FeedOpen(open.name.to_string()));
         }
+        if self.host(id).claims.get(&feed) == Some(&Claim::Dropping) {
+            return FeedNews::Refused(self.is_dropping(feed));
+        }
         let shard = self.host(id);
         let claimed = shard.claims.contains_key(&feed);
         let (floor, own) = shard.feeds.get(&feed).map_or((0, 0), |feed| (feed.floor(), feed.own_at_floor()));
         self.agree(feed, to, id, floor);
         FeedNews::Resumed { floor, own, claimed }
+    }
+
+    fn is_dropping(&self, feed: FeedId) -> Refusal {
+        Refusal::FeedDropping(self.open_feeds[&feed].name.to_string())
+    }
+
+    /// An operator drops a feed, in steps. A feed that is open may send at any time, and a message of it in memory will set
+    /// its mark; so neither may be there. Once its name is being dropped nobody can begin to send.
+    pub(super) fn drop_feed(&mut self, lane: usize, id: ShardId, name: &str, step: DropStep, to: ReplyTo) {
+        let feed = FeedId::of(name);
+        let is_open = self.open_feeds.contains_key(&feed);
+        let shard = self.host(id);
+        let claim = shard.claims.get(&feed).copied();
+        let refusal = match step {
+            DropStep::Begin if claim.is_none() => Some(Refusal::NoFeed(name.to_owned())),
+            DropStep::Begin if is_open => Some(Refusal::FeedOpen(name.to_owned())),
+            DropStep::Marks if is_open || shard.feeds.get(&feed).is_some_and(Feed::is_busy) => {
+                Some(Refusal::FeedOpen(name.to_owned()))
+            }
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            self.put_now(Output::Reply(to, Outcome::Refused(refusal)));
+            return;
+        }
+        match step {
+            DropStep::Begin => self.touch(id).claim_feed(feed, Claim::Dropping),
+            DropStep::Marks if shard.feeds.contains_key(&feed) => {
+                let shard = self.touch(id);
+                shard.forget_feed(feed, FEED_MARKS);
+                // For as long as the claim is there, an operator finds the feed by its name.
+                if claim.is_none() {
+                    shard.forget_feed(feed, FEED_NAME);
+                }
+            }
+            DropStep::End if claim == Some(Claim::Dropping) => {
+                let shard = self.touch(id);
+                shard.forget_feed(feed, FEED_CLAIM);
+                shard.forget_feed(feed, FEED_NAME);
+            }
+            DropStep::Marks | DropStep::End => {}
+        }
+        self.measure(id);
+        let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
+        self.put_gated(lane, Output::Reply(to, Outcome::Done(reply)));
     }
 }

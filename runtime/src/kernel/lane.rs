@@ -3,13 +3,16 @@
 use super::{Arrival, ImageTicket, Output, counters::Counts};
 use crate::{
     activation::{ReplyTo, Slot},
-    feeds::{FeedId, FeedQuestion},
+    feeds::{DropStep, FeedId, FeedQuestion},
     message::Envelope,
     placement::ShardId,
     store::LaneId,
     timestamp::Timestamp,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 /// The kernel's part of one lane.
 pub(super) struct LaneWork {
@@ -56,6 +59,8 @@ pub(super) enum Operated {
     Letter { number: u64, retry: Option<Envelope> },
     /// See [`Event::AskFeed`](super::Event::AskFeed).
     Feed { feed: FeedId, question: FeedQuestion },
+    /// See [`Event::DropFeed`](super::Event::DropFeed).
+    DropFeed { name: Arc<str>, step: DropStep },
 }
 
 impl LaneWork {

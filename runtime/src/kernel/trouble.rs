@@ -405,6 +405,10 @@ impl Kernel {
         let Operation { shard: id, ref what, to } = operation;
         let (number, retry) = match what {
             Operated::Letter { number, retry } => (*number, retry),
+            Operated::DropFeed { name, step } => {
+                self.drop_feed(lane, id, name, *step, to);
+                return;
+            }
             Operated::Feed { .. } => unreachable!("a feed is answered before"),
         };
         let known = self.shard(id).is_some_and(|shard| shard.dead.contains(&number));
