@@ -10,7 +10,8 @@ mod pending;
 
 pub use feed::{Feed, FeedError, Parting};
 pub use operator::{
-    DeadLetter, FeedProgress, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, WaitingMessage,
+    DeadLetter, FeedProgress, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, StuckEntity,
+    WaitingMessage,
 };
 
 use crate::{

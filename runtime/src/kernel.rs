@@ -32,6 +32,7 @@ mod gauge;
 mod lane;
 mod passivate;
 mod streams;
+mod stuck;
 mod trouble;
 mod turns;
 
@@ -42,6 +43,7 @@ pub use event::{
     Submission,
 };
 pub use gauge::TurnGauge;
+pub use stuck::{Stuck, StuckPage};
 
 use crate::{
     activation::{Activations, Mail, Origin, ReplyTo, Slot},
@@ -215,6 +217,7 @@ impl Kernel {
             Event::DropFeed { shard, name, step, to } => {
                 self.operator_asks(Operation { shard, what: Operated::DropFeed { name, step }, to });
             }
+            Event::ListStuck { from, to } => self.list_stuck(from, to),
             Event::Tick => self.tick(),
             Event::Drain => {
                 self.draining = true;

@@ -1,4 +1,4 @@
-//! What an operator sees and does: dead letters, waiting messages, feeds.
+//! What an operator sees and does: dead letters, waiting messages, stuck entities, feeds.
 
 use super::pending::Pending;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     entity::EntityId,
     error::Refusal,
     feeds::{Claim, DropStep, Feed, FeedId},
-    kernel::{Event, Outcome},
+    kernel::{Event, Outcome, StuckPage},
     message::{ClientId, Envelope},
     node::Front,
     placement::ShardId,
@@ -87,6 +87,23 @@ pub struct WaitingMessage {
     pub message: String,
     /// Length of the encoded message.
     pub len: usize,
+}
+
+/// An entity whose messages wait, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StuckEntity {
+    /// The entity.
+    pub target: EntityId,
+    /// Its stored state cannot be read: it waits for a build that can. Otherwise its handler panics, and it is tried again.
+    pub is_parked: bool,
+    /// What went wrong last.
+    pub reason: String,
+    /// Since when, as far as this process knows: a start begins anew.
+    pub since: Timestamp,
+    /// How often the first of its messages was tried in vain.
+    pub tries: u32,
+    /// How many of its messages wait.
+    pub waiting: u64,
 }
 
 /// A feed that has been used.
@@ -191,8 +208,8 @@ impl<'r> Operator<'r> {
         .await
     }
 
-    /// Lists the messages that wait for entities which are parked or keep failing, paged as dead letters are. Why each
-    /// entity waits is in the log, at level `error` or `warn`.
+    /// Lists the messages that wait for entities which are parked or keep failing, paged as dead letters are.
+    /// [`Operator::stuck`] says why each entity waits; a message for a kind that is not registered waits too.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -207,6 +224,46 @@ impl<'r> Operator<'r> {
             Some(WaitingMessage { id, target: envelope.target(), message, len: envelope.len() })
         })
         .await
+    }
+
+    /// Lists the entities that are parked or keep failing, those for longest first, `limit` or [`PAGE_MAX`] at the most.
+    /// Answered out of memory: it costs no checkpoint and shows what is so now.
+    ///
+    /// # Errors
+    /// The runtime is stopping, or a worker does not answer.
+    pub async fn stuck(&self, limit: usize) -> Result<Vec<StuckEntity>, OperatorError> {
+        let mut stuck = Vec::new();
+        for worker in 0..self.front.intakes.len() {
+            let mut from = 0;
+            loop {
+                let told = self.ask([(worker, from)], |from, to| Event::ListStuck { from, to }).await?;
+                let page = told.into_iter().next().map(|outcome| match outcome {
+                    Outcome::Done(reply) => Ok(StuckPage::decode(&reply.body).expect("just encoded")),
+                    Outcome::Refused(refusal) => Err(refusal.into()),
+                    Outcome::Unknown(why) => Err(OperatorError::Unknown(why)),
+                    Outcome::Waiting => unreachable!("only a message waits"),
+                });
+                let page = page.expect("one was asked")?;
+                stuck.extend(page.entities.into_iter().map(|stuck| StuckEntity {
+                    target: EntityId::new(stuck.kind, stuck.key),
+                    is_parked: stuck.is_parked,
+                    reason: stuck.reason,
+                    since: stuck.since,
+                    tries: stuck.tries,
+                    waiting: stuck.waiting,
+                }));
+                // Bounded after each page, and not at the end: those for longest are kept.
+                stuck.sort_by(|one, other| {
+                    (one.since, one.target.key()).cmp(&(other.since, other.target.key()))
+                });
+                stuck.truncate(limit.min(PAGE_MAX));
+                if page.next == 0 {
+                    break;
+                }
+                from = page.next;
+            }
+        }
+        Ok(stuck)
     }
 
     /// Lists the feeds, by name. Their number is bounded by

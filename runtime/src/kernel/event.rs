@@ -166,6 +166,13 @@ pub enum Event {
         /// Who is told.
         to: ReplyTo,
     },
+    /// An operator asks which entities are stuck; the reply's body is a [`StuckPage`](super::StuckPage).
+    ListStuck {
+        /// Where to go on: 0 at first, then [`StuckPage::next`](super::StuckPage::next).
+        from: u64,
+        /// Who is told.
+        to: ReplyTo,
+    },
     /// Time has passed.
     Tick,
     /// The node is stopping: begin nothing new. Messages in outboxes stay there and go on at the next start, or entities
