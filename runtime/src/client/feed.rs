@@ -489,8 +489,11 @@ impl FeedPort {
             (FeedNews::SendFrom(number), Some(stream)) => {
                 stream.again = Some(stream.again.map_or(number, |again| again.min(number)));
             }
-            (FeedNews::Lost, Some(stream)) => stream.again = Some(stream.first),
-            (FeedNews::Durable { .. } | FeedNews::SendFrom(_) | FeedNews::Lost, None) => {}
+            // What has not left cannot have been lost.
+            (FeedNews::Lost, Some(stream)) if state.naming == Naming::Held => {
+                stream.again = Some(stream.first);
+            }
+            (FeedNews::Durable { .. } | FeedNews::SendFrom(_), None) | (FeedNews::Lost, _) => {}
             (FeedNews::Resumed { floor, own, claimed }, _) => {
                 if !state.unanswered.remove(&receipt.shard) {
                     return;
