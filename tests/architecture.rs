@@ -2,7 +2,6 @@
 //!
 //! `ARCHITECTURE.md` says why; here the table is data, held against the `crate::` paths of `runtime/src`. Tests inside the
 //! files are left out: they may use what they like.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use std::{
     collections::BTreeSet,
@@ -78,6 +77,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         ],
     ),
     ("store", Ring, &["placement"]),
+    ("load", Ring, &["placement", "shard", "store"]),
     (
         "sim",
         Ring,
@@ -96,11 +96,27 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
             "shard",
             "kernel",
             "store",
+            "load",
         ],
     ),
     ("clock", Ring, &["timestamp"]),
     ("worker", Ring, &["timestamp", "kernel", "store", "node"]),
-    ("node", Ring, &["limits", "placement", "kinds", "activation", "kernel", "store", "clock", "worker"]),
+    (
+        "node",
+        Ring,
+        &[
+            "limits",
+            "placement",
+            "kinds",
+            "activation",
+            "shard",
+            "kernel",
+            "store",
+            "load",
+            "clock",
+            "worker",
+        ],
+    ),
     (
         "client",
         Ring,

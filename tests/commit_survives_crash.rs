@@ -1,5 +1,4 @@
 //! Whatever was acknowledged is there after any crash, and nothing is there twice.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::entity::Entity;
 use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note, builder, id, now, small_limits};

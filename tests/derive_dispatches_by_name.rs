@@ -1,7 +1,6 @@
 //! A derived entity runs the handler of the message's name, and reads every state it ever stored.
 //!
 //! Driven as the runtime drives it: without the entity's type, through its kind and an envelope's view.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::{
     codec,

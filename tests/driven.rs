@@ -9,8 +9,10 @@ use entity_runtime::{
     },
     kinds::Kinds,
     limits::Limits,
+    load,
     message::{self, ClientId, Envelope, Message, RequestId},
     placement::{self, ShardId, Shards},
+    requests::Acknowledged,
     shard::LetterRow,
     store::{
         CommitError, Lane, LaneId, NoRoom, RowType, Store,
@@ -46,6 +48,8 @@ pub struct Driven {
     /// Images that were asked for are not read while this is set.
     pub images_held: bool,
     images: Vec<(usize, Vec<ImageTicket>)>,
+    /// How often messages of an outbox were read from the store.
+    pub outboxes_read: u64,
     /// Requests say that their client has the replies up to here.
     pub acknowledged: u64,
     /// Whether the store grants room.
@@ -111,6 +115,7 @@ impl Driven {
             held_hands: None,
             images_held: false,
             images: Vec::new(),
+            outboxes_read: 0,
             acknowledged: 0,
             room: Ok(()),
             durable: BTreeMap::new(),
@@ -189,14 +194,19 @@ impl Driven {
                 }
                 Action::Put(output) => self.let_out(output),
                 Action::Hand(arrivals) => arrivals.into_iter().for_each(|arrival| self.hand(arrival)),
-                Action::LoadShard { shard, resets } => {
+                Action::LoadShard { shard, part, resets } => {
                     self.store.maintain().expect("memory does not fail");
                     let owned = self.store.owned().expect("memory does not fail");
                     let owned = owned.into_iter().find(|owned| owned.shard == shard).expect("all are owned");
-                    let rows = self.store.load_shard(shard, owned.epoch).expect("it is owned");
+                    let rows = load::shard(&self.store, shard, owned.epoch, part).expect("it is owned");
                     self.step(worker, Event::ShardLoaded { resets, owned, rows });
                 }
                 Action::LoadImages(tickets) if self.images_held => self.images.push((worker, tickets)),
+                Action::LoadOutbox(ticket) => {
+                    let envelopes = load::outbox(&self.store, &ticket).expect("it is owned");
+                    self.outboxes_read += 1;
+                    self.step(worker, Event::OutboxLoaded(ticket, envelopes));
+                }
                 Action::LoadImages(tickets) => {
                     let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
                     let images = self.store.load_images(&keys).expect("they are owned");
@@ -251,7 +261,7 @@ impl Driven {
         let to = ReplyTo { connection: 0, slot: self.next_slot };
         let issued_at = Timestamp::from_millis(1_000_000);
         let id = RequestId { client: ClientId(client), number, issued_at };
-        let acknowledged = self.acknowledged;
+        let acknowledged = Acknowledged::through(self.acknowledged);
         let from = Provenance::Request { id, acknowledged, listener: Listener { to, wants_reply } };
         self.arrive_from(envelope, from);
         to

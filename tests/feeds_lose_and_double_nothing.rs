@@ -1,5 +1,4 @@
 //! A feed can be sent again from its start, twice at once, or cut off: each row counts once.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::{
     Client, FeedError, Refusal, Runtime,

@@ -1,9 +1,9 @@
 //! A repeat of a request gets the first reply, byte for byte: at once, after passivation, a checkpoint and a restart (P11).
 
-use entity_runtime::{kernel::Outcome, limits::Limits};
+use entity_runtime::{error::Refusal, kernel::Outcome, limits::Limits};
 use entity_runtime_tests::{
-    driven::{Driven, envelope, kinds, with},
-    entities::{Account, Fund, Transfer},
+    driven::{Driven, envelope, kinds, named, with},
+    entities::{Account, Books, Fund, Transfer},
 };
 use std::time::Duration;
 
@@ -46,6 +46,36 @@ fn the_first_reply_survives_everything() {
 }
 
 #[test]
+fn a_reply_grown_old_is_dropped_and_its_request_never_runs_again() {
+    let mut driven = accounts();
+    let fund = envelope::<Account, _>("a", &Fund { cents: 5 });
+    let first = driven.request(1, 1, fund.clone(), true);
+    driven.settle();
+    let first = driven.answer(first).cloned();
+    let retention = Limits::default().reply_retention;
+    driven.pass(retention.mul_f64(0.9));
+    let repeat = driven.request(1, 1, fund.clone(), true);
+    driven.settle();
+    assert_eq!(driven.answer(repeat), first.as_ref(), "it is not old yet");
+    driven.pass(retention.mul_f64(0.2));
+    for restarted in [false, true] {
+        if restarted {
+            driven.restart();
+        }
+        let late = driven.request(1, 1, fund.clone(), true);
+        let books = driven.query(named("account", "a", &Books));
+        driven.settle();
+        assert!(
+            matches!(driven.answer(late), Some(Outcome::Refused(Refusal::Expired(_)))),
+            "{:?}",
+            driven.told
+        );
+        let Some(Outcome::Done(books)) = driven.answer(books) else { panic!("no answer") };
+        assert_eq!(entity_runtime::codec::decode::<(u64, u64)>(&books.body).unwrap(), (5, 5));
+    }
+}
+
+#[test]
 fn a_reply_never_leaves_before_its_batch_is_durable() {
     let mut driven = accounts();
     let first = driven.request(1, 1, envelope::<Account, _>("a", &Fund { cents: 5 }), true);
@@ -54,8 +84,7 @@ fn a_reply_never_leaves_before_its_batch_is_durable() {
     assert_eq!(driven.pending.len(), 1);
     // A repeat and a query see what is not durable yet: their answers wait behind it.
     let repeat = driven.request(1, 1, envelope::<Account, _>("a", &Fund { cents: 5 }), true);
-    let books = entity_runtime_tests::entities::Books;
-    let query = driven.query(entity_runtime_tests::driven::named("account", "a", &books));
+    let query = driven.query(named("account", "a", &Books));
     driven.run();
     assert_eq!(driven.told, [], "an answer left before its sync");
     driven.commit();

@@ -1,5 +1,4 @@
 //! Keys are opaque: any character, up to 512 bytes, never a path.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::entity::Entity;
 use entity_runtime::{AskError, Refusal};

@@ -3,8 +3,8 @@
 use entity_runtime::entity::Entity;
 use entity_runtime::{AskError, Refusal, error::Bound, limits::Limits};
 use entity_runtime_tests::{
-    driven::{Driven, envelope, kinds, with},
-    entities::{Account, Fund},
+    driven::{Driven, envelope, kinds, named, with},
+    entities::{Account, Books, Fund, Phoenix, Poison, Touch},
     running::{Counts, Ledger, Note, builder, small_limits},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -90,4 +90,38 @@ fn short_memory_lets_go_of_no_more_than_it_must() {
     driven.pass(Duration::from_secs(2));
     let (_, bytes) = driven.kernels[0].activations();
     assert!(bytes < mark && max * 3 / 4 < bytes, "{bytes} of {max} bytes are left");
+}
+
+#[test]
+fn replies_that_wait_for_a_lane_are_bounded() {
+    let mut limits = Limits::default();
+    limits.batch_len = 10;
+    limits.undurable_bytes_max = 100;
+    let mut driven = Driven::new(with::<Account>(kinds()), limits, 1, 1, 1);
+    for _ in 0..1_000 {
+        driven.query(named::<Books>(Account::KIND, "a", &Books));
+    }
+    // Nothing is durable meanwhile, also not the empty batches that only queries ride on.
+    for _ in 0..100 {
+        driven.run();
+    }
+    let waiting: usize = driven.pending.iter().map(|(_, submission)| submission.outputs.len()).sum();
+    assert!((10..200).contains(&waiting), "{waiting} replies wait");
+    driven.settle();
+    assert_eq!(driven.told.len(), 1_000);
+}
+
+#[test]
+fn messages_that_wait_for_a_stuck_entity_count_as_taken_in() {
+    let mut limits = Limits::default();
+    limits.intake_bytes_max = 4_000;
+    limits.failing_for_max = Duration::from_mins(10);
+    let mut driven = Driven::new(with::<Phoenix>(kinds()), limits, 1, 1, 1);
+    driven.request(1, 1, envelope::<Phoenix, _>("p", &Poison { number: 1 }), true);
+    for number in 2..=100 {
+        let touch = Touch { life: 0, remind_millis: 0 };
+        driven.request(1, number, envelope::<Phoenix, _>("p", &touch), true);
+    }
+    driven.settle();
+    assert!(driven.kernels[0].intake_bytes() > 100 * 50, "{}", driven.kernels[0].intake_bytes());
 }

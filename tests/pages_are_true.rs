@@ -1,5 +1,4 @@
 //! What the pages say is what the code is: the README's program, the table of bounds, the links.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::Limits;
 use std::{

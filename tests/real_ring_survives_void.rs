@@ -1,21 +1,22 @@
 //! The ring of threads around the kernels, on a store whose lanes fail, hang and end unknown: all numbers stay exact.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::{
-    AskError, Runtime,
+    AskError, Refusal, Runtime,
     entity::Entity,
-    placement::Shards,
+    placement::{Epoch, ShardId, Shards},
     store::{
-        LaneId,
-        memory::{Faults, MemoryStore},
+        Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Store,
+        memory::MemoryStore,
     },
 };
 use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    io,
+    ops::Range,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,10 +24,144 @@ use std::{
 const LANES: u32 = 3;
 const LEDGERS: u64 = 7;
 const MIRRORS: u64 = 3;
+/// What each lane meets before it is left in peace.
+const FAULTS_PER_LANE: usize = 60;
 
-async fn start(store: MemoryStore) -> Runtime {
+/// What a commit may meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    /// Nothing is written.
+    Failed,
+    /// Nothing is written, as of an owner that is no longer one.
+    Fenced,
+    /// It is written and not known to be.
+    UnknownWritten,
+    /// It is not written and not known not to be.
+    UnknownLost,
+    /// The same for as many tries: a lane that hangs.
+    Hung(u64),
+    /// Nothing is written, now or later.
+    Died,
+}
+
+/// Says what the next commit of a lane meets. It is asked at every commit, so what it says follows from how far the load
+/// has come, and from no clock.
+type Judge = Arc<Mutex<dyn FnMut(LaneId) -> Option<Fault> + Send>>;
+
+/// A store whose lanes meet what is judged.
+struct Troubled {
+    store: MemoryStore,
+    judge: Judge,
+}
+
+struct TroubledLane {
+    lane: Box<dyn Lane>,
+    id: LaneId,
+    judge: Judge,
+    /// Tries for which it still hangs.
+    hung: u64,
+    /// The group that comes again is written: the store may not say anything else of it.
+    is_written: bool,
+}
+
+async fn start(store: MemoryStore, judge: impl FnMut(LaneId) -> Option<Fault> + Send + 'static) -> Runtime {
+    let store = Troubled { store, judge: Arc::new(Mutex::new(judge)) };
     let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>();
     builder.store(Arc::new(store)).workers(2).start().await.unwrap()
+}
+
+impl Lane for TroubledLane {
+    fn commit(&mut self, group: &[Batch]) -> Result<Position, CommitError> {
+        let planned = || io::Error::other("planned");
+        if 0 < self.hung {
+            self.hung -= 1;
+            return Err(CommitError::Unknown(planned()));
+        }
+        if std::mem::take(&mut self.is_written) {
+            return self.lane.commit(group);
+        }
+        let Some(fault) = self.judge.lock().unwrap()(self.id) else { return self.lane.commit(group) };
+        Err(match fault {
+            Fault::Failed => CommitError::Failed(planned()),
+            Fault::Fenced => CommitError::Fenced(group[0].sections().next().unwrap().shard),
+            Fault::UnknownWritten => {
+                self.lane.commit(group)?;
+                self.is_written = true;
+                CommitError::Unknown(planned())
+            }
+            Fault::UnknownLost => CommitError::Unknown(planned()),
+            Fault::Hung(tries) => {
+                self.hung = tries - 1;
+                CommitError::Unknown(planned())
+            }
+            Fault::Died => CommitError::Fatal(planned()),
+        })
+    }
+
+    fn quiet(&mut self) -> Result<(), CommitError> {
+        self.lane.quiet()
+    }
+}
+
+impl Store for Troubled {
+    fn open_lane(&self, id: LaneId) -> Box<dyn Lane> {
+        let (lane, judge) = (self.store.open_lane(id), Arc::clone(&self.judge));
+        Box::new(TroubledLane { lane, id, judge, hung: 0, is_written: false })
+    }
+
+    fn shards(&self) -> Shards {
+        self.store.shards()
+    }
+
+    fn lanes(&self) -> u32 {
+        self.store.lanes()
+    }
+
+    fn lane_of(&self, shard: ShardId) -> LaneId {
+        self.store.lane_of(shard)
+    }
+
+    fn owned(&self) -> Result<Vec<OwnedShard>, LoadError> {
+        self.store.owned()
+    }
+
+    fn load_rows(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LoadError> {
+        self.store.load_rows(shard, epoch, keys, visit)
+    }
+
+    fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
+        self.store.load_images(keys)
+    }
+
+    fn loadable(&self, lane: LaneId) -> Position {
+        self.store.loadable(lane)
+    }
+
+    fn reserve(&self, lane: LaneId, bytes: u64) -> Result<(), NoRoom> {
+        self.store.reserve(lane, bytes)
+    }
+
+    fn release(&self, lane: LaneId, bytes: u64) {
+        self.store.release(lane, bytes);
+    }
+
+    fn shrink(&self, lane: LaneId, from: u64, to: u64) {
+        self.store.shrink(lane, from, to);
+    }
+
+    fn wants_maintenance(&self) -> bool {
+        self.store.wants_maintenance()
+    }
+
+    fn maintain(&self) -> Result<(), LoadError> {
+        self.store.maintain()
+    }
 }
 
 fn shards() -> Shards {
@@ -41,17 +176,39 @@ fn ledger(number: u64) -> String {
     format!("l{}", number % LEDGERS)
 }
 
-/// Each number is noted by an ask of its own, asked again while its outcome is unknown.
-async fn ask_all(runtime: &Runtime, numbers: std::ops::Range<u64>) {
+/// What one lane will meet, each with the number of commits that are left alone before it: every class at first, then as
+/// the dice fall.
+fn script(dice: &mut Dice) -> VecDeque<(u64, Fault)> {
+    let class = |nth: u64, dice: &mut Dice| match nth {
+        0 => Fault::Failed,
+        1 => Fault::Fenced,
+        2 => Fault::UnknownWritten,
+        3 => Fault::UnknownLost,
+        _ => Fault::Hung(2 + dice.below(3)),
+    };
+    (0..FAULTS_PER_LANE as u64)
+        .map(|nth| {
+            let nth = if nth < 5 { nth } else { dice.below(5) };
+            (dice.below(4), class(nth, dice))
+        })
+        .collect()
+}
+
+/// Numbers are noted, each by an ask of its own that is asked again while its outcome is unknown, until the faults are
+/// over.
+async fn ask_all(runtime: &Runtime, numbers: &AtomicU64, is_over: &AtomicBool) {
     let client = runtime.client();
-    for number in numbers {
+    while !is_over.load(Ordering::Relaxed) {
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
         let mut asked = client.ask(Ledger::at(ledger(number)), note(number));
         let id = asked.id();
         let mut outcome = asked.await;
         loop {
             match outcome {
                 Ok(_) => break,
-                Err(AskError::Unknown(_) | AskError::Refused(_)) => tokio::task::yield_now().await,
+                Err(AskError::Unknown(_) | AskError::Refused(Refusal::Busy(_) | Refusal::Unavailable)) => {
+                    tokio::task::yield_now().await;
+                }
                 Err(error) => panic!("{error}"),
             }
             outcome = client.ask(Ledger::at(ledger(number)), note(number)).with_id(id).await;
@@ -59,54 +216,52 @@ async fn ask_all(runtime: &Runtime, numbers: std::ops::Range<u64>) {
     }
 }
 
-async fn feed_all(runtime: &Runtime, numbers: std::ops::Range<u64>) {
+/// Feeds from this number on until the faults are over; returns the number behind the last.
+async fn feed_all(runtime: &Runtime, first: u64, is_over: &AtomicBool) -> u64 {
     let mut feed = runtime.client().feed("f").await.unwrap();
-    for number in numbers {
-        feed.send(number, Ledger::at(ledger(number)), note(number)).await.unwrap();
-        if number % 50 == 0 {
-            feed.flush().await.unwrap();
-        }
-    }
-    feed.flush().await.unwrap();
-}
-
-/// Plans a fault now and then until the load is through.
-async fn trouble(faults: &Faults, dice: &mut Dice, is_over: &AtomicBool) {
+    let mut number = first;
     while !is_over.load(Ordering::Relaxed) {
-        let lane = LaneId(dice.below(u64::from(LANES)) as u32);
-        match dice.below(4) {
-            0 => faults.fail(lane),
-            1 => faults.unknown(lane, true),
-            2 => faults.unknown(lane, false),
-            _ => {
-                faults.hang(lane);
-                tokio::time::sleep(Duration::from_millis(dice.below(60))).await;
-                faults.release(lane);
-            }
+        for _ in 0..50 {
+            feed.send(number, Ledger::at(ledger(number)), note(number)).await.unwrap();
+            number += 1;
         }
-        tokio::time::sleep(Duration::from_millis(dice.below(30))).await;
+        feed.flush().await.unwrap();
     }
+    number
 }
 
-async fn all_numbers_are_exact(lagging: bool) {
-    const ASKED: u64 = 400;
-    const FED: u64 = 2_000;
+async fn all_numbers_are_exact(store: MemoryStore) {
+    const FED: u64 = 1_000_000;
     let mut dice = Dice::new();
-    let store =
-        if lagging { MemoryStore::lagging(shards(), LANES) } else { MemoryStore::new(shards(), LANES) };
-    let faults = store.faults();
-    let runtime = start(store).await;
-    let is_over = AtomicBool::new(false);
+    let mut scripts: Vec<_> = (0..LANES).map(|_| script(&mut dice)).collect();
+    let met = Arc::new(Mutex::new(BTreeMap::<Fault, u64>::new()));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let judge = {
+        let (met, is_over) = (Arc::clone(&met), Arc::clone(&is_over));
+        move |lane: LaneId| {
+            is_over.store(scripts.iter().all(VecDeque::is_empty), Ordering::Relaxed);
+            let (left_alone, fault) = scripts[lane.0 as usize].front_mut()?;
+            if 0 < *left_alone {
+                *left_alone -= 1;
+                return None;
+            }
+            let fault = *fault;
+            scripts[lane.0 as usize].pop_front();
+            *met.lock().unwrap().entry(fault).or_default() += 1;
+            Some(fault)
+        }
+    };
+    let runtime = start(store, judge).await;
+    let numbers = AtomicU64::new(1);
     let load = async {
         tokio::join!(
-            ask_all(&runtime, 1..ASKED / 2),
-            ask_all(&runtime, ASKED / 2..ASKED),
-            feed_all(&runtime, ASKED..ASKED + FED)
-        );
-        is_over.store(true, Ordering::Relaxed);
+            ask_all(&runtime, &numbers, &is_over),
+            ask_all(&runtime, &numbers, &is_over),
+            feed_all(&runtime, FED, &is_over)
+        )
     };
-    let ended = async { tokio::join!(load, trouble(&faults, &mut dice, &is_over)) };
-    tokio::time::timeout(Duration::from_mins(2), ended).await.expect("nothing stands still");
+    let ((), (), fed) =
+        tokio::time::timeout(Duration::from_mins(2), load).await.expect("nothing stands still");
     tokio::time::timeout(Duration::from_mins(1), runtime.quiesce()).await.expect("the ring comes to rest");
     let client = runtime.client();
     let (mut ledgers, mut mirrors) = (BTreeMap::new(), BTreeMap::new());
@@ -116,39 +271,59 @@ async fn all_numbers_are_exact(lagging: bool) {
     for n in 0..MIRRORS {
         mirrors.append(&mut client.ask(Mirror::at(format!("m{n}")), Counts).await.unwrap());
     }
-    let expected: BTreeMap<u64, u32> = (1..ASKED + FED).map(|number| (number, 1)).collect();
+    let expected: BTreeMap<u64, u32> =
+        (1..numbers.into_inner()).chain(FED..fed).map(|number| (number, 1)).collect();
+    println!("{} numbers through {:?}", expected.len(), met.lock().unwrap());
     assert_eq!(ledgers, expected);
     assert_eq!(mirrors, expected);
     assert!(runtime.counters().balance());
     runtime.shutdown().await;
+
+    let met = met.lock().unwrap();
+    for fault in [Fault::Failed, Fault::Fenced, Fault::UnknownWritten, Fault::UnknownLost] {
+        assert!(u64::from(LANES) <= met[&fault], "{fault:?} was not met in every lane: {met:?}");
+    }
+    assert!(met.keys().any(|fault| matches!(fault, Fault::Hung(_))), "no lane hung: {met:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asks_and_a_feed_go_through_failing_lanes() {
-    all_numbers_are_exact(false).await;
+    all_numbers_are_exact(MemoryStore::new(shards(), LANES)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asks_and_a_feed_go_through_failing_lanes_of_a_store_that_lags() {
-    all_numbers_are_exact(true).await;
+    all_numbers_are_exact(MemoryStore::lagging(shards(), LANES)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_dies_while_the_runtime_stops_holds_nobody_up() {
-    let store = MemoryStore::new(shards(), 1);
-    let faults = store.faults();
-    let runtime = start(store).await;
+    let (tries, is_dead) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let judge = {
+        let (tries, is_dead) = (Arc::clone(&tries), Arc::clone(&is_dead));
+        move |_| {
+            tries.fetch_add(1, Ordering::SeqCst);
+            Some(if is_dead.load(Ordering::SeqCst) { Fault::Died } else { Fault::UnknownLost })
+        }
+    };
+    let runtime = start(MemoryStore::new(shards(), 1), judge).await;
+    let more_tries = async |count| {
+        let before = tries.load(Ordering::SeqCst);
+        while tries.load(Ordering::SeqCst) < before + count {
+            tokio::task::yield_now().await;
+        }
+    };
     let client = runtime.client();
-    faults.hang(LaneId(0));
     let asked = tokio::spawn(client.ask(Ledger::at("a"), note(1)).into_future());
-    while runtime.counters().accepted == 0 {
-        tokio::task::yield_now().await;
-    }
+    more_tries(1).await;
     // It is in a batch that does not become durable, and the stop waits for that.
-    let mut stopping = tokio::spawn(runtime.shutdown());
-    tokio::time::timeout(Duration::from_millis(100), &mut stopping).await.unwrap_err();
-    faults.die(LaneId(0));
-    faults.release(LaneId(0));
-    tokio::time::timeout(Duration::from_secs(10), stopping).await.expect("the stop ends").unwrap();
-    asked.await.unwrap().unwrap_err();
+    let stopping = tokio::spawn(runtime.shutdown());
+    let late = || client.send(Ledger::at("b"), note(2)).timeout(Duration::ZERO);
+    while late().await != Err(AskError::Refused(Refusal::Stopping)) {}
+    more_tries(5).await;
+    assert!(!stopping.is_finished(), "it stopped with a batch on its way");
+    is_dead.store(true, Ordering::SeqCst);
+    tokio::time::timeout(Duration::from_mins(1), stopping).await.expect("the stop ends").unwrap();
+    let told = asked.await.unwrap().unwrap_err();
+    assert!(matches!(&told, AskError::Unknown(_)), "{told}");
 }

@@ -146,6 +146,10 @@ pub enum Deed {
     Abort,
     /// Count it.
     Live,
+    /// Become a state that ends the process when it is read.
+    Curse,
+    /// Panic, so that the state before is read.
+    Panic,
 }
 
 /// Does to its process what it is told.
@@ -153,6 +157,16 @@ pub enum Deed {
 #[entity(kind = "killer", handles(Do), queries(Lived))]
 pub struct Killer {
     lived: u64,
+    #[serde(deserialize_with = "read_curse")]
+    cursed: bool,
+}
+
+fn read_curse<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let cursed = bool::deserialize(deserializer)?;
+    if cursed {
+        std::process::abort();
+    }
+    Ok(cursed)
 }
 
 /// See [`Deed`].
@@ -179,6 +193,8 @@ impl Handle<Do> for Killer {
             }
             Deed::Abort => std::process::abort(),
             Deed::Live => self.lived += 1,
+            Deed::Curse => self.cursed = true,
+            Deed::Panic => panic!("told to"),
         }
         self.lived
     }

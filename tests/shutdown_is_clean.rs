@@ -1,8 +1,13 @@
 //! A runtime stops when it is told to: what was accepted is durable, whoever waits is told, and nothing hangs.
 
-use entity_runtime::{AskError, FeedError, Refusal, prelude::*};
-use entity_runtime_tests::running::{Counts, Ledger, Note, builder, small_limits};
-use std::time::Duration;
+use entity_runtime::{
+    AskError, FeedError, Refusal, Runtime,
+    placement::Shards,
+    prelude::*,
+    store::{LaneId, memory::MemoryStore},
+};
+use entity_runtime_tests::running::{Counts, Ledger, Mirror, Note, builder, small_limits};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Two of these send to each other for ever.
 #[derive(Entity, Default, Serialize, Deserialize)]
@@ -48,7 +53,9 @@ async fn entities_that_send_without_end_do_not_keep_it_from_stopping() {
         // The ball is still in play after each restart.
         let before = played;
         while played < before + 20 {
-            played = client.ask(Player::at("a"), Played).await.unwrap();
+            let now = client.ask(Player::at("a"), Played).await.unwrap();
+            assert!(played <= now, "what was answered is gone");
+            played = now;
         }
         runtime.shutdown().await;
     }
@@ -56,51 +63,88 @@ async fn entities_that_send_without_end_do_not_keep_it_from_stopping() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_is_told_and_what_was_accepted_is_there() {
+    const ASKED: u64 = 2_000;
     let directory = tempfile::tempdir().unwrap();
     let runtime = builder(directory.path(), small_limits()).start().await.unwrap();
+    let ledger = |number: u64| Ledger::at(format!("l{}", number % 9));
     let mut asks = tokio::task::JoinSet::new();
-    for number in 0..2_000_u64 {
+    for number in 0..ASKED {
         let client = runtime.client();
-        asks.spawn(async move {
-            let note = Note { number, mirror: None };
-            (number, client.ask(Ledger::at(format!("l{}", number % 9)), note).await)
-        });
+        asks.spawn(async move { (number, client.ask(ledger(number), Note { number, mirror: None }).await) });
     }
-    let first = asks.join_next().await.unwrap().unwrap();
+    let mut told = vec![asks.join_next().await.unwrap().unwrap()];
     let client = runtime.client();
     let mut feed = client.feed("f").await.unwrap();
-    runtime.shutdown().await;
-    let mut noted = vec![first.0];
-    while let Some(ask) = asks.join_next().await {
-        match ask.unwrap() {
-            (number, Ok(_)) => noted.push(number),
-            // Refused at the door, or between door and stop: then it may have happened.
-            (_, Err(AskError::Refused(Refusal::Stopping) | AskError::Unknown(_))) => {}
-            (number, Err(other)) => panic!("{number}: {other}"),
+    let stopping = tokio::spawn(runtime.shutdown());
+    // One after the other until the door is shut, so that there are some before and one behind it.
+    for number in ASKED.. {
+        let outcome = client.ask(ledger(number), Note { number, mirror: None }).await;
+        let is_shut = outcome == Err(AskError::Refused(Refusal::Stopping));
+        told.push((number, outcome));
+        if is_shut {
+            break;
         }
     }
+    stopping.await.unwrap();
+    while let Some(ask) = asks.join_next().await {
+        told.push(ask.unwrap());
+    }
     let note = Note { number: 1, mirror: None };
-    let refused = feed.send(1, Ledger::at("x"), note).await.unwrap_err();
-    assert!(matches!(refused, FeedError::Refused { .. } | FeedError::CutOff { .. }), "{refused}");
+    let cut = feed.send(1, Ledger::at("x"), note).await.unwrap_err();
+    assert!(matches!(cut, FeedError::CutOff { .. }), "{cut}");
+
     let runtime = builder(directory.path(), small_limits()).start().await.unwrap();
-    for number in noted {
-        let counts = runtime.client().ask(Ledger::at(format!("l{}", number % 9)), Counts).await.unwrap();
-        assert_eq!(counts[&number], 1);
+    let mut there = BTreeMap::new();
+    for number in 0..9 {
+        there.append(&mut runtime.client().ask(ledger(number), Counts).await.unwrap());
+    }
+    for (number, outcome) in told {
+        let times = there.get(&number).copied().unwrap_or(0);
+        match outcome {
+            Ok(_) => assert_eq!(times, 1, "{number} was answered"),
+            Err(AskError::Refused(Refusal::Stopping)) => assert_eq!(times, 0, "{number} was refused"),
+            // Between door and stop: it may have happened.
+            Err(AskError::Unknown(_)) => assert!(times <= 1, "{number} happened twice"),
+            Err(other) => panic!("{number}: {other}"),
+        }
     }
     runtime.shutdown().await;
 }
 
 #[tokio::test]
 async fn an_ask_that_is_not_answered_in_time_is_unknown_and_can_be_asked_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let runtime = builder(directory.path(), small_limits()).start().await.unwrap();
-    let client = runtime.client();
+    let lane = LaneId(0);
     let note = || Note { number: 1, mirror: None };
-    let mut ask = client.ask(Ledger::at("a"), note()).timeout(Duration::ZERO);
-    let id = ask.id();
-    // The reply may still be faster than the clock.
-    assert!(matches!(ask.await, Ok(_) | Err(AskError::Unknown(_))));
-    assert_eq!(client.ask(Ledger::at("a"), note()).with_id(id).await.unwrap().nth, 1);
-    assert_eq!(client.ask(Ledger::at("a"), note()).with_id(id).await.unwrap().nth, 1);
-    runtime.shutdown().await;
+    let start = |store: &MemoryStore| {
+        let store = Arc::new(store.clone());
+        Runtime::builder().entity::<Ledger>().entity::<Mirror>().workers(1).store(store).start()
+    };
+    // It happens behind the time-out: the lane takes it when its caller has given up. Or never: the process ends first.
+    for happens in [true, false] {
+        let store = MemoryStore::new(Shards::new(1).unwrap(), 1);
+        let runtime = start(&store).await.unwrap();
+        let client = runtime.client();
+        store.faults().hang(lane);
+        let mut ask = client.ask(Ledger::at("a"), note()).timeout(Duration::ZERO);
+        let id = ask.id();
+        assert!(matches!(ask.await, Err(AskError::Unknown(_))));
+        let first = if happens {
+            store.faults().release(lane);
+            let first = client.ask(Ledger::at("a"), note()).with_id(id).await.unwrap();
+            runtime.shutdown().await;
+            Some(first)
+        } else {
+            drop(runtime);
+            None
+        };
+        let runtime = start(&store.restart()).await.unwrap();
+        let client = runtime.client();
+        let before = client.ask(Ledger::at("a"), Counts).await.unwrap();
+        assert_eq!(before, if happens { [(1, 1)].into() } else { BTreeMap::new() });
+        let again = client.ask(Ledger::at("a"), note()).with_id(id).await.unwrap();
+        assert_eq!(again.nth, 1);
+        assert!(first.is_none_or(|first| first == again), "it ran again");
+        assert_eq!(client.ask(Ledger::at("a"), Counts).await.unwrap(), [(1, 1)].into());
+        runtime.shutdown().await;
+    }
 }

@@ -1,11 +1,12 @@
 //! Thousands of seeds: no promise is broken in any of them, and no fault was only talked about.
 
 use entity_runtime::sim::Seen;
-use entity_runtime_tests::world;
+use entity_runtime_tests::world::{self, Report};
 use std::{
+    cell::Cell,
     panic,
     sync::{
-        Mutex,
+        Mutex, Once,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -15,9 +16,27 @@ fn seeds_to_run() -> u64 {
     std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(5_000)
 }
 
-/// Handlers panic on purpose in most seeds; only what fails a seed is worth a word.
-fn be_quiet_about_panics() {
-    panic::set_hook(Box::new(|_| {}));
+thread_local! {
+    /// Whether panics of this thread are told by nobody.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs one seed, or says why it failed. Handlers panic on purpose in most seeds, so panics of this thread are not told;
+/// those of the tests beside this one are.
+fn run(seed: u64) -> Result<Report, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let tell = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                tell(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let ran = panic::catch_unwind(|| world::run(seed, false));
+    QUIET.set(false);
+    ran.map_err(|panic| text(panic.as_ref()))
 }
 
 fn text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -30,7 +49,6 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
 
 #[test]
 fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
-    be_quiet_about_panics();
     let (next, broken, all) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Seen::default()));
     let count = seeds_to_run();
     let workers = thread::available_parallelism().map_or(2, usize::from);
@@ -42,22 +60,16 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
                     if count <= seed {
                         break;
                     }
-                    match panic::catch_unwind(|| world::run(seed, false)) {
-                        Ok(report) => *all.lock().expect("no panic while it is held") += report.seen,
-                        Err(panic) => {
-                            let failure = (seed, text(panic.as_ref()));
-                            broken.lock().expect("no panic while it is held").push(failure);
-                        }
+                    match run(seed) {
+                        Ok(report) => *all.lock().unwrap() += report.seen,
+                        Err(why) => broken.lock().unwrap().push((seed, why)),
                     }
                 }
             });
         }
     });
-    // From here on a panic is this test's own.
-    drop(panic::take_hook());
-    let mut failures = broken.into_inner().expect("no panic while it was held");
+    let (mut failures, seen) = (broken.into_inner().unwrap(), all.into_inner().unwrap());
     failures.sort();
-    let seen = all.into_inner().expect("no panic while it was held");
     for (name, count) in seen.list() {
         println!("{name:>22} {count}");
     }
@@ -73,11 +85,10 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
 
 #[test]
 fn the_same_seed_gives_the_same_hash() {
-    be_quiet_about_panics();
     for seed in [3, 1_000_003, u64::MAX] {
-        let (first, second) = (world::run(seed, false), world::run(seed, false));
+        let (first, second) = (run(seed).unwrap(), run(seed).unwrap());
         assert_eq!(first.hash, second.hash, "seed {seed} gave two runs");
         assert_eq!(first.seen, second.seen);
     }
-    assert_ne!(world::run(3, false).hash, world::run(4, false).hash);
+    assert_ne!(run(3).unwrap().hash, run(4).unwrap().hash);
 }

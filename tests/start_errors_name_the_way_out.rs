@@ -1,8 +1,16 @@
 //! A runtime that does not start says what is wrong and what to do.
 
-use entity_runtime::{Runtime, runtime::Builder};
+use entity_runtime::{
+    Runtime,
+    placement::Shards,
+    runtime::Builder,
+    store::{
+        disk::SimulatedDisk,
+        embedded::{EmbeddedConfig, EmbeddedStore, Founding},
+    },
+};
 use entity_runtime_tests::running::{Ledger, Mirror, builder, small_limits};
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 async fn error(builder: Builder) -> String {
     match builder.start().await {
@@ -27,6 +35,12 @@ async fn what_was_forgotten_in_the_program_is_named() {
     assert!(text.contains("power of two"), "{text}");
     let directory = tempfile::tempdir().unwrap();
     let text = error(on(directory.path()).segment_bytes(1 << 20)).await;
+    assert!(text.contains(".segment_bytes("), "{text}");
+    let disk = SimulatedDisk::new(1);
+    let founding = Founding { cluster: 1, store: 2, shards: Shards::new(8).unwrap() };
+    let config = EmbeddedConfig { segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
+    let store = EmbeddedStore::found_on(Arc::new(disk), &founding, &config).unwrap();
+    let text = error(on(directory.path()).store(Arc::new(store))).await;
     assert!(text.contains(".segment_bytes("), "{text}");
     let text = error(on(directory.path()).log_budget(4 << 20)).await;
     assert!(text.contains("at least two segments"), "{text}");
@@ -57,17 +71,16 @@ async fn a_directory_that_is_none_or_not_ours_is_named() {
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_named() {
-    // Not even root writes here.
     let text = error(on(Path::new("/proc/entity-runtime"))).await;
     assert!(text.contains("/proc/entity-runtime"), "{text}");
-    if !fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) != 0) {
-        return;
-    }
     let place = tempfile::tempdir().unwrap();
     let mut rights = fs::metadata(place.path()).unwrap().permissions();
     rights.set_readonly(true);
     fs::set_permissions(place.path(), rights).unwrap();
-    let text = error(on(&place.path().join("data"))).await;
+    // Root writes there all the same, but makes no directory among the terminals.
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let place = if is_root { Path::new("/dev/pts") } else { place.path() };
+    let text = error(on(&place.join("data"))).await;
     assert!(text.contains("give this user the right"), "{text}");
 }
 

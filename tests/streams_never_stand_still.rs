@@ -1,11 +1,20 @@
 //! Streams between shards move on, whatever is full, refused, late or lost (P7, P8).
 
-use entity_runtime::{entity::Entity, kernel::Receipt, limits::Limits, placement::ShardId, store::NoRoom};
+use entity_runtime::{
+    entity::Entity,
+    kernel::{Arrival, Provenance, Receipt},
+    limits::Limits,
+    message::Envelope,
+    placement::{self, ShardId},
+    store::NoRoom,
+};
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, named, with},
-    entities::{Account, Books, Fund, Speak, Speaker, Transfer},
+    entities::{
+        Account, Books, Fund, Heard, Listener, Phoenix, Poison, Speak, Speaker, Touch, Transfer, Word,
+    },
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 fn cents(driven: &mut Driven, key: &str) -> u64 {
     let to = driven.query(named::<Books>(Account::KIND, key, &Books));
@@ -112,4 +121,110 @@ fn read_once(driven: &mut Driven, key: &str) -> u64 {
     }
     let Some(entity_runtime::kernel::Outcome::Done(reply)) = driven.answer(to) else { panic!("no answer") };
     entity_runtime::codec::decode::<(u64, u64)>(&reply.body).expect("books").0
+}
+
+/// The last number of each speaker, if there was no gap.
+fn heard(driven: &mut Driven, listener: &str) -> BTreeMap<String, u64> {
+    let to = driven.query(named::<Heard>(Listener::KIND, listener, &Heard));
+    driven.settle();
+    let Some(entity_runtime::kernel::Outcome::Done(reply)) = driven.answer(to) else { panic!("no answer") };
+    let (heard, gaps): (BTreeMap<_, _>, Vec<(String, u64, u64)>) =
+        entity_runtime::codec::decode(&reply.body).expect("what was heard");
+    assert_eq!(gaps, []);
+    heard
+}
+
+#[test]
+fn a_long_outbox_is_read_back_window_by_window() {
+    for (memory_max, restarts) in [(16 << 20, false), (16 << 20, true), (1, false), (1, true)] {
+        let mut limits = Limits::default();
+        limits.stream_window = 8;
+        limits.outbox_memory_max = memory_max;
+        let mut driven = Driven::new(with::<Listener>(with::<Speaker>(kinds())), limits, 2, 2, 2);
+        let (speaker, listener) = (driven.key_in(Speaker::KIND, 0, 0), driven.key_in(Listener::KIND, 1, 0));
+        // The receiver hears nothing of it for now.
+        driven.held_hands = Some(Vec::new());
+        for number in 1..=10 {
+            let speak = Speak { to: vec![listener.clone()], times: 100 };
+            driven.request(1, number, envelope::<Speaker, _>(&speaker, &speak), true);
+            driven.settle();
+        }
+        let (all, before) = driven.kernels[0].outbox_bytes();
+        assert_eq!(all, before, "no load would find them yet");
+        driven.checkpoint();
+        let window = if memory_max == 1 { 1 } else { 8 };
+        // The first messages are the shortest.
+        let holds_a_window = |driven: &Driven| {
+            let (kept, in_memory) = driven.kernels[0].outbox_bytes();
+            kept == all && 0 < in_memory && in_memory <= all / 1_000 * window
+        };
+        assert!(holds_a_window(&driven), "{:?} of {all}", driven.kernels[0].outbox_bytes());
+        if restarts {
+            driven.restart();
+            assert!(holds_a_window(&driven), "{:?} of {all}", driven.kernels[0].outbox_bytes());
+        }
+        driven.held_hands = None;
+        driven.pass(Duration::from_mins(1));
+        assert_eq!(heard(&mut driven, &listener), BTreeMap::from([(speaker, 1_000)]));
+        assert!(driven.outboxes_read >= 100, "{} reads", driven.outboxes_read);
+        assert_eq!(driven.kernels[0].outbox_bytes(), (0, 0));
+        assert!(driven.kernels.iter().all(entity_runtime::kernel::Kernel::is_quiet), "a stream stands still");
+    }
+}
+
+#[test]
+fn a_long_outbox_survives_a_void() {
+    let mut limits = Limits::default();
+    limits.stream_window = 4;
+    let mut driven = Driven::new(with::<Listener>(with::<Speaker>(kinds())), limits, 2, 2, 2);
+    let (speaker, listener) = (driven.key_in(Speaker::KIND, 0, 0), driven.key_in(Listener::KIND, 1, 0));
+    let speak = |times| Speak { to: vec![listener.clone()], times };
+    driven.held_hands = Some(Vec::new());
+    driven.request(1, 1, envelope::<Speaker, _>(&speaker, &speak(50)), true);
+    driven.checkpoint();
+    driven.faults().fail(driven.kernels[0].lanes()[0]);
+    driven.request(1, 2, envelope::<Speaker, _>(&speaker, &speak(50)), true);
+    driven.settle();
+    assert_eq!(driven.kernels[0].counters().voided, 1, "nothing was voided");
+    driven.request(1, 2, envelope::<Speaker, _>(&speaker, &speak(50)), true);
+    driven.settle();
+    driven.held_hands = None;
+    driven.pass(Duration::from_mins(1));
+    assert_eq!(heard(&mut driven, &listener), BTreeMap::from([(speaker, 100)]));
+    assert_eq!(driven.kernels[0].outbox_bytes(), (0, 0));
+}
+
+/// A message of a stream whose sender is the test.
+fn from_stream(driven: &mut Driven, source: u32, number: u64, envelope: Envelope) {
+    let view = envelope.view();
+    let hash = placement::hash(view.kind, view.key);
+    let shard = driven.shard_of(view.kind, view.key);
+    let from = Provenance::Stream { source: ShardId(source), number, voids: 0 };
+    driven.arrive(Arrival { shard, hash, envelope, from });
+}
+
+#[test]
+fn a_hot_entity_slows_no_stream_but_its_own() {
+    let mut limits = Limits::default();
+    limits.intake_bytes_max = 4_000;
+    limits.failing_for_max = Duration::from_mins(10);
+    let mut driven = Driven::new(with::<Phoenix>(with::<Listener>(kinds())), limits, 4, 1, 1);
+    let (stuck, listener) = (driven.key_in(Phoenix::KIND, 1, 0), driven.key_in(Listener::KIND, 1, 0));
+    from_stream(&mut driven, 0, 1, envelope::<Phoenix, _>(&stuck, &Poison { number: 1 }));
+    driven.settle();
+    // What follows waits for the entity in memory, until no more is taken.
+    for number in 2..=200 {
+        let touch = Touch { life: 0, remind_millis: 0 };
+        from_stream(&mut driven, 0, number, envelope::<Phoenix, _>(&stuck, &touch));
+    }
+    driven.settle();
+    let held = driven.kernels[0].intake_bytes();
+    assert!((4_000..5_000).contains(&held), "{held} bytes are held");
+    let mut speaker = 0;
+    while speaker < 10 {
+        speaker += 1;
+        from_stream(&mut driven, 2, speaker, envelope::<Listener, _>(&listener, &Word { number: speaker }));
+    }
+    driven.settle();
+    assert_eq!(heard(&mut driven, &listener), BTreeMap::from([(String::new(), 10)]));
 }

@@ -1,5 +1,4 @@
 //! A message that ends the process is given up after three crashes, and everyone else goes on.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use entity_runtime::{AskError, entity::Entity};
 use entity_runtime_tests::running::{Deed, Do, Killer, Lived, builder, id, now, small_limits};
@@ -22,6 +21,15 @@ fn live(directory: &std::path::Path, issued: &str, deed: &str) -> (usize, Vec<Ou
         }
         assert!(deaths.len() < 10, "it dies for ever: {:?}", deaths.last());
     }
+}
+
+#[test]
+fn a_message_whose_state_ends_the_process_when_it_is_read_is_dead_lettered_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (deaths, outputs) = live(directory.path(), &now().as_micros().to_string(), "curse");
+    assert_eq!(deaths, 4, "{outputs:?}");
+    let said = String::from_utf8_lossy(&outputs[4].stdout).into_owned();
+    assert!(said.contains("neighbour 1\n") && said.contains("ended 3 times in a row"), "{said}");
 }
 
 #[tokio::test]

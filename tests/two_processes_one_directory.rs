@@ -1,11 +1,16 @@
 //! One process at a time uses a data directory; the second is told who does.
 
-use entity_runtime::StartError;
-use entity_runtime::entity::Entity;
+use entity_runtime::{
+    StartError,
+    entity::Entity,
+    store::disk::{Disk, RealDisk},
+};
 use entity_runtime_tests::running::{Ledger, Note, builder, small_limits};
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 #[tokio::test]
@@ -50,4 +55,23 @@ async fn a_client_that_outlives_its_runtime_does_not_keep_the_directory() {
     drop(builder(directory.path(), small_limits()).start().await.unwrap());
     drop(builder(directory.path(), small_limits()).start().await.unwrap());
     drop((client, feed));
+}
+
+#[test]
+fn a_process_that_is_just_starting_does_not_keep_a_directory_that_is_free() {
+    let place = tempfile::tempdir().unwrap();
+    let disk = RealDisk::existing(place.path()).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let taken = (0..500).find_map(|_| disk.lock().err());
+        is_over.store(true, Ordering::Relaxed);
+        assert!(taken.is_none(), "{taken:?}");
+    });
 }

@@ -14,6 +14,7 @@ use entity_runtime::{
     message::Envelope,
     placement::{self, Epoch, ShardId, Shards},
     prelude::*,
+    shard::ShardRows,
     store::{Batch, LaneId, OwnedShard, batch},
     stream::{Inbox, Verdict},
     timestamp::Timestamp,
@@ -76,8 +77,8 @@ fn pieces(c: &mut Criterion) {
         b.iter(|| {
             number += 1;
             assert_eq!(inbox.judge(number, 1_024), Verdict::Fresh);
-            inbox.take(number);
-            inbox.consume(number);
+            inbox.take(number, 64);
+            inbox.consume(number, 64);
         });
     });
     c.bench_function("store/encode a section of one image", |b| {
@@ -133,9 +134,9 @@ impl Bench {
         while let Some(event) = events.pop() {
             for action in self.kernel.step(event, self.now) {
                 match action {
-                    Action::LoadShard { shard, resets } => {
+                    Action::LoadShard { shard, part, resets } => {
                         let owned = OwnedShard { shard, epoch: Epoch(1), number: 0 };
-                        events.push(Event::ShardLoaded { resets, owned, rows: Vec::new() });
+                        events.push(Event::ShardLoaded { resets, owned, rows: ShardRows::new(part) });
                     }
                     Action::LoadImages(tickets) => {
                         let images = tickets.into_iter().map(|ticket| (ticket, None)).collect();
@@ -146,7 +147,7 @@ impl Bench {
                         events.push(Event::Durable { lane, through });
                         self.kernel.recycle(&mut vec![submission.batch.into_buffer()]);
                     }
-                    Action::Hand(_) | Action::Put(_) | Action::WantLoadable => {}
+                    Action::Hand(_) | Action::Put(_) | Action::LoadOutbox(_) | Action::WantLoadable => {}
                     Action::Stop(error) => panic!("{error}"),
                 }
             }

@@ -30,14 +30,14 @@ pub struct KindIndex(pub u16);
 /// ```text
 ///              image asked for                     image read
 ///   (first message) ───────────► Loading ─────────────────────────► Active ───► (passivated)
-///                                   │   image cannot be decoded
-///                                   └─────────────────────────────► Parked
+///                                                                    │   its state cannot be read
+///                                                                    └──────────────────────────► Parked
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Its image is being read; messages wait in its mailbox.
     Loading,
-    /// It runs turns.
+    /// It runs turns; the first one reads its state.
     Active,
     /// Its stored state cannot be read; messages go to its waiting queue.
     Parked,
@@ -52,7 +52,7 @@ pub struct Activation {
     hash: u64,
     /// The entity's key.
     pub key: Box<str>,
-    /// The living state; `None` unless active.
+    /// The living state. `None` unless active, and until the first turn has read it from the image.
     pub state: Option<Box<dyn AnyEntity>>,
     /// The encoded state at the end of its last turn, where it is kept: what a turn that does not count is undone from.
     pub image: Vec<u8>,
@@ -73,6 +73,8 @@ pub struct Activation {
     pub turns_in_run: u32,
     /// Bytes it was last counted with in the memory bound.
     pub weight: u32,
+    /// Schema version of an image that was loaded and not read yet.
+    pub image_version: u32,
     /// Its kind.
     pub kind: KindIndex,
     /// Where it is in its life.
@@ -97,7 +99,8 @@ pub struct Mail {
 }
 
 impl Mail {
-    fn bytes(&self) -> usize {
+    /// Bytes it takes in a mailbox.
+    pub fn bytes(&self) -> usize {
         self.envelope.len() + size_of::<Self>()
     }
 }
@@ -302,6 +305,7 @@ impl Activations {
             run: 0,
             turns_in_run: 0,
             weight: 0,
+            image_version: 0,
             kind,
             phase: Phase::Loading,
             exists: false,

@@ -58,8 +58,11 @@ struct Inner {
 impl Client {
     pub(crate) fn open(shared: &Arc<Front>) -> Self {
         let connection = shared.ports.next();
-        let pending =
-            Arc::new(Pending::new(ClientId(random_u128()), shared.clock, shared.limits.reply_retention));
+        let pending = Arc::new(Pending::new(
+            ClientId(random_u128()),
+            shared.clock.clone(),
+            shared.limits.reply_retention,
+        ));
         shared.ports.open(connection, pending.clone());
         Self { inner: Arc::new(Inner { shared: Arc::clone(shared), connection, pending }) }
     }
@@ -173,6 +176,8 @@ impl Client {
             wants_reply,
             id: None,
             knows: Knows::Nothing,
+            slot: None,
+            is_open: false,
             timeout: TIMEOUT_DEFAULT,
             reply: PhantomData,
         }
@@ -213,6 +218,9 @@ enum Knows {
 }
 
 /// A request that is sent when it is awaited.
+///
+/// Dropped while it is awaited (a `select!`, a time-out of the caller's own) it is not taken back: it takes effect, or not
+/// if it had not been accepted yet. Whoever has taken its [`id`](Ask::id) before can ask again and learns which.
 #[must_use = "a request is sent when it is awaited"]
 pub struct Ask<R> {
     client: Client,
@@ -221,6 +229,10 @@ pub struct Ask<R> {
     wants_reply: bool,
     id: Option<RequestId>,
     knows: Knows,
+    /// Where its answer is waited for.
+    slot: Option<u64>,
+    /// Its number is neither settled nor kept for a repeat: that is left to this value.
+    is_open: bool,
     timeout: Duration,
     reply: PhantomData<fn() -> R>,
 }
@@ -230,6 +242,7 @@ impl<R> Ask<R> {
     /// have run though there is no room for it now or its reply is no longer stored: that is [`AskError::Unknown`] here
     /// and not [`AskError::Refused`].
     pub fn with_id(mut self, id: RequestId) -> Self {
+        self.let_go();
         self.id = Some(id);
         self.knows = Knows::Before;
         self
@@ -245,7 +258,19 @@ impl<R> Ask<R> {
     }
 
     fn allot(&mut self) -> RequestId {
-        *self.id.get_or_insert_with(|| self.client.inner.pending.allot())
+        *self.id.get_or_insert_with(|| {
+            self.is_open = true;
+            self.client.inner.pending.allot()
+        })
+    }
+
+    /// Nobody waits any more.
+    fn let_go(&mut self) {
+        if self.is_open || self.slot.is_some() {
+            let is_kept = self.knows != Knows::Nothing;
+            self.client.inner.pending.let_go(self.slot.take(), self.id, is_kept);
+            self.is_open = false;
+        }
     }
 
     /// Waits this long at the most, however often it is asked again meanwhile; then the outcome is unknown.
@@ -268,22 +293,30 @@ impl<R> Ask<R> {
         let is_kept = self.knows != Knows::Nothing;
         let mut why = String::new();
         for _ in 0..TRIES_MAX {
-            let waiter = inner.pending.wait(id, is_kept, is_again, until);
+            let mut waiter = inner.pending.wait(id, is_kept, until);
+            self.slot = Some(waiter.slot);
             let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
             let from = match id {
                 None => kernel::Provenance::Query(to),
                 Some(id) => {
                     let listener = Listener { to, wants_reply: self.wants_reply };
-                    kernel::Provenance::Request { id, acknowledged: inner.pending.acknowledged(id), listener }
+                    kernel::Provenance::Request {
+                        id,
+                        acknowledged: std::mem::take(&mut waiter.settled),
+                        listener,
+                    }
                 }
             };
             if let Err(refusal) =
                 inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })
             {
-                inner.pending.refused(waiter.slot);
                 return Err(refused(refusal, id.is_some() && is_again));
             }
-            match waiter.await {
+            let outcome = waiter.await;
+            self.slot = None;
+            // Whoever delivered it has settled or kept the number, unless it is still to be found out.
+            self.is_open &= matches!(outcome, Outcome::Unknown(_));
+            match outcome {
                 Outcome::Done(reply) => return Ok(reply),
                 Outcome::Waiting => {
                     return Ok(Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() });
@@ -300,24 +333,32 @@ impl<R> Ask<R> {
                 }
             }
         }
-        // The caller may ask again; for as long as that may be the reply is not given up.
-        inner.pending.keep(id);
-        Err(AskError::Unknown(why))
+        Err(unknown(&why))
+    }
+}
+
+impl<R> Drop for Ask<R> {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 
 /// What a refusal says of the request. It left no mark, but an earlier try may have.
 fn refused(refusal: Refusal, is_again: bool) -> AskError {
-    let says_nothing = match &refusal {
-        Refusal::Busy(_)
-        | Refusal::StorageFull
-        | Refusal::Unavailable
-        | Refusal::Stopping
-        | Refusal::Expired(_) => true,
+    match &refusal {
+        Refusal::Busy(_) | Refusal::StorageFull | Refusal::Unavailable | Refusal::Stopping if is_again => {
+            unknown(&refusal.to_string())
+        }
+        // No repeat will ever be told more.
+        Refusal::Expired(_) if is_again => AskError::Unknown(refusal.to_string()),
         // These hold for every try.
-        _ => false,
-    };
-    if is_again && says_nothing { AskError::Unknown(refusal.to_string()) } else { AskError::Refused(refusal) }
+        _ => AskError::Refused(refusal),
+    }
+}
+
+/// An outcome that asking again finds out.
+fn unknown(why: &str) -> AskError {
+    AskError::Unknown(format!("{why}; ask again with the same request id"))
 }
 
 impl Front {
@@ -387,10 +428,14 @@ mod tests {
     };
 
     /// A client whose worker is the test.
-    fn client() -> (Client, Arc<Front>) {
+    fn client_with(limits: Limits) -> (Client, Arc<Front>) {
         let layout = Shards::new(1).unwrap();
-        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]));
+        let front = Arc::new(Front::new(limits, layout, vec![Arc::new(Intake::new(1))]));
         (Client::open(&front), front)
+    }
+
+    fn client() -> (Client, Arc<Front>) {
+        client_with(Limits::default())
     }
 
     fn ask(client: &Client) -> Ask<()> {
@@ -403,6 +448,8 @@ mod tests {
             wants_reply: true,
             id: None,
             knows: Knows::Nothing,
+            slot: None,
+            is_open: false,
             timeout: TIMEOUT_DEFAULT,
             reply: PhantomData,
         }
@@ -422,7 +469,7 @@ mod tests {
             let kernel::Provenance::Request { listener, .. } = arrivals[0].from else {
                 panic!("not by a client")
             };
-            front.intakes[0].taken(arrivals[0].envelope.len());
+            front.intakes[0].taken(arrivals[0].envelope.len(), 0);
             client.inner.pending.reply(&mut std::iter::once((listener.to.slot, outcome)));
         }
         match asked.as_mut().poll(&mut context) {
@@ -434,8 +481,8 @@ mod tests {
     #[test]
     fn a_refusal_is_one_only_where_nothing_can_have_happened() {
         let stopping = || Outcome::Refused(Refusal::Stopping);
-        let unknown = || AskError::Unknown(Refusal::Stopping.to_string());
-        let acknowledged = |client: &Client| client.inner.pending.acknowledged(ask(client).id());
+        let unknown = || unknown(&Refusal::Stopping.to_string());
+        let acknowledged = |client: &Client| client.inner.pending.acknowledged(ask(client).id()).floor;
         let (one, front) = client();
         let first = told(&one, &front, ask(&one), vec![stopping()]);
         assert_eq!(first, AskError::Refused(Refusal::Stopping));
@@ -445,9 +492,69 @@ mod tests {
 
         // It may have happened at the first try and its reply may be asked for: its number is not settled.
         let (other, front) = client();
-        let voided = Outcome::Unknown("the lane was voided".into());
-        assert_eq!(told(&other, &front, ask(&other), vec![voided, stopping()]), unknown());
-        assert_eq!(acknowledged(&other), 0);
+        let voided = || Outcome::Unknown("the lane was voided".into());
+        let mut known = ask(&other);
+        known.id();
+        assert_eq!(told(&other, &front, known, vec![voided(), stopping()]), unknown());
+        assert!(!other.inner.pending.acknowledged(ask(&other).id()).settles(1));
+        // Nobody knows the id of this one.
+        assert_eq!(told(&other, &front, ask(&other), vec![voided(), stopping()]), unknown());
+        assert!(other.inner.pending.acknowledged(ask(&other).id()).settles(3));
+    }
+
+    #[test]
+    fn asks_dropped_in_flight_leave_nothing_behind() {
+        const ASKS: u64 = 100_000;
+        let (client, front) = client_with(Limits { reply_retention: Duration::ZERO, ..Limits::default() });
+        let mut context = Context::from_waker(Waker::noop());
+        let mut drop_in_flight = |ask: Ask<()>| {
+            let mut asked = Box::pin(ask.into_future());
+            assert!(asked.as_mut().poll(&mut context).is_pending());
+            drop(asked);
+            let mut events = Vec::new();
+            front.intakes[0].take(&mut events);
+            front.intakes[0].taken(front.intakes[0].backlog(), 0);
+        };
+        for _ in 0..ASKS {
+            drop_in_flight(ask(&client));
+        }
+        let pending = &client.inner.pending;
+        assert_eq!(pending.held(), (1, 0, ASKS), "one place that is used again and again");
+        // Ids that were taken are kept for the retention, which is over at once here.
+        for _ in 0..ASKS {
+            let _ = ask(&client).id();
+            let mut known = ask(&client);
+            known.id();
+            drop_in_flight(known);
+        }
+        pending.tick();
+        assert_eq!(pending.held(), (1, 0, 3 * ASKS));
+    }
+
+    #[test]
+    fn an_id_that_was_taken_stays_open_and_holds_up_no_other() {
+        let (client, _front) = client_with(Limits::default());
+        let taken = ask(&client).id();
+        for _ in 0..10 {
+            drop(ask(&client).with_id(taken));
+        }
+        let pending = &client.inner.pending;
+        for _ in 0..10 {
+            pending.let_go(None, Some(pending.allot()), false);
+        }
+        pending.tick();
+        let told = pending.acknowledged(taken);
+        assert_eq!((told.floor, told.open.as_deref()), (11, Some([taken.number].as_slice())));
+    }
+
+    #[test]
+    fn asking_again_is_advised_only_where_it_helps() {
+        let (client, front) = client();
+        let given = ask(&client).id();
+        let told = |outcome| told(&client, &front, ask(&client).with_id(given), vec![outcome]).to_string();
+        assert!(told(Outcome::Refused(Refusal::Stopping)).ends_with("ask again with the same request id"));
+        let expired = told(Outcome::Refused(Refusal::Expired(given.to_string())));
+        assert!(expired.starts_with("outcome unknown: ") && !expired.contains("again"), "{expired}");
     }
 
     #[test]
@@ -455,6 +562,6 @@ mod tests {
         let (client, front) = client();
         let ask = ask(&client).timeout(Duration::ZERO);
         let late = told(&client, &front, ask, vec![Outcome::Unknown("the lane was voided".into())]);
-        assert_eq!(late, AskError::Unknown("the lane was voided".into()));
+        assert_eq!(late, unknown("the lane was voided"));
     }
 }

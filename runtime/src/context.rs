@@ -196,6 +196,10 @@ impl<'t, E> Context<'t, E> {
     }
 
     /// Time of the turn: the same however often it is read or replayed.
+    ///
+    /// It never runs backwards while the runtime runs. Over a restart it may step back where the machine's clock was set
+    /// back, but not behind the age at which requests were last forgotten
+    /// ([`Limits::reply_retention`](crate::Limits::reply_retention)).
     pub fn now(&self) -> Timestamp {
         self.input.now
     }

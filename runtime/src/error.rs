@@ -26,6 +26,11 @@ pub enum Refusal {
     /// The request is older than the replies that are kept, so it cannot be told whether it ran. Never run twice.
     #[error("request {0} is older than the stored replies; whether it took effect can no longer be told")]
     Expired(String),
+    /// The request says it was issued so far in the future that its reply would be stored far longer than others.
+    #[error(
+        "request {0} was issued in the future; set the clock where it was issued right and send it under a fresh id"
+    )]
+    IssuedAhead(String),
     /// The same request id was used before for another message: a bug of the sender.
     #[error("request {0} was already used for another message; use a fresh id for each message")]
     Collision(String),
@@ -85,10 +90,13 @@ pub enum Bound {
     Outbox,
     /// The memory for activations.
     Memory,
-    /// The log is longer than a restart should have to read; the checkpoint is behind.
+    /// The log is longer than a restart should have to read; the checkpoint is behind. Said to operators: requests wait
+    /// for it, as far as the worker's intake has room.
     LogTail,
-    /// The number of clients, feeds or stored replies of a shard.
+    /// The number of clients or feeds of a shard.
     Clients,
+    /// The replies a shard has stored: their number, or their bytes.
+    Replies,
     /// The dead letters of a shard: an operator should look at them.
     DeadLetters,
 }
@@ -102,6 +110,7 @@ impl fmt::Display for Bound {
             Bound::Memory => "the memory for activations",
             Bound::LogTail => "the log",
             Bound::Clients => "the shard's table of clients",
+            Bound::Replies => "the shard's store of replies",
             Bound::DeadLetters => "the shard's list of dead letters (retry or drop some)",
         })
     }
@@ -114,9 +123,10 @@ pub enum AskError {
     /// Nothing happened. Sending again, as the same or as a new request, is safe.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
-    /// The message may have taken effect or not. Ask again with the same request id: if it did, the repeat is answered
-    /// with the stored reply; if it did not, it happens now, once.
-    #[error("outcome unknown: {0}; ask again with the same request id")]
+    /// The message may have taken effect or not. Ask again with the same request id, as long as replies are stored: if it
+    /// did, the repeat is answered with the stored reply; if it did not, it happens now, once. The text says so where it
+    /// helps: not where the reply is stored no longer.
+    #[error("outcome unknown: {0}")]
     Unknown(String),
     /// The message was consumed without effect and lies in the dead letters, where an operator can retry or drop it.
     #[error("dead-lettered: {0}")]

@@ -190,7 +190,7 @@ impl Feed {
 
     /// Takes the next message into memory.
     pub fn take(&mut self, number: u64, own: u64, digest: u64) {
-        self.inbox.take(number);
+        self.inbox.take(number, 0);
         let at = self.owns.partition_point(|(taken, _)| *taken < number);
         self.owns.insert(at, (number, own));
         if number == 1 {
@@ -200,7 +200,7 @@ impl Feed {
 
     /// Marks a taken message as consumed.
     pub fn consume(&mut self, number: u64) {
-        self.inbox.consume(number);
+        self.inbox.consume(number, 0);
         let floor = self.inbox.floor();
         while let Some(&(number, own)) = self.owns.front()
             && number <= floor

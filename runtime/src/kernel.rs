@@ -19,8 +19,8 @@
 //! * accepted = applied + waiting + dead-lettered + in flight + voided, at every step ([`Kernel::audit`], P1).
 //!
 //! # Caveats
-//! * Acknowledged replies are dropped by the client's floor, which it sends with its next request to the same shard; a client
-//!   that falls silent leaves its last replies until the horizon passes them.
+//! * Acknowledged replies are dropped by what the client says with its next request to the same shard; a client that falls
+//!   silent leaves its last replies until the horizon passes them.
 
 mod arrival;
 mod careful;
@@ -53,7 +53,7 @@ use crate::{
     kinds::Kinds,
     limits::Limits,
     placement::{ShardId, Shards},
-    shard::{Shard, ShardPhase},
+    shard::{OutboxPart, Shard, ShardPhase},
     store::{LaneId, NoRoom},
     timestamp::Timestamp,
 };
@@ -95,6 +95,10 @@ pub struct Kernel {
     activation_bytes: usize,
     /// Bytes of what is held for shards that are loading.
     held_bytes: usize,
+    /// Bytes of messages kept in memory for receivers.
+    outbox_memory: usize,
+    /// Streams that hold messages which have had no turn yet.
+    streams_held: usize,
     /// Where the sweep for idle activations goes on.
     sweep_at: usize,
     /// When failing entities are tried again.
@@ -151,13 +155,11 @@ impl Kernel {
         let lane_ids: BTreeSet<LaneId> = hosted.iter().map(|shard| lane_of[shard.0 as usize]).collect();
         let lanes: Vec<LaneWork> = lane_ids.into_iter().map(LaneWork::new).collect();
         let mut shards: Vec<Option<Box<Shard>>> = layout.iter().map(|_| None).collect();
-        let mut actions = Vec::new();
         for &id in &hosted {
             let lane = lanes.iter().position(|lane| lane.id == lane_of[id.0 as usize]).expect("just listed");
             shards[id.0 as usize] = Some(Box::new(Shard::new(id, lane)));
-            actions.push(Action::LoadShard { shard: id, resets: 0 });
         }
-        Self {
+        let mut kernel = Self {
             kinds: Rc::new(SharedKinds(kinds)),
             limits,
             layout,
@@ -168,6 +170,8 @@ impl Kernel {
             activations: Activations::default(),
             activation_bytes: 0,
             held_bytes: 0,
+            outbox_memory: 0,
+            streams_held: 0,
             sweep_at: 0,
             retries: BTreeSet::new(),
             open_feeds: BTreeMap::new(),
@@ -187,8 +191,22 @@ impl Kernel {
             condemned: None,
             one_turn: false,
             counters: Counters::default(),
-            actions,
+            actions: Vec::new(),
+        };
+        for at in 0..kernel.hosted.len() {
+            kernel.load_shard(kernel.hosted[at]);
         }
+        kernel
+    }
+
+    /// Asks for the rows of a shard. Its outboxes come into memory as far as their share of it allows.
+    fn load_shard(&mut self, id: ShardId) {
+        let part = OutboxPart {
+            len_max: self.limits.stream_window,
+            bytes_max: self.limits.outbox_memory_max / self.hosted.len(),
+        };
+        let resets = self.host(id).resets;
+        self.actions.push(Action::LoadShard { shard: id, part, resets });
     }
 
     /// Takes one event and returns what is to be done, in order. `now` never runs backwards here, whatever is passed.
@@ -201,13 +219,10 @@ impl Kernel {
             Event::AskFeed { feed, shard, question, to } => self.feed_asks(feed, shard, question, to),
             Event::CloseFeed { feed, to } => self.close_feed(feed, to),
             Event::Durable { lane, through } => self.durable(lane, through),
-            Event::Loadable { lane, through } => {
-                let lane = self.lane_mut(lane);
-                assert!(through <= lane.durable, "only what is durable can be loaded");
-                lane.loadable = lane.loadable.max(through);
-            }
+            Event::Loadable { lane, through } => self.loadable(lane, through),
             Event::Voided { lane, voids } => self.voided(lane, voids),
             Event::ShardLoaded { resets, owned, rows } => self.shard_loaded(resets, owned, rows),
+            Event::OutboxLoaded(ticket, envelopes) => self.outbox_loaded(&ticket, envelopes),
             Event::ImagesLoaded(images) => self.images_loaded(images),
             Event::Run { lane, room } => self.run(lane, room),
             Event::Turn { lane, condemned } => self.one_turn(lane, condemned),
@@ -230,6 +245,12 @@ impl Kernel {
             }
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// The time as of the last step. Ahead of what was passed where a shard has seen later: the clock was set back, and the
+    /// ring should go on from here.
+    pub fn time(&self) -> Timestamp {
+        self.now
     }
 
     /// Takes back buffers of batches that are durable. Without them each batch's memory is new, and the system clears it.
@@ -318,9 +339,16 @@ impl Kernel {
         (self.activations.len(), self.activation_bytes)
     }
 
-    /// Bytes of messages that arrived and are not yet in a turn.
-    pub fn arrival_bytes(&self) -> usize {
-        self.held_bytes + self.lanes.iter().map(|lane| lane.arrival_bytes).sum::<usize>()
+    /// Bytes of messages kept for receivers: all of them, and those in memory.
+    pub fn outbox_bytes(&self) -> (usize, usize) {
+        let shards = self.hosted.iter().filter_map(|id| self.shard(*id));
+        (shards.map(|shard| shard.outbox_bytes).sum(), self.outbox_memory)
+    }
+
+    /// Bytes of messages that arrived and have had no turn yet: what [`Limits::intake_bytes_max`] bounds.
+    pub fn intake_bytes(&self) -> usize {
+        let arrived: usize = self.lanes.iter().map(|lane| lane.arrival_bytes).sum();
+        self.held_bytes + arrived + self.activations.mail_bytes()
     }
 
     fn kinds(&self) -> Rc<SharedKinds> {
@@ -342,11 +370,6 @@ impl Kernel {
 
     fn lane_index(&self, id: LaneId) -> usize {
         self.lanes.iter().position(|lane| lane.id == id).expect("events name lanes of this kernel")
-    }
-
-    fn lane_mut(&mut self, id: LaneId) -> &mut LaneWork {
-        let index = self.lane_index(id);
-        &mut self.lanes[index]
     }
 
     /// The shard has something in the batch being built.
@@ -371,13 +394,16 @@ impl Kernel {
     }
 
     /// Marks a message of a stream or feed as consumed. The row of its marks is written when the batch is closed.
-    fn mark(&mut self, id: ShardId, origin: &Origin) {
+    fn mark(&mut self, id: ShardId, mail: &Mail) {
         let shard = self.touch(id);
-        let (is_first, window) = match *origin {
+        let (is_first, window) = match mail.origin {
             Origin::Stream { source, number } => {
                 let inbox = shard.inboxes.get_mut(&source).expect("judged at the door");
-                inbox.consume(number);
-                (shard.changes.inboxes.insert(source), inbox.window_len())
+                inbox.consume(number, mail.bytes());
+                let (is_first, window) = (shard.changes.inboxes.insert(source), inbox.window_len());
+                let holds_none = inbox.held() == 0;
+                self.streams_held -= usize::from(holds_none);
+                (is_first, window)
             }
             Origin::Feed { feed, number } => {
                 let marks = shard.feeds.get_mut(&feed).expect("judged at the door");
@@ -386,13 +412,20 @@ impl Kernel {
             }
             _ => return,
         };
-        let lane = shard.lane;
+        let lane = self.host(id).lane;
         self.lanes[lane].batch_bytes += if is_first { MARKS_LEN + window * MARK_LEN } else { MARK_LEN };
     }
 
     /// Bytes the batch being built has room for.
     fn batch_room(&self, lane: usize) -> usize {
         self.limits.batch_len.saturating_sub(self.lanes[lane].batch_bytes)
+    }
+
+    /// Whether the batch being built takes no more turns: it is as long as one should be, or what waits for it and is in
+    /// none of its rows is.
+    fn is_batch_full(&self, lane: usize) -> bool {
+        let lane = &self.lanes[lane];
+        self.limits.batch_len <= lane.batch_bytes.max(lane.output_bytes)
     }
 
     /// Lets something out with the batch being built.
@@ -414,7 +447,7 @@ impl Kernel {
             }
             self.run_arrivals(lane, room);
             if room.is_ok() {
-                self.feed_starved();
+                self.feed_starved(false);
             }
         }
         assert!(
@@ -432,13 +465,30 @@ impl Kernel {
         }
         self.retry_failing();
         self.passivate();
+        self.feed_starved(true);
+        if self.limits.outbox_memory_max < self.outbox_memory
+            && self.lanes.iter().any(|lane| !lane.backed.is_empty())
+        {
+            self.actions.push(Action::WantLoadable);
+        }
     }
 
-    /// Asks a due reminder of each shard to its entity.
+    /// Hands due reminders to their entities, as far as there is room for them: the others are due with the next tick.
     fn fire_reminders(&mut self) {
         for at in 0..self.hosted.len() {
             let (id, now) = (self.hosted[at], self.now);
-            while let Some((reminder, hash, envelope)) = self.host(id).reminders.fire(now) {
+            loop {
+                let has_room = self.activation_bytes < self.limits.activation_bytes_max
+                    && self.activations.mail_bytes() < self.limits.intake_bytes_max;
+                if !has_room {
+                    return;
+                }
+                let outbox_bytes_max = self.limits.outbox_bytes_max;
+                let shard = self.host(id);
+                // What a reminder sends has no room either (P8).
+                let is_held_back = outbox_bytes_max <= shard.outbox_bytes;
+                let due = if is_held_back { None } else { shard.reminders.fire(now) };
+                let Some((reminder, hash, envelope)) = due else { break };
                 let Some(slot) = self.activate(id, hash, &envelope) else {
                     // Its kind is not registered in this build: it stays set and is looked at again.
                     let due = self.now + Duration::from_mins(1);

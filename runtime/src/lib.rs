@@ -125,6 +125,9 @@ pub mod kernel;
 // Batches in, rows out.
 pub mod store;
 
+// What a kernel asks the store for, carried out.
+pub mod load;
+
 // Many crashes under one seed.
 pub mod sim;
 

@@ -18,8 +18,9 @@ pub struct Limits {
     pub mailbox_len_max: usize,
     /// Most turns one entity runs before the others of its worker have theirs.
     pub turns_in_row_max: u32,
-    /// Bytes of messages a worker holds that are not yet in a turn. Clients are refused as busy beyond it; of each
-    /// stream one message is taken all the same, and the next ones when there is room (P8).
+    /// Bytes of messages a worker holds that have had no turn yet, also those in mailboxes. Beyond it clients are refused
+    /// as busy, feeds send again, and each stream may hold one message or, if that is more, its share: the bound divided
+    /// by the streams that hold something, so that a hot entity slows its own streams and no others (P8).
     pub intake_bytes_max: usize,
     /// A batch is closed when it has this many bytes, one turn's effects more at the most.
     pub batch_len: usize,
@@ -27,21 +28,28 @@ pub struct Limits {
     pub undurable_bytes_max: usize,
     /// Messages of one stream on their way to the receiver at a time. More wait in the outbox.
     pub stream_window: u64,
-    /// Bytes a shard keeps for its receivers. Beyond it clients and feeds are held back, streams and reminders never (P8).
+    /// Bytes a shard keeps for its receivers. Beyond it clients, feeds and reminders are held back, streams never (P8).
     pub outbox_bytes_max: usize,
+    /// Memory for the messages one worker keeps for receivers, in bytes. At the bound one message of each stream is in
+    /// memory, and the others are read from the store when it is their turn.
+    pub outbox_memory_max: usize,
     /// Memory for activations of one worker, in bytes. From seven eighths on a clock sweep passivates those it finds
     /// without a message for a second, about the least recently used, until there is less; at the bound new ones are
     /// refused as busy.
     pub activation_bytes_max: usize,
     /// An activation without messages for this long is passivated.
     pub idle_after: Duration,
-    /// How long a reply is kept for a repeat of its request. Older requests are refused as expired, never run again.
+    /// How long a reply is kept for a repeat of its request. Older requests are refused as expired, never run again. One
+    /// issued so far in the future, and more than a minute, is refused too: its reply would be stored for longer.
     pub reply_retention: Duration,
     /// Most stored replies of one shard. Requests are refused as busy beyond it.
     pub replies_max: usize,
+    /// Most bytes of stored replies of one shard. Requests are refused as busy beyond it, until clients have acknowledged
+    /// some or the retention of some is over; those taken before are still answered, and their replies stored.
+    pub reply_bytes_max: usize,
     /// Most clients with a stored floor in one shard, and most feeds. Requests are refused as busy beyond it.
     pub clients_max: usize,
-    /// Longest time one turn may take. Beyond it the process is aborted with the message named, for nothing else stops
+    /// Longest time one turn may take, reading and writing its entity's state included. Beyond it the process is aborted with the message named, for nothing else stops
     /// a handler that loops; after the restart what was pending is run carefully, and a message that has ended the
     /// process three times is dead-lettered (P3).
     pub turn_deadline: Duration,
@@ -61,6 +69,8 @@ pub struct Limits {
     pub dead_letters_max: usize,
     /// Most reminders of one shard. A turn that sets one more is undone and its message dead-lettered.
     pub reminders_max: usize,
+    /// Most bytes in the messages of one shard's reminders. As above.
+    pub reminder_bytes_max: usize,
     /// A message that was not acknowledged for this long is sent again.
     pub resend_after: Duration,
     /// Acknowledged messages leave the store after this long, where no batch comes by earlier (P9).
@@ -81,10 +91,12 @@ impl Default for Limits {
             undurable_bytes_max: 64 * MIB,
             stream_window: 1_024,
             outbox_bytes_max: 16 * MIB,
+            outbox_memory_max: 64 * MIB,
             activation_bytes_max: 512 * MIB,
             idle_after: Duration::from_mins(10),
             reply_retention: Duration::from_mins(10),
             replies_max: 65_536,
+            reply_bytes_max: 64 * MIB,
             clients_max: 4_096,
             turn_deadline: Duration::from_secs(30),
             tries_max: 6,
@@ -94,6 +106,7 @@ impl Default for Limits {
             waiting_bytes_max: 64 * MIB,
             dead_letters_max: 65_536,
             reminders_max: 1 << 20,
+            reminder_bytes_max: 64 * MIB,
             resend_after: Duration::from_secs(5),
             trim_after: Duration::from_secs(1),
         }
@@ -126,6 +139,7 @@ impl Limits {
             (0 < self.outbox_bytes_max, "`outbox_bytes_max` is at least 1"),
             (0 < self.activation_bytes_max, "`activation_bytes_max` is at least 1"),
             (0 < self.replies_max, "`replies_max` is at least 1"),
+            (0 < self.reply_bytes_max, "`reply_bytes_max` is at least 1"),
             (0 < self.clients_max, "`clients_max` is at least 1"),
             (Duration::ZERO < self.turn_deadline, "`turn_deadline` is longer than nothing"),
             (0 < self.tries_max, "`tries_max` is at least 1"),

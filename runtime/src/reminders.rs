@@ -18,17 +18,22 @@ pub struct Reminder {
 
 /// The reminders of one shard. Their ids rise and are never used again (P4).
 #[derive(Debug, Default)]
-#[expect(clippy::struct_field_names, reason = "three ways to find one thing")]
 pub struct Reminders {
     by_id: BTreeMap<ReminderId, Reminder>,
     by_due: BTreeSet<(Timestamp, ReminderId)>,
     by_entity: BTreeSet<(u64, ReminderId)>,
+    bytes: usize,
 }
 
 impl Reminders {
     /// How many have not fired.
     pub fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// Bytes of their messages.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether there is none.
@@ -40,6 +45,7 @@ impl Reminders {
     pub fn set(&mut self, id: ReminderId, reminder: Reminder) {
         self.by_due.insert((reminder.due, id));
         self.by_entity.insert((reminder.hash, id));
+        self.bytes += reminder.envelope.len();
         let before = self.by_id.insert(id, reminder);
         assert!(before.is_none(), "a reminder's id is used once");
     }
@@ -66,6 +72,7 @@ impl Reminders {
         let reminder = self.by_id.remove(&id)?;
         self.by_due.remove(&(reminder.due, id));
         self.by_entity.remove(&(reminder.hash, id));
+        self.bytes -= reminder.envelope.len();
         Some(reminder)
     }
 

@@ -1,7 +1,10 @@
 //! Clients' request ids and stored replies: why a repeat gets the same answer, byte for byte (P11).
 //!
 //! # Invariants
-//! * A request without a record runs only if it is younger than the horizon and above its client's floor.
+//! * A request without a record runs only if it is younger than the horizon and not settled: above its client's floor, or
+//!   one of the exceptions below it.
+//! * What a client has settled stays settled, in whatever order its word arrives: the floor only rises, and a number
+//!   becomes an exception only as the floor passes it.
 //! * The horizon only rises, and never faster than time passes; a record is dropped only when it is at or below the
 //!   horizon or its client said that it has the reply.
 
@@ -11,7 +14,54 @@ use crate::{
     timestamp::Timestamp,
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+/// Most numbers below its floor that a client may except. With more that are not settled its floor stays where it is.
+pub const OPEN_MAX: usize = 64;
+
+/// Bytes one exception takes in a client's row, at the most.
+pub(crate) const OPEN_LEN: usize = 10;
+
+/// Which of its requests a client has settled: it will not ask for their replies again. Sent with each request.
+///
+/// One that is not settled for long (a slow turn, an id kept for a repeat) would otherwise hold up all behind it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Everything up to here is settled,
+    pub floor: u64,
+    /// but for these, by rising number. Shared, because it seldom changes; `None` where there is none.
+    pub open: Option<Arc<[u64]>>,
+}
+
+impl Acknowledged {
+    /// Everything up to `floor`.
+    pub fn through(floor: u64) -> Self {
+        Self { floor, open: None }
+    }
+
+    /// Whether the client will not ask for this reply again.
+    pub fn settles(&self, number: u64) -> bool {
+        number <= self.floor && self.open().binary_search(&number).is_err()
+    }
+
+    fn open(&self) -> &[u64] {
+        self.open.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the exceptions are what a client may send: few, rising, and below the floor.
+    fn is_sound(&self) -> bool {
+        are_exceptions(self.open(), self.floor)
+    }
+}
+
+fn are_exceptions(open: &[u64], floor: u64) -> bool {
+    open.len() <= OPEN_MAX
+        && open.is_sorted_by(|one, next| one < next)
+        && open.last().is_none_or(|last| *last <= floor)
+}
 
 /// How a consumed message ended, as its sender is told. The stored form of it answers every repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +124,10 @@ struct Record {
 
 #[derive(Debug, Default)]
 struct Client {
-    /// The client has all replies up to here.
+    /// All up to here are settled,
     floor: u64,
+    /// but for these, by rising number; at most [`OPEN_MAX`].
+    open: Vec<u64>,
     /// The youngest request seen; the floor must be kept until the horizon has passed it.
     youngest: Timestamp,
     /// By rising number.
@@ -90,6 +142,11 @@ impl Client {
             _ => self.records.binary_search_by_key(&number, |record| record.number),
         }
     }
+
+    /// Whether the client has said that it will not ask for this reply again.
+    fn has_settled(&self, number: u64) -> bool {
+        number <= self.floor && self.open.binary_search(&number).is_err()
+    }
 }
 
 /// The requests of one shard.
@@ -98,6 +155,8 @@ pub struct Requests {
     horizon: Timestamp,
     clients: BTreeMap<ClientId, Client>,
     records: usize,
+    /// Bytes of the stored replies.
+    bytes: usize,
 }
 
 impl Requests {
@@ -114,6 +173,11 @@ impl Requests {
     /// How many records are kept.
     pub fn len(&self) -> usize {
         self.records
+    }
+
+    /// Bytes of the replies that are stored.
+    pub fn reply_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether no record is kept.
@@ -144,7 +208,7 @@ impl Requests {
                     None => RequestVerdict::Pending { waits: record.waits },
                 };
             }
-            if id.number <= client.floor {
+            if client.has_settled(id.number) {
                 return RequestVerdict::Expired;
             }
         }
@@ -184,64 +248,101 @@ impl Requests {
             .unwrap_or(true)
     }
 
-    /// Stores the reply and appends its row value to `out`. A request whose record is gone (its client gave it up and
-    /// the horizon passed while it waited) stores nothing; returns whether it did.
+    /// Stores the reply and appends its row value to `out`. A request that its client has settled meanwhile (nobody waits
+    /// for it any more), or whose record is gone, stores nothing; returns whether it did.
     pub fn complete(&mut self, id: RequestId, reply: &Reply, out: &mut Vec<u8>) -> bool {
         let Some(client) = self.clients.get_mut(&id.client) else { return false };
         let Ok(at) = client.find(id.number) else { return false };
+        let is_settled = client.has_settled(id.number);
         let record = &mut client.records[at];
         assert!(record.reply.is_none(), "a request is answered once");
+        if is_settled {
+            client.records.remove(at);
+            self.records -= 1;
+            return false;
+        }
         put_varint(record.issued_at.as_micros(), out);
         out.extend_from_slice(&record.digest.to_be_bytes());
         out.push(reply.class as u8);
         out.extend_from_slice(&reply.body);
         record.reply = Some(reply.clone());
+        self.bytes += reply.body.len();
         true
     }
 
-    /// The client has every reply up to `floor`: drops them, `most` at a time, naming each number to `dropped`. The floor
-    /// rises as far as they are dropped. Returns whether there was anything to do.
+    /// The client has settled these: drops their replies, `most` at a time, naming each number to `dropped`. They count
+    /// as settled as far as they are dropped. Returns whether there was anything to do.
+    ///
+    /// Several requests carry the word of different moments and arrive in any order. A floor below the present one says
+    /// nothing new, and an exception counts only where it was not settled before; so nothing settled is ever open again.
     pub fn acknowledge(
         &mut self,
         client: ClientId,
-        floor: u64,
+        settled: &Acknowledged,
         most: usize,
         mut dropped: impl FnMut(u64),
     ) -> bool {
-        let Some(client) = self.clients.get_mut(&client) else { return false };
-        if floor <= client.floor || most == 0 {
+        let Some(Client { floor, open, records, .. }) = self.clients.get_mut(&client) else { return false };
+        let is_old = settled.floor < *floor || settled.floor == *floor && open.is_empty();
+        if is_old || most == 0 || !settled.is_sound() {
             return false;
         }
+        let before = (*floor, open.len());
         let mut left = most;
-        let before = std::mem::replace(&mut client.floor, floor);
-        // One that is on its way stays until it is done; those behind it need not wait for that.
-        let below = client.records.partition_point(|record| record.number <= floor);
-        let mut at = 0;
-        for _ in 0..below {
-            let record = &client.records[at];
-            if record.reply.is_none() {
+        // Exceptions so far that are none any more.
+        open.retain(|number| {
+            if left == 0 || settled.open().binary_search(number).is_ok() {
+                return true;
+            }
+            // One that is on its way stays until it is done, and stores nothing then.
+            let at = records.binary_search_by_key(number, |record| record.number);
+            if let Ok(at) = at
+                && let Some(reply) = &records[at].reply
+            {
+                dropped(*number);
+                self.records -= 1;
+                self.bytes -= reply.body.len();
+                left -= 1;
+                records.remove(at);
+            }
+            false
+        });
+        // What the floor passes.
+        let mut reached = if left == 0 { *floor } else { settled.floor };
+        let mut at = records.partition_point(|record| record.number <= *floor);
+        while 0 < left
+            && let Some(record) = records.get(at)
+            && record.number <= settled.floor
+        {
+            let Some(reply) = record.reply.as_ref().filter(|_| settled.settles(record.number)) else {
                 at += 1;
                 continue;
-            }
+            };
+            self.bytes -= reply.body.len();
             dropped(record.number);
             left -= 1;
             if left == 0 {
-                client.floor = before.max(record.number);
+                reached = record.number;
             }
-            client.records.remove(at);
             self.records -= 1;
-            if left == 0 {
-                break;
-            }
+            records.remove(at);
         }
-        true
+        open.extend(settled.open().iter().filter(|number| (*floor + 1..=reached).contains(*number)));
+        *floor = reached;
+        before != (*floor, open.len())
     }
 
-    /// Row value of a client: floor and youngest request.
+    /// Row value of a client: floor, youngest request, and to the end the exceptions, each as its distance to the one
+    /// before.
     pub fn encode_client(&self, id: ClientId, out: &mut Vec<u8>) {
         let client = &self.clients[&id];
         put_varint(client.floor, out);
         put_varint(client.youngest.as_micros(), out);
+        let mut before = 0;
+        for &number in &client.open {
+            put_varint(number - before, out);
+            before = number;
+        }
     }
 
     /// Raises the horizon and drops what is at or below it, `most` at a time: each reply and each client is named, for
@@ -257,14 +358,21 @@ impl Requests {
             return false;
         }
         let mut left = most;
-        let records = &mut self.records;
+        let (records, bytes) = (&mut self.records, &mut self.bytes);
         self.clients.retain(|id, client| {
-            while let Some(record) = client.records.front() {
-                if left == 0 || horizon < record.issued_at || record.reply.is_none() {
-                    break;
-                }
+            let mut at = 0;
+            while 0 < left
+                && let Some(record) = client.records.get(at)
+                && record.issued_at <= horizon
+            {
+                let Some(reply) = &record.reply else {
+                    // On its way for so long: it holds up none behind it.
+                    at += 1;
+                    continue;
+                };
+                *bytes -= reply.body.len();
                 reply_dropped(*id, record.number);
-                client.records.pop_front();
+                client.records.remove(at);
                 *records -= 1;
                 left -= 1;
             }
@@ -285,14 +393,26 @@ impl Requests {
 
     /// Puts back a client from its row. Returns false where the row is not one.
     pub fn restore_client(&mut self, mut key: &[u8], mut value: &[u8]) -> bool {
-        let Some(id) = take_u128(&mut key) else { return false };
-        let (Some(floor), Some(youngest)) = (take_varint(&mut value), take_varint(&mut value)) else {
-            return false;
-        };
-        let client = self.clients.entry(ClientId(id)).or_default();
+        self.try_restore_client(&mut key, &mut value).is_some()
+    }
+
+    fn try_restore_client(&mut self, key: &mut &[u8], value: &mut &[u8]) -> Option<()> {
+        let id = ClientId(take_u128(key)?);
+        let (floor, youngest) = (take_varint(value)?, Timestamp::from_micros(take_varint(value)?));
+        let mut open: Vec<u64> = Vec::new();
+        while !value.is_empty() {
+            // Looked at before the next is read, so that a row of any length costs no more than this.
+            if open.len() == OPEN_MAX {
+                return None;
+            }
+            open.push(open.last().unwrap_or(&0).checked_add(take_varint(value)?)?);
+        }
+        are_exceptions(&open, floor).then_some(())?;
+        let client = self.clients.entry(id).or_default();
         client.floor = floor;
-        client.youngest = client.youngest.max(Timestamp::from_micros(youngest));
-        true
+        client.open = open;
+        client.youngest = client.youngest.max(youngest);
+        Some(())
     }
 
     /// Puts back a stored reply from its row. Returns false where the row is not one.
@@ -319,6 +439,7 @@ impl Requests {
         let client = self.clients.entry(client).or_default();
         let at = client.find(record.number).err()?;
         client.youngest = client.youngest.max(record.issued_at);
+        self.bytes += record.reply.as_ref().map_or(0, |reply| reply.body.len());
         client.records.insert(at, record);
         self.records += 1;
         Some(())
@@ -356,11 +477,13 @@ mod tests {
             assert!(requests.complete(id(number, 10 * number), &done("r"), &mut Vec::new()));
         }
         let mut dropped = Vec::new();
-        assert!(requests.acknowledge(ClientId(7), 2, 9, |number| dropped.push(number)));
+        assert!(
+            requests.acknowledge(ClientId(7), &Acknowledged::through(2), 9, |number| dropped.push(number))
+        );
         assert_eq!(dropped, [1, 2]);
         assert_eq!(requests.judge(id(2, 20), 1), RequestVerdict::Expired);
         assert!(requests.expire(Timestamp::from_millis(30), 9, |_, _| {}, |_| {}));
-        assert_eq!((requests.len(), requests.clients()), (0, 0));
+        assert_eq!((requests.len(), requests.clients(), requests.reply_bytes()), (0, 0, 0));
         assert_eq!(requests.judge(id(3, 30), 1), RequestVerdict::Expired);
         assert_eq!(requests.judge(id(4, 31), 1), RequestVerdict::Fresh);
     }
@@ -373,10 +496,120 @@ mod tests {
         }
         assert!(requests.complete(id(2, 10), &done("r"), &mut Vec::new()));
         let mut dropped = Vec::new();
-        assert!(requests.acknowledge(ClientId(7), 2, 9, |number| dropped.push(number)));
+        assert!(
+            requests.acknowledge(ClientId(7), &Acknowledged::through(2), 9, |number| dropped.push(number))
+        );
         assert_eq!((dropped, requests.len()), (vec![2], 2));
         assert_eq!(requests.judge(id(1, 10), 1), RequestVerdict::Pending { waits: false });
         assert_eq!(requests.judge(id(2, 10), 1), RequestVerdict::Expired);
+    }
+
+    /// As a client says it.
+    fn settled(floor: u64, open: &[u64]) -> Acknowledged {
+        Acknowledged { floor, open: (!open.is_empty()).then(|| open.into()) }
+    }
+
+    /// Ten requests of one client, all answered.
+    fn answered() -> Requests {
+        let mut requests = Requests::default();
+        for number in 1..=10 {
+            requests.take(id(number, 10), 1);
+            assert!(requests.complete(id(number, 10), &done("r"), &mut Vec::new()));
+        }
+        requests
+    }
+
+    #[test]
+    fn a_number_that_is_not_settled_holds_up_none_behind_it() {
+        let mut requests = answered();
+        assert!(!requests.acknowledge(ClientId(7), &settled(9, &[2, 12]), 99, |_| {}), "12 is not below 9");
+        assert!(requests.acknowledge(ClientId(7), &settled(9, &[2, 4]), 99, |_| {}));
+        assert_eq!(requests.len(), 3);
+        assert_eq!(requests.judge(id(2, 10), 1), RequestVerdict::Done(done("r")));
+        assert_eq!(requests.judge(id(3, 10), 1), RequestVerdict::Expired);
+        // The same floor with fewer exceptions frees those.
+        assert!(requests.acknowledge(ClientId(7), &settled(9, &[4]), 99, |_| {}));
+        assert_eq!((requests.len(), requests.judge(id(2, 10), 1)), (2, RequestVerdict::Expired));
+        // An older word says nothing new, and opens nothing.
+        assert!(!requests.acknowledge(ClientId(7), &settled(8, &[2, 4]), 99, |_| {}));
+        assert!(!requests.acknowledge(ClientId(7), &settled(9, &[2, 4]), 99, |_| {}));
+        assert!(requests.acknowledge(ClientId(7), &settled(10, &[1, 2, 4]), 99, |_| {}));
+        assert_eq!(requests.judge(id(2, 10), 1), RequestVerdict::Expired);
+        assert_eq!(requests.judge(id(4, 10), 1), RequestVerdict::Done(done("r")));
+        assert_eq!(requests.len(), 1);
+    }
+
+    #[test]
+    fn an_exception_that_has_not_arrived_may_still_run() {
+        let mut requests = Requests::default();
+        requests.take(id(5, 10), 1);
+        assert!(requests.acknowledge(ClientId(7), &settled(4, &[3]), 99, |_| {}));
+        assert_eq!(requests.judge(id(3, 10), 1), RequestVerdict::Fresh);
+        assert_eq!(requests.judge(id(2, 10), 1), RequestVerdict::Expired);
+    }
+
+    #[test]
+    fn what_is_settled_while_it_is_on_its_way_stores_no_reply() {
+        let mut requests = Requests::default();
+        requests.take(id(1, 10), 1);
+        requests.take(id(2, 10), 1);
+        assert!(requests.acknowledge(ClientId(7), &settled(1, &[]), 99, |_| panic!("no reply yet")));
+        let mut row = Vec::new();
+        assert!(!requests.complete(id(1, 10), &done("r"), &mut row));
+        assert_eq!((row.len(), requests.len()), (0, 1));
+        assert_eq!(requests.judge(id(1, 10), 1), RequestVerdict::Expired);
+    }
+
+    #[test]
+    fn a_request_on_its_way_keeps_no_old_reply_behind_it() {
+        let mut requests = Requests::default();
+        requests.take(id(1, 10), 1);
+        requests.take(id(2, 10), 1);
+        assert!(requests.complete(id(2, 10), &done("r"), &mut Vec::new()));
+        assert!(requests.expire(Timestamp::from_millis(10), 99, |_, _| {}, |_| panic!("in use")));
+        assert_eq!(requests.len(), 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn words_in_any_order_open_nothing_again_and_survive_the_row(
+            words in proptest::collection::vec((0_u64..12, proptest::collection::btree_set(1_u64..12, 0..5)), 1..12),
+            most in 1_usize..4,
+        ) {
+            let mut requests = answered();
+            let mut known: Vec<u64> = Vec::new();
+            for (floor, open) in words {
+                let open: Vec<u64> = open.into_iter().filter(|number| *number <= floor).collect();
+                let word = settled(floor, &open);
+                requests.acknowledge(ClientId(7), &word, most, |_| {});
+                let mut row = Vec::new();
+                requests.encode_client(ClientId(7), &mut row);
+                proptest::prop_assert!(requests.restore_client(&7_u128.to_be_bytes(), &row));
+                // As the reply's record is there or gone, so is the verdict.
+                let expired = |number: &u64| requests.judge(id(*number, 10), 1) == RequestVerdict::Expired;
+                proptest::prop_assert!(known.iter().all(expired), "{known:?} were settled before {word:?}");
+                known = (1..=10).filter(expired).collect();
+                proptest::prop_assert_eq!(known.len() + requests.len(), 10);
+                proptest::prop_assert_eq!(requests.reply_bytes(), requests.len(), "a byte each");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_with_too_many_exceptions_or_none_that_can_be_is_refused() {
+        let row = |numbers: &[u64]| {
+            let mut row = Vec::new();
+            for number in numbers {
+                put_varint(*number, &mut row);
+            }
+            Requests::default().restore_client(&7_u128.to_be_bytes(), &row)
+        };
+        let many = |count| [vec![1_000, 5], vec![1; count]].concat();
+        assert!(row(&[9, 5]) && row(&[9, 5, 3, 2]) && row(&many(OPEN_MAX)));
+        assert!(!row(&[9, 5, 3, 0]), "not rising");
+        assert!(!row(&[9, 5, 3, 7]), "above the floor");
+        assert!(!row(&[9, 5, u64::MAX, 1]), "beyond all numbers");
+        assert!(!row(&many(OPEN_MAX + 1)));
     }
 
     #[test]

@@ -42,13 +42,13 @@ pub enum StartError {
     /// A runtime cannot work within the [`Limits`].
     #[error("the limits allow nothing to be done: {0}")]
     Limits(&'static str),
-    /// No batch of the size the limits allow would fit in a segment of the log, so nothing could ever be accepted.
+    /// The store can take no batch of the size the limits allow, so nothing could ever be accepted.
     #[error(
-        "the limits allow batches of {needed} bytes, but a log segment has {segment}; call `.segment_bytes(...)` with more, or lower `state_len_max`, `turn_len_max` or `batch_len`"
+        "the limits allow batches of {needed} bytes, but a segment of the log takes {most}; call `.segment_bytes(...)` with more, or lower `state_len_max`, `turn_len_max` or `batch_len`"
     )]
-    SegmentTooSmall {
-        /// Bytes of a segment.
-        segment: u64,
+    BatchTooLong {
+        /// Bytes of the largest batch that the store can take.
+        most: u64,
         /// Bytes of the largest batch.
         needed: u64,
     },
@@ -110,7 +110,7 @@ impl Builder {
         self
     }
 
-    /// Keeps state in a store that is open already.
+    /// Keeps state in a store that is open already. Of what is set for a log here nothing applies to it.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(StoreChoice::Given(store));
         self
@@ -137,8 +137,8 @@ impl Builder {
     }
 
     /// How long the commit log may grow beyond the checkpoint, 512 MiB unless said otherwise, and at least two segments.
-    /// It bounds the disk space of the log and the time to recover; at the bound messages are refused as
-    /// [busy](crate::error::Bound::LogTail) until the checkpoint has caught up.
+    /// It bounds the disk space of the log and the time to recover; at the bound messages wait until the checkpoint has
+    /// caught up, and are refused as [busy](crate::error::Bound::Intake) where too many wait.
     pub fn log_budget(mut self, bytes: u64) -> Self {
         self.embedded.tail_bytes = bytes;
         self
@@ -168,24 +168,23 @@ impl Builder {
         let shards = Shards::new(self.shards).ok_or(StartError::Shards(self.shards))?;
         let workers =
             self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let data_dir = match &self.store {
-            Some(StoreChoice::Embedded(path)) => Some(path.clone()),
-            _ => None,
+        let needed = self.limits.batch_len_max() as u64;
+        let fits = |most: u64| {
+            if most < needed { Err(StartError::BatchTooLong { most, needed }) } else { Ok(()) }
         };
         let store: Arc<dyn Store> = match self.store.ok_or(StartError::NoStore)? {
             StoreChoice::Given(store) => store,
             StoreChoice::Memory => Arc::new(MemoryStore::new(shards, 1)),
             StoreChoice::Embedded(path) => {
                 let config = EmbeddedConfig { shards: Some(shards), ..self.embedded };
-                let needed = self.limits.batch_len_max() as u64;
-                if config.segment_bytes < needed + BATCH_FRAME {
-                    return Err(StartError::SegmentTooSmall { segment: config.segment_bytes, needed });
-                }
+                // Before anything is founded.
+                fits(config.batch_bytes_max())?;
                 let opened = tokio::task::spawn_blocking(move || open_or_found(&path, &config, shards));
                 Arc::new(opened.await.map_err(io::Error::other)??)
             }
         };
-        let suspects = match &data_dir {
+        fits(store.batch_bytes_max())?;
+        let suspects = match store.data_dir() {
             Some(path) => Suspects::open(path, store.was_clean())?,
             None => None,
         };
@@ -194,9 +193,6 @@ impl Builder {
         Ok(Runtime { node, store })
     }
 }
-
-/// What a batch takes in a segment beyond its bytes, and some.
-const BATCH_FRAME: u64 = 4_096;
 
 /// The one-process runtime founds its store by itself (P19).
 fn open_or_found(path: &Path, config: &EmbeddedConfig, shards: Shards) -> Result<EmbeddedStore, OpenError> {

@@ -1,5 +1,9 @@
 //! One shard in memory: everything but its activations, and the part of the batch that is being built for it.
 
+mod rows;
+
+pub use rows::{OutboxPart, OutboxRows, OutboxTicket, ShardRows};
+
 use crate::{
     activation::{Behind, Listener, Slot, Waiting},
     context::ReminderId,
@@ -10,7 +14,7 @@ use crate::{
     reminders::{Reminder, Reminders},
     requests::Requests,
     store::{
-        Row, RowType,
+        RowType,
         batch::{delete, put},
         row::{put_varint, take, take_u32, take_u64, take_u128, take_varint},
     },
@@ -80,7 +84,7 @@ pub struct Changes {
     pub inboxes: BTreeSet<ShardId>,
     /// Feeds consumed from.
     pub feeds: BTreeSet<FeedId>,
-    /// Clients whose floor rose.
+    /// Clients who have settled more.
     pub clients: BTreeSet<ClientId>,
     /// The head changed.
     pub head: bool,
@@ -182,18 +186,26 @@ impl Shard {
         *self = Self { resets: self.resets + 1, epoch: self.epoch, held, ..Self::new(self.id, self.lane) };
     }
 
-    /// Takes the rows read from the store, in key order.
+    /// Takes the rows read from the store.
     ///
     /// # Errors
     /// A row is not what this build writes.
-    pub fn restore(&mut self, rows: Vec<Row>) -> Result<(), RowError> {
-        for (key, value) in rows {
+    pub fn restore(&mut self, read: ShardRows) -> Result<(), RowError> {
+        for (key, value) in read.rows {
             let row_type = key.first().copied().unwrap_or(0);
             let error = RowError { shard: self.id, row_type };
             let rest = key.get(1..).unwrap_or_default();
             RowType::from_byte(row_type)
                 .and_then(|row_type| self.restore_row(row_type, rest, value))
                 .ok_or(error)?;
+        }
+        for rest in read.rests {
+            let outbox = self.outboxes.get_mut(&rest.target).filter(|outbox| outbox.last() < rest.through);
+            outbox
+                .is_some_and(|outbox| outbox.restore_rest(rest.through, rest.bytes))
+                .then_some(())
+                .ok_or(RowError { shard: self.id, row_type: RowType::Outbox as u8 })?;
+            self.outbox_bytes += rest.bytes;
         }
         self.phase = ShardPhase::Serving;
         Ok(())
@@ -282,13 +294,13 @@ impl Shard {
         }
         for target in std::mem::take(&mut self.trims) {
             let outbox = self.outboxes.get_mut(&target).expect("a trimmed stream has an outbox");
-            if let Some((from, through)) = outbox.trim() {
+            while let Some((from, through)) = outbox.trim() {
                 let prefix: [&[u8]; 2] = [&[RowType::Outbox as u8], &target.0.to_be_bytes()];
                 crate::store::batch::delete_range(&prefix, from, through, out);
-                value.clear();
-                outbox.encode(&mut value);
-                put(&[&[RowType::Sent as u8], &target.0.to_be_bytes()], &[&value], out);
             }
+            value.clear();
+            outbox.encode(&mut value);
+            put(&[&[RowType::Sent as u8], &target.0.to_be_bytes()], &[&value], out);
         }
         if std::mem::take(&mut self.changes.head) {
             value.clear();

@@ -76,7 +76,7 @@ use crate::{
     message::{Envelope, Message},
     placement::{ShardId, Shards},
     requests::ReplyClass,
-    shard::LetterRow,
+    shard::{LetterRow, OutboxPart, OutboxTicket},
     store::{LaneId, NoRoom, RowType},
     timestamp::Timestamp,
 };
@@ -102,7 +102,8 @@ enum Due {
     Worker { life: u64, worker: usize, event: Event },
     Commit { life: u64, lane: LaneId },
     Committed { life: u64, lane: LaneId },
-    LoadShard { life: u64, worker: usize, shard: ShardId, resets: u64 },
+    LoadShard { life: u64, worker: usize, shard: ShardId, part: OutboxPart, resets: u64 },
+    LoadOutbox { life: u64, worker: usize, ticket: OutboxTicket },
     LoadImages { life: u64, worker: usize, tickets: Vec<ImageTicket> },
     Maintain { life: u64 },
     Call { ticket: Ticket, attempt: u32 },
@@ -124,6 +125,7 @@ impl Due {
             | Self::Commit { life, .. }
             | Self::Committed { life, .. }
             | Self::LoadShard { life, .. }
+            | Self::LoadOutbox { life, .. }
             | Self::LoadImages { life, .. }
             | Self::Maintain { life } => Some(life),
             _ => None,
@@ -330,9 +332,11 @@ fn limits_by_seed(random: &mut Random) -> Limits {
     limits.undurable_bytes_max = random.pick(&[1, 4 << 10, 1 << 20]);
     limits.stream_window = random.pick(&[1, 3, 64]);
     limits.outbox_bytes_max = random.pick(&[500, 64 << 10, 16 << 20]);
+    limits.outbox_memory_max = random.pick(&[1, 4 << 10, 16 << 20]);
     limits.activation_bytes_max = random.pick(&[3 << 10, 16 << 10, 16 << 20]);
     limits.idle_after = Duration::from_secs(random.pick(&[1, 600]));
     limits.replies_max = random.pick(&[24, 65_536]);
+    limits.reply_bytes_max = random.pick(&[100, 64 << 20]);
     limits.reply_retention = Duration::from_mins(1);
     limits.waiting_len_max = random.pick(&[2, 16_384]);
     limits.tries_max = random.pick(&[2, 6]);
@@ -620,7 +624,10 @@ impl Sim {
             Due::Worker { worker, event, .. } => self.step_worker(worker, event),
             Due::Commit { lane, .. } => self.commit(lane),
             Due::Committed { lane, .. } => self.committed(lane),
-            Due::LoadShard { worker, shard, resets, .. } => self.load_shard(worker, shard, resets),
+            Due::LoadShard { worker, shard, part, resets, .. } => {
+                self.load_shard(worker, shard, part, resets);
+            }
+            Due::LoadOutbox { worker, ticket, .. } => self.load_outbox(worker, ticket),
             Due::LoadImages { worker, tickets, .. } => self.load_images(worker, tickets),
             Due::Maintain { .. } => self.maintain(),
             Due::Call { ticket, attempt } => self.send_call(ticket, attempt),

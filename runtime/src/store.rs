@@ -6,7 +6,7 @@
 //! 1. When [`Lane::commit`] returns `Ok`, the batches survive any crash; when it returns an error, see [`CommitError`].
 //! 2. A batch is visible whole or not at all, and no batch is visible without those before it in its lane.
 //! 3. A batch under a stale epoch, or out of number for one of its shards, changes nothing.
-//! 4. [`Store::load_shard`] and [`Store::load_images`] return the newest committed rows up to [`Store::loadable`].
+//! 4. [`Store::load_rows`] and [`Store::load_images`] return the newest committed rows up to [`Store::loadable`].
 //!
 //! Engines do blocking I/O and know no clock, thread or channel: the worker's ring gives each lane a thread of its own,
 //! and the simulator calls them in the order of its seed.
@@ -24,6 +24,7 @@ pub use batch::{Batch, Section};
 pub use row::{Row, RowType, Write};
 
 use crate::placement::{Epoch, ShardId, Shards};
+use std::{ops::Range, path::Path};
 
 /// A sequence of batches that become durable in order (P13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,11 +117,31 @@ pub trait Store: Send + Sync + 'static {
     /// A lane is taken twice.
     fn open_lane(&self, lane: LaneId) -> Box<dyn Lane>;
 
-    /// All rows of a shard but its images, in key order.
+    /// Visits the rows of a shard from one key up to below another, of one moment and in key order, until `visit` returns
+    /// false.
     ///
     /// # Errors
     /// The shard is not owned under `epoch`, or the medium failed.
-    fn load_shard(&self, shard: ShardId, epoch: Epoch) -> Result<Vec<Row>, LoadError>;
+    fn load_rows(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LoadError>;
+
+    /// All rows of a shard but its images, in key order.
+    ///
+    /// # Errors
+    /// As [`Store::load_rows`].
+    fn load_shard(&self, shard: ShardId, epoch: Epoch) -> Result<Vec<Row>, LoadError> {
+        let mut rows = Vec::new();
+        self.load_rows(shard, epoch, &[]..&[RowType::Image as u8], &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            true
+        })?;
+        Ok(rows)
+    }
 
     /// The values of images, `None` for an entity that has none. Same order as `keys`.
     ///
@@ -148,6 +169,16 @@ pub trait Store: Send + Sync + 'static {
     /// # Panics
     /// `to` is more than `from`.
     fn shrink(&self, lane: LaneId, from: u64, to: u64);
+
+    /// The most bytes a batch may have: a longer one is never granted room.
+    fn batch_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// The directory that this store alone uses, where there is one. A node keeps a note of its own there ([`Store::was_clean`]).
+    fn data_dir(&self) -> Option<&Path> {
+        None
+    }
 
     /// Whether the run before this one ended with [`Store::close`], or there was none. After a run that did not, what
     /// was pending may be what ended it (P3).

@@ -7,7 +7,10 @@
 //!   because an entity was still loading or failing; it is empty for nearly every stream.
 //! * The sender keeps a message until the receiver's commit is acknowledged.
 
-use crate::store::row::{put_varint, take_varint};
+use crate::store::{
+    batch::DELETE_RANGE_MAX,
+    row::{put_varint, take_varint},
+};
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -37,6 +40,8 @@ pub struct Inbox {
     window: BTreeSet<u64>,
     /// Everything up to here has been taken into memory or consumed.
     arrived: u64,
+    /// Bytes of what is taken and not consumed.
+    held: usize,
 }
 
 impl Inbox {
@@ -48,6 +53,11 @@ impl Inbox {
     /// Everything up to here is in memory or consumed.
     pub fn arrived(&self) -> u64 {
         self.arrived
+    }
+
+    /// Bytes of messages that are in memory and not consumed.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Judges a message that arrived. `window_max` bounds how far consumption may run ahead of the floor.
@@ -64,9 +74,10 @@ impl Inbox {
         }
     }
 
-    /// Takes the next message into memory.
-    pub fn take(&mut self, number: u64) {
+    /// Takes the next message into memory, which has so many bytes.
+    pub fn take(&mut self, number: u64, bytes: usize) {
         assert_eq!(number, self.arrived + 1, "a message is taken only after all before it");
+        self.held += bytes;
         self.arrived = number;
         // After a restart numbers above a hole may be consumed already; what comes next lies behind them.
         while self.window.contains(&(self.arrived + 1)) {
@@ -79,8 +90,9 @@ impl Inbox {
         number <= self.floor || self.window.contains(&number)
     }
 
-    /// Marks a taken message as consumed.
-    pub fn consume(&mut self, number: u64) {
+    /// Marks a taken message of so many bytes as consumed.
+    pub fn consume(&mut self, number: u64, bytes: usize) {
+        self.held -= bytes;
         assert!(!self.is_consumed(number), "a message is consumed once");
         assert!(number <= self.arrived, "only what was taken is consumed");
         if number == self.floor + 1 {
@@ -119,68 +131,174 @@ impl Inbox {
         }
         // What was in memory at the crash is gone and comes again, so the next arrival is the one after the floor;
         // numbers in the window are skipped when the hole before them has been taken.
-        Some(Self { floor, window, arrived: floor })
+        Some(Self { floor, window, arrived: floor, held: 0 })
     }
 }
 
 /// The sending end: messages committed and not yet acknowledged.
+///
+/// ```text
+///   1 ........ | first ........... | .............. | ............ last
+///   trimmed,   | front, in memory: | in the store   | back: in memory until a load
+///   forgotten  | handed over next  | alone          | would find it (P12)
+/// ```
+///
+/// # Invariants
+/// * Front, stored part and back follow on one another without a hole; only the stored part costs no memory.
+/// * The front is filled up to one window and no further, so however much waits, memory holds one window of the stream and
+///   what the store cannot give back yet (P8).
+/// * Only what is in the front is handed over, acknowledged and forgotten.
 #[derive(Debug)]
 pub struct Outbox {
     /// Number of the first kept message; everything before it is acknowledged.
     first: u64,
-    /// The kept messages, numbered from `first`.
-    kept: VecDeque<Bytes>,
-    /// Bytes of the kept messages.
+    /// Number of the last message ever sent.
+    last: u64,
+    /// Kept messages, numbered from `first`.
+    front: VecDeque<Bytes>,
+    /// The last kept messages, each with the number of the batch it is in.
+    back: VecDeque<(u64, Bytes)>,
+    /// Bytes of all kept messages, wherever they are.
     bytes: usize,
+    /// Bytes of those in memory.
+    bytes_in_memory: usize,
     /// Everything up to here has been handed to the receiver.
     handed: u64,
     /// Everything up to here has been deleted from the store.
     trimmed: u64,
+    /// Messages behind the front are being read.
+    loading: bool,
 }
 
 impl Default for Outbox {
     /// A stream on which nothing was ever sent: the first message will have the number 1.
     fn default() -> Self {
-        Self { first: 1, kept: VecDeque::new(), bytes: 0, handed: 0, trimmed: 0 }
+        Self::behind(0)
     }
 }
 
 impl Outbox {
-    /// Number of the last message ever sent; 0 before the first.
-    pub fn last(&self) -> u64 {
-        self.first - 1 + self.kept.len() as u64
+    /// An outbox that keeps nothing and whose last message had this number.
+    fn behind(last: u64) -> Self {
+        Self {
+            first: last + 1,
+            last,
+            front: VecDeque::new(),
+            back: VecDeque::new(),
+            bytes: 0,
+            bytes_in_memory: 0,
+            handed: last,
+            trimmed: last,
+            loading: false,
+        }
     }
 
-    /// Bytes kept.
+    /// Number of the last message ever sent; 0 before the first.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Bytes kept, in memory or in the store alone.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// Bytes kept in memory.
+    pub fn bytes_in_memory(&self) -> usize {
+        self.bytes_in_memory
+    }
+
     /// How many messages are kept.
-    pub fn len(&self) -> usize {
-        self.kept.len()
+    pub fn len(&self) -> u64 {
+        self.last + 1 - self.first
     }
 
     /// Whether everything is acknowledged.
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.len() == 0
     }
 
-    /// Appends a message and returns its number.
-    pub fn push(&mut self, envelope: Bytes) -> u64 {
+    /// Number of the first message behind the front.
+    fn behind_front(&self) -> u64 {
+        self.first + self.front.len() as u64
+    }
+
+    /// How many messages are in the store alone.
+    pub fn stored(&self) -> u64 {
+        self.len() - self.front.len() as u64 - self.back.len() as u64
+    }
+
+    /// Whether a message is in memory only until a load would find it.
+    pub fn has_back(&self) -> bool {
+        !self.back.is_empty()
+    }
+
+    /// Appends a message of the batch that is being built, and returns its number. `front_len_max` is how many messages the
+    /// front may have by now; one is always allowed.
+    pub fn push(&mut self, envelope: Bytes, batch: u64, front_len_max: u64) -> u64 {
         self.bytes += envelope.len();
-        self.kept.push_back(envelope);
-        self.last()
+        self.bytes_in_memory += envelope.len();
+        let in_front = self.behind_front() == self.last + 1;
+        self.last += 1;
+        if in_front && (self.front.len() as u64) < front_len_max.max(1) {
+            self.front.push_back(envelope);
+        } else {
+            self.back.push_back((batch, envelope));
+        }
+        self.last
+    }
+
+    /// Loads find what batches up to this number have written: it need not be in memory for that.
+    pub fn loadable(&mut self, batch: u64) {
+        while let Some((written, envelope)) = self.back.front()
+            && *written <= batch
+        {
+            self.bytes_in_memory -= envelope.len();
+            self.back.pop_front();
+        }
+    }
+
+    /// Fills the front from the back, and says which number is to be read from the store next, and how many at the most.
+    /// The answer is told by [`Outbox::loaded`], and until then there is no second one.
+    #[must_use]
+    pub fn refill(&mut self, front_len_max: u64) -> Option<(u64, u64)> {
+        let most = front_len_max.max(1);
+        if self.stored() == 0 {
+            while (self.front.len() as u64) < most
+                && let Some((_, envelope)) = self.back.pop_front()
+            {
+                self.front.push_back(envelope);
+            }
+            return None;
+        }
+        // Not for one message at a time.
+        let is_low = self.front.len() as u64 <= most / 2;
+        if self.loading || !is_low {
+            return None;
+        }
+        self.loading = true;
+        Some((self.behind_front(), (most - self.front.len() as u64).min(self.stored())))
+    }
+
+    /// Takes what was read behind the front. Returns false where it is not what was asked for.
+    pub fn loaded(&mut self, from: u64, envelopes: Vec<Bytes>) -> bool {
+        let asked = std::mem::take(&mut self.loading) && from == self.behind_front();
+        if !asked || envelopes.is_empty() || self.stored() < envelopes.len() as u64 {
+            return false;
+        }
+        self.bytes_in_memory += envelopes.iter().map(Bytes::len).sum::<usize>();
+        self.front.extend(envelopes);
+        true
     }
 
     /// The next message to hand to the receiver, within the window, marked as handed.
     pub fn hand_next(&mut self, window: u64) -> Option<(u64, Bytes)> {
         let number = self.handed + 1;
-        if number > self.last() || number >= self.first + window {
+        if number >= self.behind_front() || number >= self.first + window {
             return None;
         }
         debug_assert!(self.first <= number, "an acknowledged message was handed before");
-        let envelope = self.kept[(number - self.first) as usize].clone();
+        let envelope = self.front[(number - self.first) as usize].clone();
         self.handed = number;
         Some((number, envelope))
     }
@@ -203,50 +321,70 @@ impl Outbox {
     }
 
     /// Forgets messages whose consumption is durable. Returns whether any was kept until now.
+    ///
+    /// After a restart the receiver may have consumed more than the front holds. What lies in the store alone is not
+    /// acknowledged unseen: it is read, handed over, known there as a repeat and acknowledged again.
     pub fn acknowledge(&mut self, through: u64) -> bool {
-        assert!(through <= self.last(), "the receiver acknowledged message {through} of {}", self.last());
+        assert!(through <= self.last, "the receiver acknowledged message {through} of {}", self.last);
         let before = self.first;
-        while self.first <= through {
-            let envelope = self.kept.pop_front().expect("numbers up to the last are kept");
+        while self.first <= through
+            && let Some(envelope) = self.front.pop_front()
+        {
             self.bytes -= envelope.len();
+            self.bytes_in_memory -= envelope.len();
             self.first += 1;
         }
         self.handed = self.handed.max(self.first - 1);
         before < self.first
     }
 
-    /// The numbers to delete from the store, marked as deleted.
+    /// Numbers to delete from the store, as many as one range may have, marked as deleted; `None` when there are no more.
     pub fn trim(&mut self) -> Option<(u64, u64)> {
-        let (from, through) = (self.trimmed + 1, self.first - 1);
+        let from = self.trimmed + 1;
+        let through = (self.first - 1).min(self.trimmed + DELETE_RANGE_MAX);
         self.trimmed = through;
         (from <= through).then_some((from, through))
     }
 
     /// Row value beside the messages' own rows: the last number, so that it is known when no message is kept.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put_varint(self.last(), out);
+        put_varint(self.last, out);
     }
 
     /// Reads the row value of a stream; `None` where it is not one.
     pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         let last = take_varint(&mut bytes)?;
-        let first = last.checked_add(1)?;
-        bytes.is_empty().then_some(Self { first, handed: last, trimmed: last, ..Self::default() })
+        (bytes.is_empty() && last < u64::MAX).then(|| Self::behind(last))
     }
 
     /// Puts back a message found in the store, in order of number.
     /// Returns false where the numbers do not continue.
     pub fn restore(&mut self, number: u64, envelope: Bytes) -> bool {
-        if self.kept.is_empty() {
+        if number == 0 || number == u64::MAX {
+            return false;
+        }
+        if self.is_empty() {
             // The row of the stream was written when messages up to its number had gone; these are later or the last.
-            self.first = number;
-            self.handed = number - 1;
-            self.trimmed = number - 1;
-        } else if number != self.last() + 1 {
+            *self = Self::behind(number - 1);
+        }
+        if number != self.last + 1 || self.behind_front() != number {
             return false;
         }
         self.bytes += envelope.len();
-        self.kept.push_back(envelope);
+        self.bytes_in_memory += envelope.len();
+        self.front.push_back(envelope);
+        self.last = number;
+        true
+    }
+
+    /// Behind what was put back, messages up to `through` of so many bytes are left in the store.
+    /// Returns false where the numbers do not continue.
+    pub fn restore_rest(&mut self, through: u64, bytes: usize) -> bool {
+        if through <= self.last || self.front.is_empty() || through == u64::MAX {
+            return false;
+        }
+        self.last = through;
+        self.bytes += bytes;
         true
     }
 }
@@ -259,9 +397,9 @@ mod tests {
     fn a_repeat_of_a_message_still_in_memory_is_not_taken_twice() {
         let mut inbox = Inbox::default();
         assert_eq!(inbox.judge(1, 8), Verdict::Fresh);
-        inbox.take(1);
+        inbox.take(1, 7);
         assert_eq!(inbox.judge(1, 8), Verdict::Taken);
-        inbox.consume(1);
+        inbox.consume(1, 7);
         assert_eq!(inbox.judge(1, 8), Verdict::Duplicate);
     }
 
@@ -276,23 +414,23 @@ mod tests {
         let mut inbox = Inbox::default();
         for number in 1..=8 {
             assert_eq!(inbox.judge(number, 8), Verdict::Fresh);
-            inbox.take(number);
+            inbox.take(number, 7);
             if number > 1 {
-                inbox.consume(number);
+                inbox.consume(number, 7);
             }
         }
         assert_eq!(inbox.judge(9, 8), Verdict::Gap { expected: 9 });
-        inbox.consume(1);
+        inbox.consume(1, 7);
         assert_eq!((inbox.floor(), inbox.judge(9, 8)), (8, Verdict::Fresh));
     }
 
     #[test]
     fn after_a_restart_arrivals_go_on_behind_what_the_window_holds() {
         let mut row = Vec::new();
-        Inbox { floor: 4, window: BTreeSet::from([6, 7]), arrived: 9 }.encode(&mut row);
+        Inbox { floor: 4, window: BTreeSet::from([6, 7]), arrived: 9, held: 14 }.encode(&mut row);
         let mut inbox = Inbox::decode(&row).expect("just written");
         assert_eq!(inbox.judge(5, 8), Verdict::Fresh);
-        inbox.take(5);
+        inbox.take(5, 7);
         assert_eq!(inbox.judge(6, 8), Verdict::Duplicate);
         assert_eq!(inbox.judge(8, 8), Verdict::Fresh);
     }
@@ -301,7 +439,7 @@ mod tests {
     fn acknowledged_messages_are_trimmed_once() {
         let mut outbox = Outbox::default();
         for number in 1..=3 {
-            assert_eq!(outbox.push(Bytes::from_static(b"m")), number);
+            assert_eq!(outbox.push(Bytes::from_static(b"m"), 1, 8), number);
         }
         assert_eq!(outbox.hand_next(2).map(|(number, _)| number), Some(1));
         assert_eq!(outbox.hand_next(2).map(|(number, _)| number), Some(2));
@@ -314,12 +452,76 @@ mod tests {
         assert_eq!(outbox.hand_next(2).map(|(number, _)| number), Some(3));
     }
 
+    /// Hands over and acknowledges all there is, reading the store as it is asked for. Returns the numbers in order.
+    fn drained(outbox: &mut Outbox, window: u64, stored: &[Bytes]) -> Vec<u64> {
+        let mut seen = Vec::new();
+        while !outbox.is_empty() {
+            if let Some((from, most)) = outbox.refill(window) {
+                let rows = stored[from as usize - 1..][..most as usize].to_vec();
+                assert!(outbox.loaded(from, rows));
+            }
+            while let Some((number, envelope)) = outbox.hand_next(window) {
+                assert_eq!(envelope, stored[number as usize - 1]);
+                seen.push(number);
+            }
+            assert!(outbox.acknowledge(*seen.last().expect("something was handed")));
+        }
+        assert_eq!((outbox.bytes(), outbox.bytes_in_memory()), (0, 0));
+        seen
+    }
+
+    fn message(number: u64) -> Bytes {
+        Bytes::from(vec![number as u8; 10])
+    }
+
+    #[test]
+    fn beyond_one_window_messages_lie_in_the_store_alone() {
+        let stored: Vec<Bytes> = (1..=100).map(message).collect();
+        let mut outbox = Outbox::default();
+        for (number, envelope) in (1..).zip(&stored) {
+            // Ten messages a batch.
+            assert_eq!(outbox.push(envelope.clone(), (number - 1) / 10 + 1, 8), number);
+        }
+        assert_eq!((outbox.len(), outbox.bytes_in_memory()), (100, 1_000), "no load would find them yet");
+        outbox.loadable(9);
+        assert_eq!((outbox.stored(), outbox.bytes(), outbox.bytes_in_memory()), (82, 1_000, 180));
+        assert_eq!(drained(&mut outbox, 8, &stored), (1..=100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_a_receiver_has_consumed_before_a_restart_is_not_acknowledged_unseen() {
+        let mut outbox = Outbox::decode(&[40]).expect("a row");
+        for number in 41..=44 {
+            assert!(outbox.restore(number, message(number)));
+        }
+        assert!(outbox.restore_rest(60, 160));
+        assert_eq!((outbox.len(), outbox.stored(), outbox.bytes()), (20, 16, 200));
+        assert!(outbox.acknowledge(60), "as far as is in memory");
+        assert_eq!((outbox.len(), outbox.bytes()), (16, 160));
+        assert_eq!(outbox.refill(4), Some((45, 4)));
+        assert_eq!(outbox.refill(4), None, "one answer is on its way");
+    }
+
+    #[test]
+    fn rows_that_do_not_continue_are_told() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.restore(5, message(5)));
+        assert!(!outbox.restore(7, message(7)));
+        assert!(!outbox.restore_rest(5, 0));
+        assert!(outbox.restore_rest(9, 40));
+        assert!(!outbox.restore(10, message(10)), "behind what is left in the store");
+        assert_eq!(outbox.refill(4), Some((6, 3)));
+        assert!(!outbox.loaded(6, Vec::new()), "the rows are gone");
+        assert!(!Outbox::default().restore(0, message(0)));
+        assert!(!Outbox::default().restore(u64::MAX, message(0)));
+    }
+
     proptest::proptest! {
         #[test]
         fn an_inbox_comes_back_from_its_row(floor in 0..1_000_u64, ahead in proptest::collection::btree_set(2..100_u64, 0..20)) {
-            let mut inbox = Inbox { floor, window: BTreeSet::new(), arrived: floor + 100 };
+            let mut inbox = Inbox { floor, window: BTreeSet::new(), arrived: floor + 100, held: 7 * ahead.len() };
             for offset in &ahead {
-                inbox.consume(floor + offset);
+                inbox.consume(floor + offset, 7);
             }
             let mut row = Vec::new();
             inbox.encode(&mut row);

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 
 /// Microseconds since the Unix epoch, passed in and never read from a clock here.
 ///
-/// Within one shard time never runs backwards, also when the machine's clock is set back.
+/// While a runtime runs time never runs backwards, also when the machine's clock is set back.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(u64);

@@ -110,8 +110,6 @@ struct Worker {
     without_room: bool,
     /// The kernel knows that the node is stopping.
     draining: bool,
-    /// What the intake counts as not yet in a turn.
-    held_bytes: usize,
 }
 
 impl Worker {
@@ -129,7 +127,6 @@ impl Worker {
             ticks: 0,
             without_room: false,
             draining: false,
-            held_bytes: 0,
             shared: seat.shared,
         }
     }
@@ -142,13 +139,18 @@ impl Worker {
         // Before the events: a void among them takes away everything that is not known to be durable, and the writer has
         // told of what is before it pushed the void.
         self.progress(now);
+        let mut taken = 0;
         for event in events.drain(..) {
             if let Event::Arrived(arrivals) = &event {
-                self.held_bytes += arrivals.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
+                taken += arrivals.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
             }
             self.event(event, now);
         }
         self.events = events;
+        if now < self.kernel.time() {
+            // Before anyone is served: a client that issued ids by the clock as it was would be refused as expired.
+            self.shared.clock.raise(self.kernel.time());
+        }
         if self.shared.stopping.load(Ordering::Relaxed) && !std::mem::replace(&mut self.draining, true) {
             self.event(Event::Drain, now);
         }
@@ -164,9 +166,7 @@ impl Worker {
                 more |= has_room && self.kernel.has_work(lane);
             }
         }
-        let held = self.kernel.arrival_bytes();
-        self.intake.taken(self.held_bytes.saturating_sub(held));
-        self.held_bytes = held;
+        self.intake.taken(taken, self.kernel.intake_bytes());
         if self.ticked_at + TICK <= now {
             self.ticked_at = now;
             self.event(Event::Tick, now);
@@ -252,7 +252,10 @@ impl Worker {
                 }
                 Action::Put(output) => shared.put([output]),
                 Action::Hand(arrivals) => shared.hand(arrivals),
-                Action::LoadShard { shard, resets } => shared.loader.shard(self.worker, shard, resets),
+                Action::LoadShard { shard, part, resets } => {
+                    shared.loader.shard(self.worker, shard, part, resets);
+                }
+                Action::LoadOutbox(ticket) => shared.loader.outbox(self.worker, ticket),
                 Action::LoadImages(tickets) => shared.loader.images(self.worker, tickets),
                 Action::WantLoadable => shared.want_loadable.store(true, Ordering::Release),
                 Action::Stop(error) => shared.fail(error.to_string()),

@@ -38,9 +38,7 @@ fn say(line: &str) -> Result<()> {
 }
 
 async fn start(directory: &Path) -> Result<Runtime> {
-    let mut limits = small_limits();
-    limits.turn_deadline = Duration::from_millis(200);
-    Ok(builder(directory, limits).start().await?)
+    Ok(builder(directory, small_limits()).start().await?)
 }
 
 async fn crash(directory: &Path, issued: Timestamp, from: u64, rows: u64) -> Result<()> {
@@ -94,15 +92,29 @@ async fn deed(directory: &Path, issued: Timestamp, deed: &str) -> Result<()> {
         "loop" => Deed::Loop,
         "overflow" => Deed::Overflow,
         "abort" => Deed::Abort,
+        "curse" => Deed::Panic,
         _ => bail!("no such deed"),
     };
-    let runtime = start(directory).await?;
+    let mut limits = small_limits();
+    if deed == Deed::Loop {
+        // Short for the one that meets it; a busy machine may keep another turn waiting for so long.
+        limits.turn_deadline = Duration::from_millis(200);
+    }
+    let runtime = builder(directory, limits).start().await?;
     let client = runtime.client();
     let neighbour = client.ask(Killer::at("neighbour"), Do { deed: Deed::Live });
     say(&format!("neighbour {}", neighbour.with_id(id(8, 1, issued)).await?))?;
+    if deed == Deed::Panic {
+        client.ask(Killer::at("poisoned"), Do { deed: Deed::Curse }).with_id(id(9, 3, issued)).await?;
+    }
     match client.ask(Killer::at("poisoned"), Do { deed }).with_id(id(9, 1, issued)).await {
         Err(entity_runtime::AskError::DeadLettered(why)) => say(&format!("dead-lettered {why}"))?,
         other => bail!("it lived: {other:?}"),
+    }
+    if deed == Deed::Panic {
+        // Its state is as it was, and whoever wants it next meets the same end.
+        runtime.shutdown().await;
+        return Ok(());
     }
     let after = client.ask(Killer::at("poisoned"), Do { deed: Deed::Live }).with_id(id(9, 2, issued)).await?;
     say(&format!("after {after}"))?;

@@ -405,13 +405,14 @@ impl<'r> Operator<'r> {
         if self.front.stopping.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Refusal::Stopping.into());
         }
-        let pending = Arc::new(Pending::new(ClientId(random_u128()), self.front.clock, Duration::ZERO));
+        let pending =
+            Arc::new(Pending::new(ClientId(random_u128()), self.front.clock.clone(), Duration::ZERO));
         let connection = self.front.ports.next();
         self.front.ports.open(connection, pending.clone());
         let until = self.front.clock.now() + TIMEOUT;
         let mut waiters = Vec::new();
         for (worker, of) in of {
-            let waiter = pending.wait(None, false, false, until);
+            let waiter = pending.wait(None, false, until);
             let to = ReplyTo { connection, slot: waiter.slot };
             self.front.intakes[worker].push(event(of, to));
             waiters.push(waiter);

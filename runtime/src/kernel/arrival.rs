@@ -5,17 +5,20 @@ use crate::{
     activation::{KindIndex, Listener, Mail, Origin, Phase, ReplyTo, Slot},
     error::{Bound, Refusal},
     feeds::{FeedId, FeedVerdict},
-    message::Envelope,
+    message::{Envelope, RequestId},
     placement::ShardId,
     requests::RequestVerdict,
     shard::ShardPhase,
     store::NoRoom,
-    stream::Verdict,
+    stream::{Inbox, Verdict},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// How many messages are looked up before their turns run: the lookups' cache misses then overlap.
 const CHUNK: usize = 32;
+
+/// How far the clock of a client may be ahead, where replies are kept for less.
+const AHEAD_MAX: Duration = Duration::from_mins(1);
 
 /// A message that was judged fresh.
 pub(super) struct Taken {
@@ -50,14 +53,15 @@ impl Kernel {
             self.run_without_room(lane, why);
             return;
         }
+        self.lanes[lane].at_door = None;
         let mut taken: Vec<Taken> = Vec::with_capacity(CHUNK);
-        while self.lanes[lane].batch_bytes < self.limits.batch_len && !self.lanes[lane].arrivals.is_empty() {
+        while !self.is_batch_full(lane) && !self.lanes[lane].arrivals.is_empty() {
             let coming = self.lanes[lane].arrivals.iter().take(CHUNK);
             let touched = coming.fold(0, |touched, arrival| touched ^ self.activations.touch(arrival.hash));
             std::hint::black_box(touched);
             for _ in 0..CHUNK {
                 // Judging writes too: replies that are acknowledged, and what has no entity is given up.
-                if self.batch_room(lane) == 0 {
+                if self.is_batch_full(lane) {
                     break;
                 }
                 let Some(arrival) = self.lanes[lane].arrivals.pop_front() else { break };
@@ -72,12 +76,13 @@ impl Kernel {
         }
     }
 
-    /// The store has no room: requests are refused, questions are answered, feeds wait at the door, and streams are told
-    /// when to go on.
+    /// The store has no room: questions and repeats are answered, feeds wait at the door, and streams are told when to go
+    /// on. New requests are refused where the disk is full, for nobody knows for how long; where a checkpoint will soon
+    /// have shortened the log they wait, and the bound of the intake is theirs.
     fn run_without_room(&mut self, lane: usize, why: NoRoom) {
-        let refusal = super::refusal(why);
-        for _ in 0..self.lanes[lane].arrivals.len() {
-            let arrival = self.lanes[lane].arrivals.pop_front().expect("counted");
+        // Those in front were looked at before and wait; only a look at each keeps a long wait from being a busy one.
+        let at_door = self.lanes[lane].at_door.filter(|(before, _)| *before == why).map_or(0, |(_, len)| len);
+        for arrival in self.lanes[lane].arrivals.split_off(at_door) {
             let bytes = arrival.envelope.len();
             let kind = self.kinds.find(arrival.envelope.view().kind);
             let to_durable = kind.is_none_or(|kind| !self.kinds.get(kind).is_volatile());
@@ -85,7 +90,15 @@ impl Kernel {
                 Provenance::Volatile if to_durable => {
                     tracing::warn!("a volatile message was dropped: the store has no room for its turn");
                 }
-                Provenance::Request { .. } if to_durable => self.refuse(&arrival, refusal.clone()),
+                Provenance::Request { id, listener, .. } if to_durable => {
+                    if self.answer_repeat(&arrival, id, listener).is_some() {
+                        if why == NoRoom::LogTail {
+                            self.lanes[lane].arrivals.push_back(arrival);
+                            continue;
+                        }
+                        self.refuse(&arrival, super::refusal(why));
+                    }
+                }
                 Provenance::Query(_) | Provenance::Volatile | Provenance::Request { .. } => {
                     if let Some(Taken { slot, mail }) = self.judge(arrival) {
                         self.take_turn(lane, slot, mail);
@@ -102,6 +115,7 @@ impl Kernel {
             }
             self.lanes[lane].arrival_bytes -= bytes;
         }
+        self.lanes[lane].at_door = Some((why, self.lanes[lane].arrivals.len()));
     }
 
     /// Judges one arrival. What is fresh is taken and returned; everything else is answered here.
@@ -133,7 +147,7 @@ impl Kernel {
     }
 
     fn judge_request(&mut self, arrival: Arrival) -> Option<Taken> {
-        let Provenance::Request { id, acknowledged, listener } = arrival.from else {
+        let Provenance::Request { id, ref acknowledged, listener } = arrival.from else {
             unreachable!("called for requests only")
         };
         let kind = self.kinds.find(arrival.envelope.view().kind);
@@ -144,43 +158,16 @@ impl Kernel {
             return Some(Taken { slot, mail: Mail { envelope: arrival.envelope, origin } });
         }
         self.acknowledge_replies(arrival.shard, id.client, acknowledged);
-        let digest = xxhash_rust::xxh3::xxh3_64(arrival.envelope.bytes());
-        match self.host(arrival.shard).requests.judge(id, digest) {
-            RequestVerdict::Fresh => {}
-            RequestVerdict::Done(reply) => {
-                self.counters.duplicates += 1;
-                // The first run's batch may not be durable yet; behind it in the lane, this answer is true.
-                let lane = self.host(arrival.shard).lane;
-                self.put_gated(lane, Output::Reply(listener.to, Outcome::Done(reply)));
-                return None;
-            }
-            RequestVerdict::Pending { waits } => {
-                self.counters.duplicates += 1;
-                if waits && !listener.wants_reply {
-                    // Behind the batch that put it in the waiting queue, this is true (P1).
-                    let lane = self.host(arrival.shard).lane;
-                    self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
-                } else {
-                    self.listen(arrival.shard, id, listener);
-                }
-                return None;
-            }
-            RequestVerdict::Expired => {
-                self.refuse(&arrival, Refusal::Expired(id.to_string()));
-                return None;
-            }
-            RequestVerdict::Collision => {
-                self.refuse(&arrival, Refusal::Collision(id.to_string()));
-                return None;
-            }
-        }
+        let digest = self.answer_repeat(&arrival, id, listener)?;
         let limits = &self.limits;
         let shard = self.shard(arrival.shard).expect("judged above");
         let full = if limits.outbox_bytes_max <= shard.outbox_bytes {
             Some(Bound::Outbox)
         } else if limits.replies_max <= shard.requests.len()
-            || limits.clients_max <= shard.requests.clients() && !shard.requests.knows(id.client)
+            || limits.reply_bytes_max <= shard.requests.reply_bytes()
         {
+            Some(Bound::Replies)
+        } else if limits.clients_max <= shard.requests.clients() && !shard.requests.knows(id.client) {
             Some(Bound::Clients)
         } else if limits.dead_letters_max <= shard.dead.len() {
             Some(Bound::DeadLetters)
@@ -200,8 +187,41 @@ impl Kernel {
         })
     }
 
+    /// Answers a request that is none to be run now: a repeat, or one that cannot be told from a repeat. It writes nothing.
+    /// Returns the digest of one that is fresh.
+    fn answer_repeat(&mut self, arrival: &Arrival, id: RequestId, listener: Listener) -> Option<u64> {
+        let digest = xxhash_rust::xxh3::xxh3_64(arrival.envelope.bytes());
+        let latest = self.now + self.limits.reply_retention.max(AHEAD_MAX);
+        let shard = self.host(arrival.shard);
+        let lane = shard.lane;
+        match shard.requests.judge(id, digest) {
+            // The horizon would not reach its record for as long as that.
+            RequestVerdict::Fresh if latest < id.issued_at => {
+                self.refuse(arrival, Refusal::IssuedAhead(id.to_string()));
+            }
+            RequestVerdict::Fresh => return Some(digest),
+            RequestVerdict::Done(reply) => {
+                self.counters.duplicates += 1;
+                // The first run's batch may not be durable yet; behind it in the lane, this answer is true.
+                self.put_gated(lane, Output::Reply(listener.to, Outcome::Done(reply)));
+            }
+            RequestVerdict::Pending { waits } => {
+                self.counters.duplicates += 1;
+                if waits && !listener.wants_reply {
+                    // Behind the batch that put it in the waiting queue, this is true (P1).
+                    self.put_gated(lane, Output::Reply(listener.to, Outcome::Waiting));
+                } else {
+                    self.listen(arrival.shard, id, listener);
+                }
+            }
+            RequestVerdict::Expired => self.refuse(arrival, Refusal::Expired(id.to_string())),
+            RequestVerdict::Collision => self.refuse(arrival, Refusal::Collision(id.to_string())),
+        }
+        None
+    }
+
     /// Remembers a further caller of a request that is on its way.
-    fn listen(&mut self, shard: ShardId, id: crate::message::RequestId, listener: Listener) {
+    fn listen(&mut self, shard: ShardId, id: RequestId, listener: Listener) {
         /// A client that asks again faster than it is answered keeps its newest callers only.
         const LISTENERS_MAX: usize = 16;
         let listeners = self.host(shard).listeners.entry(id).or_default();
@@ -243,10 +263,10 @@ impl Kernel {
                 return None;
             }
         }
-        let inbox = &self.host(target).inboxes[&source];
+        let inbox = &self.shard(target).expect("judged above").inboxes[&source];
         // Of each stream one message is always taken, so that none starves behind the others (P8).
         let is_first = inbox.floor() == inbox.arrived();
-        if !is_first && self.limits.intake_bytes_max <= self.activations.mail_bytes() {
+        if !is_first && !self.has_room_for(inbox) {
             self.refuse_stream(source, target, number, false);
             return None;
         }
@@ -261,9 +281,12 @@ impl Kernel {
             None
         };
         self.starved.remove(&(source, target));
-        self.host(target).inboxes.get_mut(&source).expect("judged above").take(number);
-        self.counters.accepted += 1;
         let mail = Mail { envelope: arrival.envelope, origin: Origin::Stream { source, number } };
+        let inbox = self.host(target).inboxes.get_mut(&source).expect("judged above");
+        let held_none = inbox.held() == 0;
+        inbox.take(number, mail.bytes());
+        self.streams_held += usize::from(held_none);
+        self.counters.accepted += 1;
         if let Some(slot) = slot {
             Some(Taken { slot, mail })
         } else {
@@ -282,19 +305,30 @@ impl Kernel {
         }
     }
 
-    /// Tells the senders of refused streams that there is room again.
-    pub(super) fn feed_starved(&mut self) {
-        let has_room = self.activation_bytes < self.limits.activation_bytes_max
-            && self.activations.mail_bytes() < self.limits.intake_bytes_max / 2;
-        if has_room {
-            for (source, target) in std::mem::take(&mut self.starved) {
-                self.put_now(Output::Receipt(Receipt {
-                    source,
-                    target,
-                    through: 0,
-                    refused_from: None,
-                    go_on: true,
-                }));
+    /// Whether a stream may hold more messages in memory: there is room for all, or it has not had its share. So a hot
+    /// entity slows the streams that lead to it, and no others (P8).
+    fn has_room_for(&self, inbox: &Inbox) -> bool {
+        let max = self.limits.intake_bytes_max;
+        self.activations.mail_bytes() < max || inbox.held() < max / self.streams_held.max(1)
+    }
+
+    /// Tells the senders of refused streams that there is room again: all of them where there is much, and from time to
+    /// time, with `each`, those that have room by their share.
+    pub(super) fn feed_starved(&mut self, each: bool) {
+        if self.starved.is_empty() || self.limits.activation_bytes_max <= self.activation_bytes {
+            return;
+        }
+        let all = self.activations.mail_bytes() < self.limits.intake_bytes_max / 2;
+        if !all && !each {
+            return;
+        }
+        for (source, target) in std::mem::take(&mut self.starved) {
+            let inbox = self.shard(target).and_then(|shard| shard.inboxes.get(&source));
+            if all || inbox.is_none_or(|inbox| self.has_room_for(inbox)) {
+                let go_on = Receipt { source, target, through: 0, refused_from: None, go_on: true };
+                self.put_now(Output::Receipt(go_on));
+            } else {
+                self.starved.insert((source, target));
             }
         }
     }
@@ -360,7 +394,9 @@ impl Kernel {
         }
         let (outbox_max, dead_max) = (self.limits.outbox_bytes_max, self.limits.dead_letters_max);
         let shard = self.host(target);
-        let full = outbox_max <= shard.outbox_bytes || dead_max <= shard.dead.len();
+        let full = outbox_max <= shard.outbox_bytes
+            || dead_max <= shard.dead.len()
+            || self.limits.intake_bytes_max <= self.activations.mail_bytes();
         let slot = if full { None } else { self.door(&arrival, false) };
         let Some(slot) = slot else {
             if self.kinds.find(arrival.envelope.view().kind).is_none() {
@@ -450,13 +486,7 @@ impl Kernel {
         let activation = self.activations.get_mut(slot).expect("just inserted");
         activation.used_at = used_at;
         if is_volatile {
-            match crate::turn::decode(kinds.get(kind), None) {
-                Ok(state) => {
-                    activation.state = Some(state);
-                    activation.phase = Phase::Active;
-                }
-                Err(reason) => self.park(slot, reason),
-            }
+            activation.phase = Phase::Active;
         } else {
             let (epoch, resets) = {
                 let shard = self.host(shard);

@@ -35,7 +35,7 @@ impl Kernel {
             return None;
         }
         let work = self.lanes.iter().find(|work| work.id == lane)?;
-        let full = self.limits.batch_len <= work.batch_bytes
+        let full = self.limits.batch_len <= work.batch_bytes.max(work.output_bytes)
             || self.limits.undurable_bytes_max <= work.undurable_bytes;
         if full {
             return None;

@@ -3,14 +3,15 @@
 use super::{Action, Counts, FeedNews, ImageTicket, Kernel, Outcome, Output, Submission, event::VOIDED};
 use crate::{
     activation::{Origin, Phase, Slot},
-    shard::ShardPhase,
+    shard::{ShardPhase, ShardRows},
     store::{
-        Batch, LaneId, OwnedShard, Row, RowType,
+        Batch, LaneId, OwnedShard, RowType,
         batch::{delete, put},
         row::{put_varint, take_varint},
     },
-    turn,
+    stream::Outbox,
 };
+use std::time::Duration;
 
 /// Row key of an entity's image.
 pub(super) fn image_key(kind: &str, key: &str) -> Vec<u8> {
@@ -94,7 +95,7 @@ impl Kernel {
         let work = &mut self.lanes[lane];
         work.number = number;
         work.batch_bytes = 0;
-        let bytes = batch.bytes().len();
+        let bytes = batch.bytes().len() + std::mem::take(&mut work.output_bytes);
         work.undurable.push_back((number, bytes, std::mem::take(&mut work.counts)));
         work.undurable_bytes += bytes;
         self.counters.batches += 1;
@@ -136,13 +137,16 @@ impl Kernel {
         // Not judged yet; held in front of what arrives while the shards are loading.
         let arrivals = std::mem::take(&mut work.arrivals);
         self.held_bytes += std::mem::take(&mut work.arrival_bytes);
+        work.at_door = None;
         work.ready.clear();
         work.touched.clear();
         work.sending.clear();
+        work.backed.clear();
         work.loads.clear();
         work.undurable.clear();
         work.undurable_bytes = 0;
         work.batch_bytes = 0;
+        work.output_bytes = 0;
         work.counts = Counts::default();
         work.trim_at = None;
         work.expire_at = crate::timestamp::Timestamp::EPOCH;
@@ -161,9 +165,12 @@ impl Kernel {
             }
             lost_feeds.extend(open.into_iter().map(|feed| (feed, id)));
             let listeners = std::mem::take(&mut shard.listeners);
+            let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
+            let streams_held = shard.inboxes.values().filter(|inbox| 0 < inbox.held()).count();
             shard.reset();
-            let resets = shard.resets;
-            self.actions.push(Action::LoadShard { shard: id, resets });
+            self.outbox_memory -= outbox_memory;
+            self.streams_held -= streams_held;
+            self.load_shard(id);
             for listener in listeners.into_values().flatten() {
                 self.put_now(Output::Reply(listener.to, Outcome::Unknown(VOIDED.into())));
             }
@@ -222,7 +229,7 @@ impl Kernel {
         }
     }
 
-    pub(super) fn shard_loaded(&mut self, resets: u64, owned: OwnedShard, rows: Vec<Row>) {
+    pub(super) fn shard_loaded(&mut self, resets: u64, owned: OwnedShard, rows: ShardRows) {
         let Some(shard) = self.shard_mut(owned.shard) else { return };
         if shard.resets != resets || shard.phase != ShardPhase::Loading {
             return;
@@ -233,17 +240,21 @@ impl Kernel {
             self.actions.push(Action::Stop(error));
             return;
         }
+        // What is asked from now on is younger than what the shard has dropped, also when the clock was set back since.
+        let least = shard.requests.horizon() + Duration::from_micros(1);
         let (lane, id) = (shard.lane, shard.id);
         let waiting = shard.waiting.len() as u64;
         let held = std::mem::take(&mut shard.held);
         let targets: Vec<_> =
             shard.outboxes.iter().filter(|(_, outbox)| !outbox.is_empty()).map(|(id, _)| *id).collect();
+        let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
+        self.outbox_memory += outbox_memory;
+        self.now = self.now.max(least);
         self.counters.accepted += waiting;
         self.counters.waiting += waiting;
         if 0 < self.careful {
             let shard = self.shard(id).expect("just loaded");
-            let sent: usize = shard.outboxes.values().map(crate::stream::Outbox::len).sum();
-            self.careful += waiting + sent as u64;
+            self.careful += waiting + shard.outboxes.values().map(Outbox::len).sum::<u64>();
         }
         for target in targets {
             self.lanes[lane].sending.insert((id, target));
@@ -266,38 +277,23 @@ impl Kernel {
     }
 
     fn image_loaded(&mut self, slot: Slot, image: Option<Vec<u8>>) {
-        let kinds = self.kinds();
         let Some(activation) = self.activations.get_mut(slot) else { return };
         if activation.phase != Phase::Loading {
             return;
         }
-        let kind = kinds.get(activation.kind);
         activation.phase = Phase::Active;
         let mut len = 0;
-        match image {
-            None => match turn::decode(kind, None) {
-                Ok(state) => activation.state = Some(state),
-                Err(reason) => self.park(slot, reason),
-            },
-            Some(row) => {
-                let mut bytes = row.as_slice();
-                let version = take_varint(&mut bytes).and_then(|version| u32::try_from(version).ok());
-                let decoded = match version {
-                    Some(version) => turn::decode(kind, Some((version, bytes))),
-                    None => Err("its image has no version".to_owned()),
-                };
-                activation.exists = true;
-                len = bytes.len();
-                match decoded {
-                    Ok(state) => {
-                        activation.state = Some(state);
-                        if version == Some(kind.version()) {
-                            activation.image = bytes.to_vec();
-                            activation.has_image = true;
-                        }
-                    }
-                    Err(reason) => self.park(slot, reason),
-                }
+        if let Some(row) = image {
+            // It is read by the first turn: that is the user's code, and should it never end, a message is named.
+            let mut bytes = row.as_slice();
+            let version = take_varint(&mut bytes).and_then(|version| u32::try_from(version).ok());
+            activation.exists = true;
+            activation.has_image = true;
+            activation.image = bytes.to_vec();
+            len = bytes.len();
+            match version {
+                Some(version) => activation.image_version = version,
+                None => self.park(slot, "its image has no version".to_owned()),
             }
         }
         self.weigh(slot, len);

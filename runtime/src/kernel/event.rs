@@ -6,10 +6,11 @@ use crate::{
     feeds::{DropStep, FeedId, FeedIdentity, FeedQuestion},
     message::{Envelope, RequestId},
     placement::ShardId,
-    requests::Reply,
-    shard::RowError,
-    store::{Batch, ImageKey, LaneId, NoRoom, OwnedShard, Row},
+    requests::{Acknowledged, Reply},
+    shard::{OutboxPart, OutboxTicket, RowError, ShardRows},
+    store::{Batch, ImageKey, LaneId, NoRoom, OwnedShard},
 };
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// A message at the door of its shard.
@@ -26,14 +27,14 @@ pub struct Arrival {
 }
 
 /// Where an [`Arrival`] comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Provenance {
     /// A client's request.
     Request {
         /// Its id.
         id: RequestId,
-        /// The client has every reply up to this number.
-        acknowledged: u64,
+        /// What its client has settled.
+        acknowledged: Acknowledged,
         /// Who is told.
         listener: Listener,
     },
@@ -126,8 +127,10 @@ pub enum Event {
         /// The shard with its epoch and last number.
         owned: OwnedShard,
         /// Its rows.
-        rows: Vec<Row>,
+        rows: ShardRows,
     },
+    /// Messages of an outbox were read: in order from the first that was asked for.
+    OutboxLoaded(OutboxTicket, Vec<Bytes>),
     /// Images were read.
     ImagesLoaded(Vec<(ImageTicket, Option<Vec<u8>>)>),
     /// Run turns for what has arrived, up to one batch of the lane, if the store has room for it.
@@ -200,13 +203,17 @@ pub enum Action {
     Put(Output),
     /// Hand these to the workers of their shards: the batch they come from has its place in the lane.
     Hand(Vec<Arrival>),
-    /// Read a shard's rows.
+    /// Read a shard's rows, by [`load::shard`](crate::load::shard).
     LoadShard {
         /// The shard.
         shard: ShardId,
+        /// How much of its outboxes is wanted.
+        part: OutboxPart,
         /// To be returned with the answer.
         resets: u64,
     },
+    /// Read messages of an outbox, by [`load::outbox`](crate::load::outbox).
+    LoadOutbox(OutboxTicket),
     /// Read images.
     LoadImages(Vec<ImageTicket>),
     /// Memory can be let go only when a checkpoint covers it: make one soon.

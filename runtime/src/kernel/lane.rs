@@ -6,7 +6,7 @@ use crate::{
     feeds::{DropStep, FeedId, FeedQuestion},
     message::Envelope,
     placement::ShardId,
-    store::LaneId,
+    store::{LaneId, NoRoom},
     timestamp::Timestamp,
 };
 use std::{
@@ -21,12 +21,16 @@ pub(super) struct LaneWork {
     /// Judged when a run takes them.
     pub(super) arrivals: VecDeque<Arrival>,
     pub(super) arrival_bytes: usize,
+    /// How many of `arrivals`, from the first, wait for room of this kind and for nothing else.
+    pub(super) at_door: Option<(NoRoom, usize)>,
     /// Entities with mail.
     pub(super) ready: VecDeque<Slot>,
     /// Shards with something in the batch being built.
     pub(super) touched: Vec<ShardId>,
     /// Streams with something to hand over, as (source, target).
     pub(super) sending: BTreeSet<(ShardId, ShardId)>,
+    /// Streams with messages that are in memory only until a load would find them.
+    pub(super) backed: BTreeSet<(ShardId, ShardId)>,
     pub(super) outputs: Vec<Output>,
     pub(super) loads: Vec<ImageTicket>,
     /// Number of the last batch submitted.
@@ -37,6 +41,8 @@ pub(super) struct LaneWork {
     pub(super) undurable_bytes: usize,
     /// Bytes of the batch being built, about.
     pub(super) batch_bytes: usize,
+    /// Bytes of what waits for it and is in none of its rows: replies to queries, messages to volatile entities.
+    pub(super) output_bytes: usize,
     pub(super) counts: Counts,
     /// When acknowledged messages must leave the store at the latest.
     pub(super) trim_at: Option<Timestamp>,
@@ -70,9 +76,11 @@ impl LaneWork {
             voids: 0,
             arrivals: VecDeque::new(),
             arrival_bytes: 0,
+            at_door: None,
             ready: VecDeque::new(),
             touched: Vec::new(),
             sending: BTreeSet::new(),
+            backed: BTreeSet::new(),
             outputs: Vec::new(),
             loads: Vec::new(),
             number: 0,
@@ -81,6 +89,7 @@ impl LaneWork {
             undurable: VecDeque::new(),
             undurable_bytes: 0,
             batch_bytes: 0,
+            output_bytes: 0,
             counts: Counts::default(),
             trim_at: None,
             expire_at: Timestamp::EPOCH,

@@ -51,7 +51,7 @@ impl Kernel {
             if wanted && loadable {
                 let gone = self.activations.remove(slot).expect("just seen");
                 self.activation_bytes -= gone.weight as usize;
-            } else if IMAGE_IDLE_SECONDS <= idle && activation.has_image {
+            } else if IMAGE_IDLE_SECONDS <= idle && activation.has_image && activation.state.is_some() {
                 let len = activation.image.len();
                 let activation = self.activations.get_mut(slot).expect("just seen");
                 activation.image = Vec::new();

@@ -4,8 +4,11 @@ use super::{Action, Arrival, Kernel, Output, Provenance, Receipt};
 use crate::{
     message::Envelope,
     placement::ShardId,
-    store::{RowType, batch::delete},
+    requests::{Acknowledged, OPEN_LEN},
+    shard::{OutboxPart, OutboxTicket, RowError},
+    store::{LaneId, RowType, batch::delete},
 };
+use bytes::Bytes;
 use std::time::Duration;
 
 /// Pause between two looks for old replies.
@@ -26,14 +29,22 @@ impl Kernel {
             return;
         }
         let now = self.now;
+        let front_len_max = self.front_len_max();
         let (lane_id, voids) = (self.lanes[lane].id, self.lanes[lane].voids);
+        let bytes_max = self.limits.outbox_memory_max.saturating_sub(self.outbox_memory);
+        let mut wanted = Vec::new();
         let mut near = Vec::new();
         let mut far = Vec::new();
         for (source, target) in std::mem::take(&mut self.lanes[lane].sending) {
             let window = self.limits.stream_window;
             let same_lane = self.lane_of[target.0 as usize] == lane_id;
             let shard = self.host(source);
+            let (epoch, resets) = (shard.epoch, shard.resets);
             let outbox = shard.outboxes.get_mut(&target).expect("a stream to send on has an outbox");
+            if let Some((from, len_max)) = outbox.refill(front_len_max) {
+                let part = OutboxPart { len_max, bytes_max };
+                wanted.push(OutboxTicket { source, epoch, target, from, part, resets });
+            }
             while let Some((number, bytes)) = outbox.hand_next(window) {
                 let envelope = Envelope::from_bytes(bytes).expect("an outbox holds envelopes");
                 let view = envelope.view();
@@ -50,6 +61,52 @@ impl Kernel {
             self.actions.push(Action::Hand(near));
         }
         self.lanes[lane].outputs.append(&mut far);
+        self.actions.extend(wanted.into_iter().map(Action::LoadOutbox));
+    }
+
+    /// How many messages of a stream may be in memory to be handed over next (P8).
+    pub(super) fn front_len_max(&self) -> u64 {
+        let has_room = self.outbox_memory < self.limits.outbox_memory_max;
+        if has_room { self.limits.stream_window } else { 1 }
+    }
+
+    /// Loads find what batches up to this number have written: messages behind their stream's window leave memory.
+    pub(super) fn loadable(&mut self, lane: LaneId, through: u64) {
+        let index = self.lane_index(lane);
+        let lane = &mut self.lanes[index];
+        assert!(through <= lane.durable, "only what is durable can be loaded");
+        lane.loadable = lane.loadable.max(through);
+        for (source, target) in std::mem::take(&mut self.lanes[index].backed) {
+            let outbox = self.host(source).outboxes.get_mut(&target).expect("what is kept has an outbox");
+            let before = outbox.bytes_in_memory();
+            outbox.loadable(through);
+            let (freed, has_back) = (before - outbox.bytes_in_memory(), outbox.has_back());
+            self.outbox_memory -= freed;
+            if has_back {
+                self.lanes[index].backed.insert((source, target));
+            }
+        }
+    }
+
+    /// Messages that lay in the store alone are in memory: they go on.
+    pub(super) fn outbox_loaded(&mut self, ticket: &OutboxTicket, envelopes: Vec<Bytes>) {
+        let (source, target) = (ticket.source, ticket.target);
+        let Some(shard) = self.shard_mut(source) else { return };
+        if (shard.resets, shard.epoch) != (ticket.resets, ticket.epoch) {
+            return;
+        }
+        let lane = shard.lane;
+        let outbox = shard.outboxes.get_mut(&target).expect("it was asked for by its outbox");
+        let before = outbox.bytes_in_memory();
+        let are_envelopes = envelopes.iter().all(|bytes| Envelope::from_bytes(bytes.clone()).is_ok());
+        if !are_envelopes || !outbox.loaded(ticket.from, envelopes) {
+            let row_type = RowType::Outbox as u8;
+            self.actions.push(Action::Stop(RowError { shard: source, row_type }));
+            return;
+        }
+        let loaded = outbox.bytes_in_memory() - before;
+        self.outbox_memory += loaded;
+        self.lanes[lane].sending.insert((source, target));
     }
 
     pub(super) fn receipt(&mut self, receipt: Receipt) {
@@ -57,7 +114,7 @@ impl Kernel {
         let Some(shard) = self.shard_mut(receipt.source) else { return };
         let (lane, target) = (shard.lane, receipt.target);
         let Some(outbox) = shard.outboxes.get_mut(&target) else { return };
-        let bytes = outbox.bytes();
+        let (bytes, in_memory) = (outbox.bytes(), outbox.bytes_in_memory());
         // A receipt from before a reset may be ahead of what was loaded back only if the store lost what it synced.
         if outbox.last() < receipt.through {
             tracing::error!(source = %receipt.source, %target, "a receiver has consumed messages this shard never sent");
@@ -68,7 +125,7 @@ impl Kernel {
             // Again when the receiver says that it has room, or by the timer of `resend`.
             outbox.rewind_to(from);
         }
-        let freed = bytes - outbox.bytes();
+        let (freed, forgotten) = (bytes - outbox.bytes(), in_memory - outbox.bytes_in_memory());
         let more = outbox.is_unanswered();
         shard.outbox_bytes -= freed;
         if progressed {
@@ -82,6 +139,7 @@ impl Kernel {
             shard.unanswered.remove(&target);
         }
         // Otherwise it is an old receipt: what was refused since still waits for its time.
+        self.outbox_memory -= forgotten;
         let work = &mut self.lanes[lane];
         if receipt.go_on {
             work.sending.insert((receipt.source, target));
@@ -119,20 +177,26 @@ impl Kernel {
     }
 
     /// The client has these replies: they need not be kept. What the batch has no room for goes with its next request.
-    pub(super) fn acknowledge_replies(&mut self, id: ShardId, client: crate::message::ClientId, floor: u64) {
-        if floor == 0 {
+    pub(super) fn acknowledge_replies(
+        &mut self,
+        id: ShardId,
+        client: crate::message::ClientId,
+        settled: &Acknowledged,
+    ) {
+        if settled.floor == 0 {
             return;
         }
         let lane = self.host(id).lane;
         let most = self.batch_room(lane).div_ceil(REPLY_DELETE_LEN);
         let shard = self.shards[id.0 as usize].as_deref_mut().expect("judged at the door");
         let writes = &mut shard.changes.writes;
-        let rose = shard.requests.acknowledge(client, floor, most, |number| {
+        let rose = shard.requests.acknowledge(client, settled, most, |number| {
             delete(&[&[RowType::Reply as u8], &client.0.to_be_bytes(), &number.to_be_bytes()], writes);
         });
         if rose {
             let is_first = self.touch(id).changes.clients.insert(client);
-            self.lanes[lane].batch_bytes += if is_first { super::MARKS_LEN } else { 0 };
+            let exceptions = settled.open.as_ref().map_or(0, |open| open.len() * OPEN_LEN);
+            self.lanes[lane].batch_bytes += exceptions + if is_first { super::MARKS_LEN } else { 0 };
             self.measure(id);
         }
     }

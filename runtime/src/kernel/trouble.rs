@@ -197,7 +197,7 @@ impl Kernel {
         }
         let number = self.push_waiting(id, slot, &mail);
         // The mark is set as for a turn, but the request stays open until the message is done.
-        self.mark(id, &mail.origin);
+        self.mark(id, &mail);
         let shard = self.touch(id);
         match mail.origin {
             Origin::Request { id: request, listener } => {

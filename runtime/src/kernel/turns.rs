@@ -15,7 +15,7 @@ use crate::{
         batch::{delete, put},
         row::put_varint,
     },
-    turn,
+    turn::{self, TurnEnd},
 };
 use bytes::Bytes;
 
@@ -23,7 +23,7 @@ impl Kernel {
     /// Gives entities with mail their share of turns.
     pub(super) fn run_ready(&mut self, lane: usize, room: Result<(), NoRoom>) {
         for _ in 0..self.lanes[lane].ready.len() {
-            if self.limits.batch_len <= self.lanes[lane].batch_bytes {
+            if self.is_batch_full(lane) {
                 break;
             }
             let slot = self.lanes[lane].ready.pop_front().expect("counted");
@@ -35,7 +35,7 @@ impl Kernel {
 
     pub(super) fn run_mailbox(&mut self, lane: usize, slot: Slot, room: Result<(), NoRoom>) {
         loop {
-            if self.limits.batch_len <= self.lanes[lane].batch_bytes {
+            if self.is_batch_full(lane) {
                 self.schedule(slot);
                 return;
             }
@@ -107,7 +107,7 @@ impl Kernel {
 
     /// Runs a message now, or puts it in its entity's mailbox where it must wait its turn.
     pub(super) fn take_turn(&mut self, lane: usize, slot: Slot, mail: Mail) {
-        let full = self.limits.batch_len <= self.lanes[lane].batch_bytes;
+        let full = self.is_batch_full(lane);
         let named_first = 0 < self.careful && !matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_));
         let waits = full || named_first || self.is_past_its_share(slot) || {
             let activation = self.activations.get(slot).expect("found in this chunk");
@@ -162,21 +162,48 @@ impl Kernel {
             return;
         }
         if let Origin::Query(to) = mail.origin {
-            self.answer(lane, slot, &mail, to);
+            self.answer(lane, slot, mail, to);
             return;
         }
+        self.careful = self.careful.saturating_sub(1);
+        if let Some(reason) = self.condemned.take() {
+            self.give_up(shard, &mail, reason);
+            return;
+        }
+        self.effects.clear();
+        self.gauge.begin(&mail.envelope, &mail.origin);
+        let ended = self.run_turn(slot, shard, &mail);
+        self.gauge.end();
+        match ended {
+            Ok(TurnEnd::Applied) => {
+                let kinds = self.kinds();
+                self.applied(lane, slot, shard, &mail, &kinds);
+            }
+            Ok(TurnEnd::Rejected) => self.rejected(lane, shard, &mail),
+            Ok(TurnEnd::Panicked(reason)) => {
+                self.counters.panics += 1;
+                self.failed(slot, mail, reason);
+            }
+            Ok(TurnEnd::GivenUp(reason)) => self.give_up(shard, &mail, reason),
+            Err(reason) => self.park_with(slot, mail, reason),
+        }
+    }
+
+    /// All of a turn that is the user's code: reading the state where that was not done yet, handling the message, writing
+    /// the state, and reading the one before again where the turn does not count. An error says why the state cannot be read.
+    fn run_turn(&mut self, slot: Slot, shard: ShardId, mail: &Mail) -> Result<TurnEnd, String> {
+        self.read_state(slot)?;
         self.turns += 1;
         let seed = xxhash_rust::xxh3::xxh3_64_with_seed(&self.turns.to_le_bytes(), self.seed);
         let reminder_next = self.host(shard).head.reminder_next;
         let kinds = self.kinds();
         let seconds = self.seconds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
-        let kind = kinds.get(activation.kind);
         activation.used_at = seconds;
         keep_image(activation);
         let view = mail.envelope.view();
         let input = TurnInput {
-            kind: kind.name(),
+            kind: kinds.get(activation.kind).name(),
             key: view.key,
             sender: view.sender,
             now: self.now,
@@ -184,44 +211,55 @@ impl Kernel {
             reminder_next,
             message_len_max: self.limits.message_len_max,
         };
-        self.effects.clear();
-        let state = activation.state.as_deref_mut().expect("an active entity has a state");
-        self.careful = self.careful.saturating_sub(1);
-        let mut outcome = if let Some(reason) = self.condemned.take() {
-            turn::TurnEnd::GivenUp(reason)
-        } else {
-            self.gauge.begin(&mail.envelope, &mail.origin);
-            let outcome = turn::run(state, &view, &input, &mut self.effects);
-            self.gauge.end();
-            outcome
-        };
-        let counts = match outcome {
-            turn::TurnEnd::Applied => self.check_len(slot).and_then(|()| self.take_image(slot)),
-            turn::TurnEnd::Rejected => self.check_len(slot),
-            turn::TurnEnd::Panicked(_) | turn::TurnEnd::GivenUp(_) => Ok(()),
+        let state = activation.state.as_deref_mut().expect("just read");
+        let mut ended = turn::run(state, &view, &input, &mut self.effects);
+        let counts = match ended {
+            TurnEnd::Applied => self.check_len(slot).and_then(|()| self.take_image(slot)),
+            TurnEnd::Rejected => self.check_len(slot),
+            TurnEnd::Panicked(_) | TurnEnd::GivenUp(_) => Ok(()),
         };
         if let Err(reason) = counts {
-            outcome = turn::TurnEnd::GivenUp(reason);
+            ended = TurnEnd::GivenUp(reason);
         }
-        match outcome {
-            turn::TurnEnd::Applied => self.applied(lane, slot, shard, &mail, &kinds),
-            turn::TurnEnd::Rejected => {
-                self.undo(slot);
-                self.rejected(lane, shard, &mail);
-            }
-            turn::TurnEnd::Panicked(reason) => {
-                self.undo(slot);
-                self.counters.panics += 1;
-                self.failed(slot, mail, reason);
-            }
-            turn::TurnEnd::GivenUp(reason) => {
-                self.undo(slot);
-                if let Origin::Volatile(to) = mail.origin {
-                    self.drop_volatile(to, reason);
-                } else {
-                    self.dead_letter(shard, &mail, 0, reason);
-                }
-            }
+        if ended != TurnEnd::Applied {
+            self.undo(slot);
+        }
+        Ok(ended)
+    }
+
+    /// Reads the state from the image that was loaded, or makes the first one.
+    fn read_state(&mut self, slot: Slot) -> Result<(), String> {
+        let kinds = self.kinds();
+        let activation = self.activations.get_mut(slot).expect("a turn has an activation");
+        if activation.state.is_some() {
+            return Ok(());
+        }
+        let kind = kinds.get(activation.kind);
+        let image = activation.exists.then_some((activation.image_version, activation.image.as_slice()));
+        activation.state = Some(turn::decode(kind, image)?);
+        if activation.exists && activation.image_version != kind.version() {
+            // An image is of the present version, for it is what a turn is undone from.
+            activation.image = Vec::new();
+            activation.has_image = false;
+        }
+        Ok(())
+    }
+
+    /// The state cannot be read: the message waits with those behind it.
+    fn park_with(&mut self, slot: Slot, mail: Mail, reason: String) {
+        self.park(slot, reason);
+        if !matches!(mail.origin, Origin::Waiting(_)) {
+            self.activations.push_mail_front(slot, mail);
+        }
+        self.schedule(slot);
+    }
+
+    /// A message that would end the same way each time.
+    fn give_up(&mut self, shard: ShardId, mail: &Mail, reason: String) {
+        if let Origin::Volatile(to) = mail.origin {
+            self.drop_volatile(to, reason);
+        } else {
+            self.dead_letter(shard, mail, 0, reason);
         }
     }
 
@@ -243,21 +281,31 @@ impl Kernel {
         consumed
     }
 
-    fn answer(&mut self, lane: usize, slot: Slot, mail: &Mail, to: crate::activation::ReplyTo) {
-        let activation = self.activations.get(slot).expect("a turn has an activation");
-        let mut reply = Vec::new();
-        let state = activation.state.as_deref().expect("an active entity has a state");
+    fn answer(&mut self, lane: usize, slot: Slot, mail: Mail, to: crate::activation::ReplyTo) {
         self.gauge.begin(&mail.envelope, &mail.origin);
-        let answered = turn::ask(state, &mail.envelope.view(), &mut reply);
+        let read = self.read_state(slot);
+        let mut reply = Vec::new();
+        let answered = read.map(|()| {
+            let activation = self.activations.get(slot).expect("a turn has an activation");
+            let state = activation.state.as_deref().expect("just read");
+            turn::ask(state, &mail.envelope.view(), &mut reply)
+        });
         self.gauge.end();
+        let reply_len = reply.len();
         let outcome = match answered {
-            Ok(()) => Outcome::Done(Reply { class: ReplyClass::Applied, body: reply.into() }),
-            Err(reason) => Outcome::Refused(Refusal::QueryFailed(reason)),
+            Ok(Ok(())) => Outcome::Done(Reply { class: ReplyClass::Applied, body: reply.into() }),
+            Ok(Err(reason)) => Outcome::Refused(Refusal::QueryFailed(reason)),
+            Err(reason) => {
+                self.park_with(slot, mail, reason);
+                return;
+            }
         };
-        if self.kinds.get(activation.kind).is_volatile() {
+        let kind = self.activations.get(slot).expect("a turn has an activation").kind;
+        if self.kinds.get(kind).is_volatile() {
             self.put_now(Output::Reply(to, outcome));
         } else {
             // It has seen state that may not be durable yet (P14).
+            self.lanes[lane].output_bytes += reply_len;
             self.put_gated(lane, Output::Reply(to, outcome));
         }
     }
@@ -284,14 +332,24 @@ impl Kernel {
         let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
-        if self.limits.reminders_max
-            < self.effects.reminders().len()
-                + self.shards[activation.shard.0 as usize].as_ref().map_or(0, |shard| shard.reminders.len())
-        {
-            return Err(format!(
-                "the shard has {} reminders, the most it may have",
-                self.limits.reminders_max
-            ));
+        if !self.effects.reminders().is_empty() {
+            let set = self.effects.reminders();
+            let bytes: usize =
+                set.iter().map(|reminder| self.effects.envelope(&reminder.envelope).len()).sum();
+            let shard = self.shards[activation.shard.0 as usize].as_ref().expect("hosted");
+            let (len_max, bytes_max) = (self.limits.reminders_max, self.limits.reminder_bytes_max);
+            if kind.is_volatile() {
+                // A reminder is durable, and no durable promise holds through a volatile entity (P5).
+                return Err(
+                    "a volatile entity cannot set a reminder, for nothing of it is durable".to_owned()
+                );
+            }
+            if len_max < set.len() + shard.reminders.len() {
+                return Err(format!("the shard has {len_max} reminders, the most it may have"));
+            }
+            if bytes_max < bytes + shard.reminders.bytes() {
+                return Err(format!("the shard's reminders would have more than {bytes_max} bytes"));
+            }
         }
         if self.effects.is_deleted() {
             activation.state = Some(turn::decode(kind, None)?);
@@ -457,21 +515,29 @@ impl Kernel {
         let target = self.layout.place(hash);
         if kinds.find(view.kind).is_some_and(|kind| kinds.get(kind).is_volatile()) {
             // Sent after the sender's commit (P5).
+            self.lanes[lane].output_bytes += envelope.len();
             self.put_gated(
                 lane,
                 Output::Hand(Arrival { shard: target, hash, envelope, from: Provenance::Volatile }),
             );
             return;
         }
+        let (batch, front_len_max) = (self.lanes[lane].number + 1, self.front_len_max());
         let shard = self.touch(source);
         let len = envelope.len();
-        let number = shard.outboxes.entry(target).or_default().push(envelope.bytes().clone());
+        let outbox = shard.outboxes.entry(target).or_default();
+        let number = outbox.push(envelope.bytes().clone(), batch, front_len_max);
+        let has_back = outbox.has_back();
         shard.outbox_bytes += len;
         put(
             &[&[RowType::Outbox as u8], &target.0.to_be_bytes(), &number.to_be_bytes()],
             &[envelope.bytes()],
             &mut shard.changes.writes,
         );
+        self.outbox_memory += len;
+        if has_back {
+            self.lanes[lane].backed.insert((source, target));
+        }
         self.lanes[lane].sending.insert((source, target));
     }
 
@@ -504,7 +570,7 @@ impl Kernel {
 
     /// Marks a message as consumed in the batch being built, and answers its caller when that is durable.
     pub(super) fn consume(&mut self, lane: usize, id: ShardId, mail: &Mail, reply: &Reply) {
-        self.mark(id, &mail.origin);
+        self.mark(id, mail);
         match mail.origin {
             Origin::Stream { .. } | Origin::Feed { .. } => {}
             Origin::Request { id: request, listener } => {

@@ -37,8 +37,10 @@ pub(crate) struct Intake {
     /// The worker has been woken and has not yet taken what is there.
     awake: AtomicBool,
     waker: OnceLock<Waker>,
-    /// Bytes of messages in `events` and in the kernel that are not yet in a turn.
-    backlog: AtomicUsize,
+    /// Bytes of messages in `events`, and of those taken that the worker has not counted yet.
+    queued: AtomicUsize,
+    /// Bytes of messages in the kernel that have had no turn yet.
+    held: AtomicUsize,
     /// Messages refused because of the backlog.
     refused: AtomicU64,
     pub(crate) progress: Vec<LaneProgress>,
@@ -51,7 +53,8 @@ impl Intake {
             events: Mutex::default(),
             awake: AtomicBool::new(false),
             waker: OnceLock::new(),
-            backlog: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             progress: (0..lanes).map(|lane| LaneProgress::new(LaneId(lane))).collect(),
             stats: watch::channel(Stats::default()).0,
@@ -68,7 +71,7 @@ impl Intake {
     pub(crate) fn push(&self, event: Event) {
         if let Event::Arrived(arrivals) = &event {
             let bytes = arrivals.iter().map(|arrival| arrival.envelope.len()).sum();
-            self.backlog.fetch_add(bytes, Ordering::Relaxed);
+            self.queued.fetch_add(bytes, Ordering::Relaxed);
         }
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         self.wake();
@@ -76,7 +79,7 @@ impl Intake {
 
     /// Adds one message to the last batch of arrivals.
     pub(crate) fn push_arrival(&self, arrival: crate::kernel::Arrival) {
-        self.backlog.fetch_add(arrival.envelope.len(), Ordering::Relaxed);
+        self.queued.fetch_add(arrival.envelope.len(), Ordering::Relaxed);
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Event::Arrived(arrivals)) = events.last_mut() {
             arrivals.push(arrival);
@@ -113,12 +116,14 @@ impl Intake {
 
     /// Bytes of messages that wait for a turn.
     pub(crate) fn backlog(&self) -> usize {
-        self.backlog.load(Ordering::Relaxed)
+        self.queued.load(Ordering::Relaxed) + self.held.load(Ordering::Relaxed)
     }
 
-    /// Messages of so many bytes have been taken into turns.
-    pub(crate) fn taken(&self, bytes: usize) {
-        self.backlog.fetch_sub(bytes, Ordering::Relaxed);
+    /// Messages of so many bytes are no longer in the queue, and `held` is what the kernel holds by now.
+    pub(crate) fn taken(&self, bytes: usize, held: usize) {
+        // In this order, so that nothing is overlooked between the two.
+        self.held.store(held, Ordering::Relaxed);
+        self.queued.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn stats(&self) -> Stats {

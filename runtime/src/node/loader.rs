@@ -1,9 +1,11 @@
-//! Reads on a thread of their own: shards at the start, images of entities that are not in memory.
+//! Reads on a thread of their own: shards at the start, images of entities that are not in memory, long outboxes.
 
 use super::{Shared, unreadable};
 use crate::{
     kernel::{Event, ImageTicket},
+    load,
     placement::ShardId,
+    shard::{OutboxPart, OutboxTicket},
     store::{ImageKey, LoadError},
 };
 use std::{
@@ -14,7 +16,8 @@ use std::{
 };
 
 enum Job {
-    Shard { worker: usize, shard: ShardId, resets: u64 },
+    Shard { worker: usize, shard: ShardId, part: OutboxPart, resets: u64 },
+    Outbox { worker: usize, ticket: OutboxTicket },
     Images { worker: usize, tickets: Vec<ImageTicket> },
 }
 
@@ -24,7 +27,7 @@ struct Jobs {
     ended: bool,
 }
 
-/// The jobs of the loader thread. Bounded by what the kernels ask: one job per shard, one ticket per activation.
+/// The jobs of the loader thread. Bounded by what the kernels ask: one job per shard and per stream, one ticket per activation.
 #[derive(Default)]
 pub(crate) struct Loader {
     jobs: Mutex<Jobs>,
@@ -32,8 +35,12 @@ pub(crate) struct Loader {
 }
 
 impl Loader {
-    pub(crate) fn shard(&self, worker: usize, shard: ShardId, resets: u64) {
-        self.push(Job::Shard { worker, shard, resets });
+    pub(crate) fn shard(&self, worker: usize, shard: ShardId, part: OutboxPart, resets: u64) {
+        self.push(Job::Shard { worker, shard, part, resets });
+    }
+
+    pub(crate) fn outbox(&self, worker: usize, ticket: OutboxTicket) {
+        self.push(Job::Outbox { worker, ticket });
     }
 
     pub(crate) fn images(&self, worker: usize, tickets: Vec<ImageTicket>) {
@@ -78,15 +85,19 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
 
 fn run(shared: &Shared, job: Job) -> Result<(), LoadError> {
     match job {
-        Job::Shard { worker, shard, resets } => {
+        Job::Shard { worker, shard, part, resets } => {
             if 0 < resets {
                 // The kernel has forgotten the images it kept until loads would find them: now loads must.
                 shared.store.maintain()?;
             }
             let owned = shared.store.owned()?.into_iter().find(|owned| owned.shard == shard);
             let owned = owned.ok_or(LoadError::NotOwned(shard))?;
-            let rows = shared.store.load_shard(shard, owned.epoch)?;
+            let rows = load::shard(&*shared.store, shard, owned.epoch, part)?;
             shared.intakes[worker].push(Event::ShardLoaded { resets, owned, rows });
+        }
+        Job::Outbox { worker, ticket } => {
+            let envelopes = load::outbox(&*shared.store, &ticket)?;
+            shared.intakes[worker].push(Event::OutboxLoaded(ticket, envelopes));
         }
         Job::Images { worker, tickets } => {
             let keys: Vec<ImageKey> = tickets.iter().map(|ticket| ticket.key.clone()).collect();

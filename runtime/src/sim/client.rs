@@ -7,7 +7,7 @@ use crate::{
     kernel::{Arrival, Event, Outcome, Provenance},
     message::{ClientId, Envelope, RequestId},
     placement::ShardId,
-    requests::Reply,
+    requests::{Acknowledged, OPEN_MAX, Reply},
     timestamp::Timestamp,
 };
 use std::collections::BTreeSet;
@@ -29,18 +29,21 @@ pub(super) enum Way {
 pub(super) struct Caller {
     next_number: u64,
     open: BTreeSet<u64>,
-    /// Everything up to here was told to the node as known.
-    acknowledged: u64,
+    /// What was told to the node as known.
+    acknowledged: Acknowledged,
 }
 
 impl Caller {
     pub(super) fn new() -> Self {
-        Self { next_number: 1, open: BTreeSet::new(), acknowledged: 0 }
+        Self { next_number: 1, open: BTreeSet::new(), acknowledged: Acknowledged::default() }
     }
 
-    /// Everything up to here is known to the caller.
-    fn floor(&self) -> u64 {
-        self.open.first().map_or(self.next_number - 1, |first| first - 1)
+    /// What the caller knows, with at most so many exceptions.
+    fn known(&self, open_max: usize) -> Acknowledged {
+        let first_above = self.open.iter().nth(open_max).copied();
+        let floor = first_above.unwrap_or(self.next_number) - 1;
+        let open: Vec<u64> = self.open.range(..=floor).copied().collect();
+        Acknowledged { floor, open: (!open.is_empty()).then(|| open.into()) }
     }
 }
 
@@ -113,13 +116,18 @@ impl Sim {
         let to = ReplyTo { connection: call.caller as u32, slot: ticket.0 as u64 };
         let caller = &mut self.callers[call.caller];
         if self.random.chance(300) {
-            caller.acknowledged = caller.acknowledged.max(caller.floor());
+            let open_max = self.random.pick(&[0, 2, OPEN_MAX]);
+            // A caller that allows fewer exceptions than before would have to take back a floor.
+            let known = caller.known(open_max);
+            if caller.acknowledged.floor <= known.floor {
+                caller.acknowledged = known;
+            }
         }
         let from = match call.way {
             Way::Query => Provenance::Query(to),
             way => Provenance::Request {
                 id: call.id,
-                acknowledged: caller.acknowledged,
+                acknowledged: caller.acknowledged.clone(),
                 listener: Listener { to, wants_reply: way == Way::Ask },
             },
         };
@@ -136,7 +144,7 @@ impl Sim {
     pub(super) fn arrive(&mut self, arrival: Arrival) -> bool {
         let worker = self.worker_of(arrival.shard);
         let Some(node) = &self.node else { return false };
-        if self.limits.intake_bytes_max <= node.kernels[worker].arrival_bytes() {
+        if self.limits.intake_bytes_max <= node.kernels[worker].intake_bytes() {
             match arrival.from {
                 Provenance::Request { listener, .. } => {
                     let outcome = Outcome::Refused(Refusal::Busy(Bound::Intake));
@@ -207,8 +215,8 @@ impl Sim {
                     Bound::Mailbox => seen.busy_mailbox += 1,
                     Bound::Outbox => seen.busy_outbox += 1,
                     Bound::Memory => seen.busy_memory += 1,
-                    Bound::LogTail => seen.busy_log += 1,
-                    Bound::Clients | Bound::DeadLetters => seen.busy_clients += 1,
+                    Bound::Replies => seen.busy_replies += 1,
+                    Bound::LogTail | Bound::Clients | Bound::DeadLetters => {}
                 }
                 true
             }
@@ -227,7 +235,7 @@ impl Sim {
         };
         if is_passing {
             self.calls[ticket.0].refused += 1;
-            if matches!(refusal, Refusal::Busy(Bound::Clients)) {
+            if matches!(refusal, Refusal::Busy(Bound::Replies)) {
                 self.renumber(ticket);
             }
             self.again(ticket);
@@ -236,8 +244,8 @@ impl Sim {
         }
     }
 
-    /// A call of which every try was refused has left no mark. It takes a new number, so that the old one no longer keeps
-    /// its caller from acknowledging the replies that fill the table.
+    /// A call of which every try was refused has left no mark. It takes a new id, or it would grow too old while it waits
+    /// for room.
     fn renumber(&mut self, ticket: Ticket) {
         let call = &mut self.calls[ticket.0];
         if call.outcome.is_some() || call.refused < call.attempts {
@@ -256,7 +264,7 @@ impl Sim {
     fn check_expired(&mut self, ticket: Ticket) {
         let call = &self.calls[ticket.0];
         let age = (super::START + self.now).saturating_sub(call.id.issued_at.as_micros());
-        let is_known = call.id.number <= self.callers[call.caller].acknowledged;
+        let is_known = self.callers[call.caller].acknowledged.settles(call.id.number);
         // The node's clock may be ahead by its jumps.
         let ahead = super::CLOCK_JUMP_MAX;
         if !is_known && u128::from(age + ahead) < self.limits.reply_retention.as_micros() {

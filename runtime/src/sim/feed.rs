@@ -205,7 +205,7 @@ impl Sim {
         let cut_at = if self.healed || !self.random.chance(50) { u64::MAX } else { self.random.below(8) };
         let mut is_cut = false;
         for (at, arrival) in (0..).zip(arrivals) {
-            let (shard, from) = (arrival.shard, arrival.from);
+            let (shard, from) = (arrival.shard, arrival.from.clone());
             is_cut = is_cut || at == cut_at || !self.arrive(arrival);
             if let Provenance::Feed { number, .. } = from
                 && is_cut

@@ -3,7 +3,9 @@
 use super::{Due, Sim};
 use crate::{
     kernel::{Action, Arrival, Event, ImageTicket, Kernel, Outcome, Output, Submission},
+    load,
     placement::ShardId,
+    shard::{OutboxPart, OutboxTicket},
     store::{Batch, CommitError, Lane, LaneId, LoadError, NoRoom, Position, Store},
 };
 use std::{
@@ -189,7 +191,10 @@ impl Sim {
         match room {
             Ok(()) if !submits => node.store.release(lane, bytes),
             Ok(()) => {}
-            Err(NoRoom::LogTail) => self.seen.room_refused_log += 1,
+            Err(NoRoom::LogTail) => {
+                self.seen.room_refused_log += 1;
+                self.seen.waits_for_log += u64::from(0 < kernel.intake_bytes());
+            }
             Err(NoRoom::DiskFull) => self.seen.room_refused_disk += 1,
         }
         let reserved = if room.is_ok() { bytes } else { 0 };
@@ -224,9 +229,13 @@ impl Sim {
                     self.hand(arrival);
                 }
             }
-            Action::LoadShard { shard, resets } => {
+            Action::LoadShard { shard, part, resets } => {
                 let pause = self.random.below(self.load_pause);
-                self.plan(pause, Due::LoadShard { life: self.life, worker, shard, resets });
+                self.plan(pause, Due::LoadShard { life: self.life, worker, shard, part, resets });
+            }
+            Action::LoadOutbox(ticket) => {
+                let pause = self.random.below(self.load_pause);
+                self.plan(pause, Due::LoadOutbox { life: self.life, worker, ticket });
             }
             Action::LoadImages(tickets) => {
                 let pause = self.random.below(self.load_pause);
@@ -473,7 +482,7 @@ impl Sim {
         }
     }
 
-    pub(super) fn load_shard(&mut self, worker: usize, shard: ShardId, resets: u64) {
+    pub(super) fn load_shard(&mut self, worker: usize, shard: ShardId, part: OutboxPart, resets: u64) {
         let node = self.node.as_mut().expect("checked by the caller");
         let store = Arc::clone(&node.store);
         let id = store.lane_of(shard);
@@ -488,7 +497,7 @@ impl Sim {
         let loaded = store.owned().and_then(|owned| {
             let owned = owned.into_iter().find(|owned| owned.shard == shard);
             let owned = owned.ok_or(LoadError::NotOwned(shard))?;
-            Ok((owned, store.load_shard(shard, owned.epoch)?))
+            Ok((owned, load::shard(&*store, shard, owned.epoch, part)?))
         });
         match loaded {
             Ok((owned, rows)) => {
@@ -497,6 +506,28 @@ impl Sim {
                 self.plan(pause, Due::Worker { life: self.life, worker, event });
             }
             Err(_) => self.kill(self.crash_cuts_power),
+        }
+    }
+
+    pub(super) fn load_outbox(&mut self, worker: usize, ticket: OutboxTicket) {
+        let node = self.node.as_mut().expect("checked by the caller");
+        match load::outbox(&*node.store, &ticket) {
+            Ok(envelopes) => {
+                self.seen.outboxes_reloaded += 1;
+                let pause = self.random.below(self.load_pause);
+                let event = Event::OutboxLoaded(ticket, envelopes);
+                self.plan(pause, Due::Worker { life: self.life, worker, event });
+            }
+            Err(LoadError::NotOwned(shard)) => {
+                // As with images. Whoever asked forgets the shard then, so nobody waits for this answer.
+                let lane = node.store.lane_of(shard);
+                if node.lanes[lane.0 as usize].is_idle() {
+                    self.void_lane(lane);
+                } else {
+                    self.plan(5_000, Due::LoadOutbox { life: self.life, worker, ticket });
+                }
+            }
+            Err(LoadError::Io(_)) => self.kill(self.crash_cuts_power),
         }
     }
 

@@ -76,10 +76,10 @@ seen! {
     busy_outbox,
     /// Requests refused because a worker's intake was full.
     busy_intake,
-    /// Requests refused because the log was too long.
-    busy_log,
-    /// Requests refused because a shard had too many clients or replies.
-    busy_clients,
+    /// Runs that left messages waiting because the log was too long.
+    waits_for_log,
+    /// Requests refused because a shard had too many stored replies, or too many bytes of them.
+    busy_replies,
     /// Requests refused because the disk was full.
     storage_full,
     /// Requests refused as expired.
@@ -118,6 +118,8 @@ seen! {
     passivations,
     /// Images read for entities that had one.
     reloads,
+    /// Reads of messages that lay in the store alone.
+    outboxes_reloaded,
     /// Checkpoints, or what stands for them.
     maintenances,
     /// Turns that took effect.

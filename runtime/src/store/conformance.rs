@@ -189,6 +189,41 @@ fn a_group_is_applied_in_order_and_positions_rise() {
 }
 
 #[test]
+fn a_range_of_rows_is_visited_in_order_until_no_more_are_wanted() {
+    on_every_engine(|engine| {
+        let store = engine.open();
+        let key = |number: u64| [&[0x12], 7_u32.to_be_bytes().as_slice(), &number.to_be_bytes()].concat();
+        let outbox = batch(1, 1, |out| {
+            for number in (1..=300).rev() {
+                put(&[&key(number)], &[&number.to_le_bytes()], out);
+            }
+            put(&[&[0x13]], &[b"behind"], out);
+        });
+        lane_of(&store, 1).commit(&[outbox]).unwrap();
+        store.maintain().unwrap();
+        let read = |range: std::ops::Range<u64>, most: usize| {
+            let mut values = Vec::new();
+            let keys = [key(range.start), key(range.end)];
+            store
+                .load_rows(ShardId(1), EPOCH, keys[0].as_slice()..keys[1].as_slice(), &mut |_, value| {
+                    values.push(u64::from_le_bytes(value.try_into().unwrap()));
+                    values.len() < most
+                })
+                .unwrap();
+            values
+        };
+        assert_eq!(read(250..280, 1_000), (250..280).collect::<Vec<_>>());
+        assert_eq!(read(250..280, 3), [250, 251, 252]);
+        assert_eq!(read(299..u64::MAX, 1_000), [299, 300]);
+        assert_eq!(read(301..400, 1_000), []);
+        assert!(matches!(
+            store.load_rows(ShardId(1), Epoch(9), [].as_slice()..&[0xff], &mut |_, _| true),
+            Err(LoadError::NotOwned(_))
+        ));
+    });
+}
+
+#[test]
 fn a_batch_of_several_shards_is_visible_whole() {
     on_every_engine(|engine| {
         let store = engine.open();

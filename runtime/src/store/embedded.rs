@@ -31,7 +31,8 @@ mod tests;
 mod walk;
 
 use std::io;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -51,7 +52,7 @@ use walk::Walk;
 
 use super::disk::{Disk, DiskLock, LockError, RealDisk};
 use super::fence::Fence;
-use super::{ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Row, RowType, Store, batch};
+use super::{ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Store, batch};
 use crate::placement::{Epoch, ShardId, Shards};
 
 /// The checkpoint's directory.
@@ -92,6 +93,11 @@ impl Default for EmbeddedConfig {
 }
 
 impl EmbeddedConfig {
+    /// The most bytes a batch may have to fit in a segment.
+    pub fn batch_bytes_max(&self) -> u64 {
+        room::batch_bytes_max(self.segment_bytes)
+    }
+
     fn check(&self) -> Result<(), OpenError> {
         let segment = self.segment_bytes;
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment) || !segment.is_multiple_of(4_096) {
@@ -124,6 +130,8 @@ pub(super) struct Inner {
     /// The checkpoint's position.
     loadable: AtomicU64,
     config: EmbeddedConfig,
+    /// Where a real disk's files lie.
+    directory: Option<PathBuf>,
     lane_taken: AtomicBool,
     disk: Arc<dyn Disk>,
     /// Given back last.
@@ -132,6 +140,7 @@ pub(super) struct Inner {
 
 /// Where the rows of a checkpoint lie.
 enum CheckpointPlace<'p> {
+    /// In a directory of its own in this one.
     Directory(&'p Path),
     Disk,
 }
@@ -150,7 +159,7 @@ impl EmbeddedStore {
             }
             Err(error) => return Err(OpenError::io(&place, error)),
         };
-        Self::open_at(disk, &CheckpointPlace::Directory(&directory.join(CHECKPOINT)), &place, config)
+        Self::open_at(disk, &CheckpointPlace::Directory(directory), &place, config)
     }
 
     /// Founds a store in `directory`, which is made where it is missing, and opens it. A founding that was interrupted
@@ -161,13 +170,7 @@ impl EmbeddedStore {
     pub fn found(directory: &Path, founding: &Founding, config: &EmbeddedConfig) -> Result<Self, OpenError> {
         let place = directory.display().to_string();
         let disk = RealDisk::create_directory(directory).map_err(|error| OpenError::io(&place, error))?;
-        Self::found_at(
-            Arc::new(disk),
-            &CheckpointPlace::Directory(&directory.join(CHECKPOINT)),
-            &place,
-            founding,
-            config,
-        )
+        Self::found_at(Arc::new(disk), &CheckpointPlace::Directory(directory), &place, founding, config)
     }
 
     /// Opens a store that lies wholly on `disk`, its checkpoint in two files that are written anew in each round: for
@@ -204,11 +207,6 @@ impl EmbeddedStore {
     /// Whether the run before this one ended with [`EmbeddedStore::close`], or there was none.
     pub fn was_clean(&self) -> bool {
         self.inner.was_clean
-    }
-
-    /// The most bytes a batch may have. A larger one is never granted room.
-    pub fn batch_bytes_max(&self) -> u64 {
-        room::batch_bytes_max(self.inner.config.segment_bytes)
     }
 
     /// Bytes of log beyond the checkpoint: what an open would replay now.
@@ -266,7 +264,7 @@ impl EmbeddedStore {
 
     fn open_at(
         disk: Arc<dyn Disk>,
-        checkpoint: &CheckpointPlace<'_>,
+        checkpoint_place: &CheckpointPlace<'_>,
         place: &str,
         config: &EmbeddedConfig,
     ) -> Result<Self, OpenError> {
@@ -286,9 +284,9 @@ impl EmbeddedStore {
         }
         let store = StoreId::new(founding.store);
         let boot = Boot::read(&*disk, store)?;
-        let checkpoint: Box<dyn Checkpoint> = match checkpoint {
-            CheckpointPlace::Directory(path) => {
-                let opened = SortedCheckpoint::open(path, config.cache_bytes);
+        let checkpoint: Box<dyn Checkpoint> = match checkpoint_place {
+            CheckpointPlace::Directory(directory) => {
+                let opened = SortedCheckpoint::open(&directory.join(CHECKPOINT), config.cache_bytes);
                 let opened = opened.map_err(|error| corrupt_or(CHECKPOINT, 0, failed, error))?;
                 // The library syncs what is in its directory, not the directory's name, and without that the log must
                 // not be shortened.
@@ -324,6 +322,10 @@ impl EmbeddedStore {
             covered: Mutex::new(fence),
             loadable: AtomicU64::new(position),
             config: config.clone(),
+            directory: match checkpoint_place {
+                CheckpointPlace::Directory(directory) => Some(directory.to_path_buf()),
+                CheckpointPlace::Disk => None,
+            },
             lane_taken: AtomicBool::new(false),
             disk,
             _lock: lock,
@@ -511,15 +513,20 @@ impl Store for EmbeddedStore {
         Box::new(LogLane::new(Arc::clone(&self.inner)))
     }
 
-    fn load_shard(&self, shard: ShardId, epoch: Epoch) -> Result<Vec<Row>, LoadError> {
+    fn load_rows(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LoadError> {
         self.inner.check_owned(shard, epoch)?;
-        let from = checkpoint::row_key(shard, epoch, &[]);
-        let below = checkpoint::row_key(shard, epoch, &[RowType::Image as u8]);
-        let mut rows = Vec::new();
-        self.inner.checkpoint.scan(&from, &below, &mut |key, value| {
-            rows.push((key[checkpoint::PREFIX..].to_vec(), value.to_vec()));
-        })?;
-        Ok(rows)
+        let from = checkpoint::row_key(shard, epoch, keys.start);
+        let below = checkpoint::row_key(shard, epoch, keys.end);
+        self.inner
+            .checkpoint
+            .scan(&from, &below, &mut |key, value| visit(&key[checkpoint::PREFIX..], value))?;
+        Ok(())
     }
 
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
@@ -528,6 +535,14 @@ impl Store for EmbeddedStore {
             Ok(self.inner.checkpoint.get(&checkpoint::row_key(image.shard, image.epoch, &image.key))?)
         };
         keys.iter().map(load).collect()
+    }
+
+    fn batch_bytes_max(&self) -> u64 {
+        self.inner.config.batch_bytes_max()
+    }
+
+    fn data_dir(&self) -> Option<&Path> {
+        self.inner.directory.as_deref()
     }
 
     fn loadable(&self, _lane: LaneId) -> Position {

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fence::Fence;
 use super::{
-    Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Row, RowType, Store,
-    Write,
+    Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Store, Write,
 };
 use crate::placement::{Epoch, ShardId, Shards};
 
@@ -240,13 +240,19 @@ impl Store for MemoryStore {
         Box::new(MemoryLane { store: self.clone(), lane: lane.0 as usize })
     }
 
-    fn load_shard(&self, shard: ShardId, epoch: Epoch) -> Result<Vec<Row>, LoadError> {
+    fn load_rows(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LoadError> {
         let state = self.state();
         state.check_owned(shard, epoch)?;
-        let rows = state
-            .rows_of(shard, epoch)
-            .filter(|((_, _, key), _)| key.first() != Some(&(RowType::Image as u8)));
-        Ok(rows.map(|((_, _, key), value)| (key.clone(), value.clone())).collect())
+        let row = |key: &[u8]| (shard, epoch, key.to_vec());
+        let mut rows = state.rows.range(row(keys.start)..row(keys.end));
+        let _ = rows.all(|((_, _, key), value)| visit(key, value));
+        Ok(())
     }
 
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {

@@ -18,7 +18,7 @@ pub enum RowType {
     Outbox = 0x12,
     /// Receiving end of a feed. Key: hash of its name, `u128`.
     Feed = 0x20,
-    /// A client's acknowledged floor. Key: client `u128`.
+    /// What a client has settled: its floor and the exceptions. Key: client `u128`.
     Client = 0x21,
     /// A stored reply. Key: client `u128`, number `u64`.
     Reply = 0x22,

@@ -106,7 +106,7 @@ impl Disk for RealDisk {
             Ok(()) => {
                 file.set_len(0)?;
                 write!(file, "{}", std::process::id())?;
-                Ok(Box::new(RealLock { _file: file }))
+                Ok(Box::new(RealLock { file }))
             }
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
@@ -173,7 +173,15 @@ impl DiskFile for RealFile {
 /// The operating system frees the lock when the file is closed, however the process ends.
 #[derive(Debug)]
 struct RealLock {
-    _file: File,
+    file: File,
 }
 
 impl DiskLock for RealLock {}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that another thread is just starting has a copy of the open file until it is
+        // another program, and keeps the lock for so long. Where this fails, the close behind it is what is left.
+        let _ = self.file.unlock();
+    }
+}

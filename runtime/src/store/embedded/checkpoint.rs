@@ -27,11 +27,11 @@ pub(super) trait Checkpoint: Send + Sync {
     /// The medium failed or is corrupt.
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
 
-    /// Visits the rows `from <= key < below` of one moment, in key order.
+    /// Visits the rows `from <= key < below` of one moment, in key order, until `visit` returns false.
     ///
     /// # Errors
     /// As [`Checkpoint::get`].
-    fn scan(&self, from: &[u8], below: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> io::Result<()>;
+    fn scan(&self, from: &[u8], below: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()>;
 
     /// Puts and deletes rows, all or none of them, and returns when they are durable.
     ///
@@ -99,9 +99,12 @@ pub(super) fn read_bookkeeping(checkpoint: &dyn Checkpoint) -> io::Result<(u64, 
     let mut shards = Vec::new();
     let mut good = true;
     let below = [prefix(BOOKKEEPING, 0).as_slice(), &[SHARD + 1]].concat();
-    checkpoint.scan(&shard_key(0), &below, &mut |key, value| match take_shard(key, value) {
-        Some(shard) => shards.push(shard),
-        None => good = false,
+    checkpoint.scan(&shard_key(0), &below, &mut |key, value| {
+        match take_shard(key, value) {
+            Some(shard) => shards.push(shard),
+            None => good = false,
+        }
+        good
     })?;
     if !good {
         return Err(invalid("a shard row of the checkpoint"));

@@ -61,10 +61,10 @@ impl Checkpoint for SnapshotCheckpoint {
         Ok(self.state.read().unwrap_or_else(PoisonError::into_inner).rows.get(key).cloned())
     }
 
-    fn scan(&self, from: &[u8], below: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> io::Result<()> {
+    fn scan(&self, from: &[u8], below: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let range = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(below));
-        state.rows.range::<[u8], _>(range).for_each(|(key, value)| visit(key, value));
+        let _ = state.rows.range::<[u8], _>(range).all(|(key, value)| visit(key, value));
         Ok(())
     }
 

@@ -65,11 +65,13 @@ impl Checkpoint for SortedCheckpoint {
         self.with(|open| Ok(open.rows.get(key)?.map(|value| value.to_vec())))
     }
 
-    fn scan(&self, from: &[u8], below: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> io::Result<()> {
+    fn scan(&self, from: &[u8], below: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
         self.with(|open| {
             for row in open.rows.range(from..below) {
                 let (key, value) = row.into_inner()?;
-                visit(&key, &value);
+                if !visit(&key, &value) {
+                    break;
+                }
             }
             Ok(())
         })
