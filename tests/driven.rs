@@ -3,7 +3,10 @@
 use entity_runtime::{
     activation::{Listener, ReplyTo},
     entity::{Entity, Handle, KindOf},
-    kernel::{Action, Arrival, Event, FeedReceipt, Kernel, Outcome, Output, Provenance, Receipt, Submission},
+    kernel::{
+        Action, Arrival, Event, FeedReceipt, ImageTicket, Kernel, Outcome, Output, Provenance, Receipt,
+        Submission,
+    },
     kinds::Kinds,
     limits::Limits,
     load,
@@ -42,6 +45,9 @@ pub struct Driven {
     pub held_receipts: Option<Vec<Receipt>>,
     /// Messages between shards are kept here instead of delivered, where this is set.
     pub held_hands: Option<Vec<Arrival>>,
+    /// Images that were asked for are not read while this is set.
+    pub images_held: bool,
+    images: Vec<(usize, Vec<ImageTicket>)>,
     /// How often messages of an outbox were read from the store.
     pub outboxes_read: u64,
     /// Requests say that their client has the replies up to here.
@@ -107,6 +113,8 @@ impl Driven {
             feeds_told: Vec::new(),
             held_receipts: None,
             held_hands: None,
+            images_held: false,
+            images: Vec::new(),
             outboxes_read: 0,
             acknowledged: 0,
             room: Ok(()),
@@ -193,6 +201,7 @@ impl Driven {
                     let rows = load::shard(&self.store, shard, owned.epoch, part).expect("it is owned");
                     self.step(worker, Event::ShardLoaded { resets, owned, rows });
                 }
+                Action::LoadImages(tickets) if self.images_held => self.images.push((worker, tickets)),
                 Action::LoadOutbox(ticket) => {
                     let envelopes = load::outbox(&self.store, &ticket).expect("it is owned");
                     self.outboxes_read += 1;
@@ -206,6 +215,19 @@ impl Driven {
                 Action::WantLoadable => {}
                 Action::Stop(error) => panic!("{error}"),
             }
+        }
+    }
+
+    /// Reads the images that were held, and those asked for from now on at once.
+    ///
+    /// # Panics
+    /// A shard of theirs is not owned any more.
+    pub fn release_images(&mut self) {
+        self.images_held = false;
+        for (worker, tickets) in std::mem::take(&mut self.images) {
+            let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
+            let images = self.store.load_images(&keys).expect("they are owned");
+            self.step(worker, Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
         }
     }
 

@@ -1,7 +1,8 @@
 //! An operator lists what was given up or waits, tries it again or drops it, and sees every feed.
 
 use entity_runtime::{Refusal, client::OperatorError, entity::Entity};
-use entity_runtime_tests::running::{Counts, Explode, Grow, Ledger, Note, builder, small_limits};
+use entity_runtime_tests::running::{Counts, Explode, Grow, Ledger, Note, builder, now, small_limits};
+use std::time::Duration;
 
 #[tokio::test]
 async fn dead_letters_are_listed_in_pages_tried_again_and_dropped() {
@@ -98,5 +99,53 @@ async fn feeds_are_listed_with_how_far_they_have_come() {
     let feeds = runtime.operator().feeds().await.unwrap();
     let seen: Vec<_> = feeds.iter().map(|feed| (feed.name.as_str(), feed.applied, feed.own)).collect();
     assert_eq!(seen, [("early", 7, 7), ("late", 30, 30)]);
+    runtime.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stuck_entity_says_why_and_since_when() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut limits = small_limits();
+    // It fails for as long as the test looks.
+    limits.retry_after = Duration::from_mins(10);
+    let runtime = builder(directory.path(), limits).start().await.unwrap();
+    let client = runtime.client();
+    let operator = runtime.operator();
+    assert_eq!(operator.stuck(100).await.unwrap(), []);
+    let before = now();
+    // Its reply would come after the last try; a message that waits is answered before.
+    client.send(Ledger::at("bad"), Explode).await.unwrap();
+    client.send(Ledger::at("bad"), Note { number: 1, mirror: None }).await.unwrap();
+    client.ask(Ledger::at("good"), Note { number: 1, mirror: None }).await.unwrap();
+    let stuck = operator.stuck(100).await.unwrap();
+    let [bad] = &stuck[..] else { panic!("{stuck:?}") };
+    assert_eq!((bad.target.to_string().as_str(), bad.is_parked, bad.tries), ("ledger/bad", false, 1));
+    assert!(bad.reason.contains("as asked"), "{}", bad.reason);
+    assert!(before <= bad.since && bad.since <= now());
+    assert_eq!(bad.waiting, 2);
+    assert_eq!(operator.waiting(None, 100).await.unwrap().len(), 2);
+    assert_eq!(operator.stuck(0).await.unwrap(), []);
+    runtime.shutdown().await;
+}
+
+#[tokio::test]
+async fn every_stuck_entity_is_listed_however_many_there_are() {
+    const COUNT: usize = 400;
+    let directory = tempfile::tempdir().unwrap();
+    let mut limits = small_limits();
+    limits.retry_after = Duration::from_mins(10);
+    limits.failing_for_max = Duration::ZERO;
+    let runtime = builder(directory.path(), limits).start().await.unwrap();
+    let mut sends = tokio::task::JoinSet::new();
+    for n in 0..COUNT {
+        let client = runtime.client();
+        sends.spawn(async move { client.send(Ledger::at(format!("bad{n}")), Explode).await });
+    }
+    sends.join_all().await.into_iter().for_each(|sent| sent.unwrap());
+    let all = runtime.operator().stuck(1_000).await.unwrap();
+    let keys: std::collections::BTreeSet<_> = all.iter().map(|stuck| stuck.target.key()).collect();
+    assert_eq!((all.len(), keys.len()), (COUNT, COUNT));
+    assert_eq!(runtime.operator().stuck(7).await.unwrap(), all[..7]);
+    assert!(all.windows(2).all(|two| two[0].since <= two[1].since));
     runtime.shutdown().await;
 }

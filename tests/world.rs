@@ -67,6 +67,17 @@ struct World {
     is_vague: bool,
 }
 
+/// What is fed under the one name.
+#[derive(Clone, Copy)]
+enum Input {
+    /// What was sent first.
+    Right,
+    /// Another.
+    Other,
+    /// Another that begins in the same way.
+    Later,
+}
+
 fn key(letter: char, number: u64) -> String {
     format!("{letter}{number}")
 }
@@ -306,15 +317,22 @@ impl World {
             }
         }
         if self.feeds.len() < 3 {
-            self.begin_feed(0);
+            self.begin_feed(Input::Right);
+        } else if self.sim.feed_state(self.feeds[0]) == FeedState::Done {
+            self.begin_feed(Input::Other);
         }
     }
 
-    fn begin_feed(&mut self, wrong: u64) -> FeedTicket {
-        let rows = self
-            .rows
-            .iter()
-            .map(|&(own, tally, amount)| (own, Tally::at(key('t', tally)), Row { amount: amount + wrong }));
+    fn begin_feed(&mut self, input: Input) -> FeedTicket {
+        let rows = self.rows.iter().enumerate().map(|(at, &(own, tally, amount))| {
+            let (own, tally, amount) = match input {
+                Input::Right => (own, tally, amount),
+                // To shards too that have seen no row of the right one.
+                Input::Other => (own, (tally + 1) % TALLIES, amount + 1),
+                Input::Later => (own + u64::from(at > 0), tally, amount),
+            };
+            (own, Tally::at(key('t', tally)), Row { amount })
+        });
         let feed = self.sim.feed("input", rows.collect::<Vec<_>>());
         self.feeds.push(feed);
         feed
@@ -330,10 +348,15 @@ impl World {
         if self.rows.is_empty() {
             return;
         }
-        let other = self.begin_feed(1);
-        self.sim.run_until_quiet(PEACE);
-        assert_eq!(self.sim.feed_state(other), FeedState::Collided, "another input was taken for the first");
-        let again = self.begin_feed(0);
+        // An input of one row has no later one.
+        let inputs = if self.rows.len() > 1 { vec![Input::Other, Input::Later] } else { vec![Input::Other] };
+        for input in inputs {
+            let other = self.begin_feed(input);
+            self.sim.run_until_quiet(PEACE);
+            let state = self.sim.feed_state(other);
+            assert_eq!(state, FeedState::Collided, "another input was taken for the first");
+        }
+        let again = self.begin_feed(Input::Right);
         self.sim.run_until_quiet(PEACE);
         assert_eq!(self.sim.feed_state(again), FeedState::Done, "the same input was refused");
     }

@@ -8,9 +8,10 @@ mod feed;
 mod operator;
 mod pending;
 
-pub use feed::{Feed, FeedError};
+pub use feed::{Feed, FeedError, Parting};
 pub use operator::{
-    DeadLetter, FeedProgress, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, WaitingMessage,
+    DeadLetter, FeedProgress, LetterId, Operator, OperatorError, PAGE_MAX, ParseLetterIdError, StuckEntity,
+    WaitingMessage,
 };
 
 use crate::{
@@ -101,6 +102,63 @@ impl Client {
     #[expect(clippy::unused_async, reason = "a feed of another node will be waited for")]
     pub async fn feed(&self, name: &str) -> Result<Feed, FeedError> {
         Feed::open(&self.inner.shared, name)
+    }
+
+    /// Opens the feed of this name behind what of it is durable: for a source that cannot be read from its start again,
+    /// such as a queue that forgets what was taken from it (P10).
+    ///
+    /// Three things are the caller's part. Own numbers (offsets) rise, also over restarts. What is not known to be
+    /// durable is delivered again after a restart, the same messages with the same own numbers in the same order: from
+    /// [`Feed::undurable_from`] on, or everything since the last [`Feed::flush`]. And one process at a time feeds under the
+    /// name. What is delivered again and was durable all the same is skipped.
+    ///
+    /// ```
+    /// # use entity_runtime::prelude::*;
+    /// # #[derive(Entity, Default, Serialize, Deserialize)]
+    /// # #[entity(kind = "basket", handles(Put), queries(Count))]
+    /// # struct Basket { count: u64 }
+    /// # #[derive(Message, Serialize, Deserialize)]
+    /// # #[message(reply = ())]
+    /// # struct Put;
+    /// # #[derive(Message, Serialize, Deserialize)]
+    /// # #[message(reply = u64)]
+    /// # struct Count;
+    /// # impl Handle<Put> for Basket {
+    /// #     fn handle(&mut self, _: Put, _: &mut Context<'_, Self>) { self.count += 1; }
+    /// # }
+    /// # impl Query<Count> for Basket {
+    /// #     fn query(&self, _: Count) -> u64 { self.count }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> anyhow::Result<()> {
+    /// # let runtime = Runtime::builder().entity::<Basket>().in_memory().start().await?;
+    /// # let client = runtime.client();
+    /// // What the queue still has, by offset: at first everything.
+    /// let mut queue: std::collections::VecDeque<u64> = (100..110).collect();
+    ///
+    /// for _start in 0..2 {
+    ///     let mut feed = client.resume_feed("orders").await?;
+    ///     for offset in &queue {
+    ///         feed.send(*offset, Basket::at(format!("b{}", offset % 3)), Put).await?;
+    ///     }
+    ///     feed.flush().await?;
+    ///     // Only now may the queue forget. Here it forgets less than it might, and delivers the rest again.
+    ///     queue.drain(..5);
+    /// }
+    /// let mut count = 0;
+    /// for basket in 0..3 {
+    ///     count += client.ask(Basket::at(format!("b{basket}")), Count).await?;
+    /// }
+    /// assert_eq!(count, 10);
+    /// # runtime.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The name is empty or too long, or somebody has the feed open: [`Refusal::FeedOpen`].
+    pub async fn resume_feed(&self, name: &str) -> Result<Feed, FeedError> {
+        Feed::resume(&self.inner.shared, name).await
     }
 
     fn request<E: Entity, M: Message, R>(

@@ -64,6 +64,15 @@ pub enum Refusal {
     /// There is no dead letter of this number (any more).
     #[error("there is no dead letter {0}; list them again")]
     NoDeadLetter(u64),
+    /// Somebody has the feed open, or messages of it are still on their way.
+    #[error("feed `{0}` is in use; close it everywhere, and let what it has sent become durable")]
+    FeedOpen(String),
+    /// An operator drops the feed, or began to.
+    #[error("feed `{0}` is being dropped; where that was cut short, drop it again")]
+    FeedDropping(String),
+    /// No feed of this name was ever used, or it was dropped.
+    #[error("there is no feed `{0}`; list them again")]
+    NoFeed(String),
     /// The message could not be encoded.
     #[error("the message cannot be encoded: {0}")]
     Unencodable(String),

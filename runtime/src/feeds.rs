@@ -3,12 +3,15 @@
 //! A feed is a stream whose source is a client. It numbers its messages per target shard 1, 2, 3..., counted anew from
 //! the start of its input on every run, and sends its own number (the row) beside it. The shard keeps floor, window,
 //! own number at the floor and a digest of message 1, for good: constant space, however long the input is.
+//!
+//! Before its first row leaves, a feed claims its name in one shard with the identity of its input. Each shard sees only
+//! some of the rows, and one that has seen none yet would take another input's for the first.
 
 use crate::{
-    store::row::{put_varint, take_u64, take_varint},
+    store::row::{put_varint, take, take_u64, take_varint},
     stream::{Inbox, Verdict},
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 /// Longest name of a feed in bytes.
 pub const FEED_NAME_LEN_MAX: usize = 512;
@@ -21,6 +24,91 @@ impl FeedId {
     /// The id of a name.
     pub fn of(name: &str) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(name.as_bytes()))
+    }
+
+    /// Where the claim on the name lies: in the shard of this hash.
+    pub fn hash(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+}
+
+/// Which input is fed: its first message and that message's own number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeedIdentity {
+    /// Own number of the first message.
+    pub own: u64,
+    /// Digest of its bytes.
+    pub digest: u64,
+}
+
+impl FeedIdentity {
+    /// The identity of an input that begins with these bytes.
+    pub fn of(own: u64, first: &[u8]) -> Self {
+        Self { own, digest: xxhash_rust::xxh3::xxh3_64(first) }
+    }
+}
+
+impl fmt::Display for FeedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "message {} of digest {:016x}", self.own, self.digest)
+    }
+}
+
+/// What a feed asks of a shard before it sends there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedQuestion {
+    /// May it have the name? Asked of the one shard where the claim lies.
+    Claim(FeedIdentity),
+    /// Where does it go on? Asked of every shard by one that cannot send its input from the start.
+    Resume,
+}
+
+/// Who has the name of a feed.
+///
+/// ```text
+///             first message              an operator drops it          every shard has forgotten it
+///   (no row) ───────────────► Held ─────────────────────────► Dropping ────────────────────────────► (no row)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The input of this identity.
+    Held(FeedIdentity),
+    /// Nobody, until no shard has a mark of the feed any more: one that had would take the next input for the last.
+    Dropping,
+}
+
+/// The steps in which a feed is dropped. Each may be repeated, and so may the whole after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropStep {
+    /// The shard of the claim: nobody gets the name from now on.
+    Begin,
+    /// Every shard: forget the marks.
+    Marks,
+    /// The shard of the claim: the name is free.
+    End,
+}
+
+impl Claim {
+    /// Row value: 0, own number, digest; or 1.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Held(identity) => {
+                out.push(0);
+                put_varint(identity.own, out);
+                out.extend_from_slice(&identity.digest.to_be_bytes());
+            }
+            Self::Dropping => out.push(1),
+        }
+    }
+
+    /// Reads a row value; `None` where it is not one.
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let claim = match take(&mut bytes, 1)?[0] {
+            0 => Self::Held(FeedIdentity { own: take_varint(&mut bytes)?, digest: take_u64(&mut bytes)? }),
+            1 => Self::Dropping,
+            _ => return None,
+        };
+        bytes.is_empty().then_some(claim)
     }
 }
 
@@ -63,6 +151,11 @@ impl Feed {
         self.inbox.is_consumed(number)
     }
 
+    /// Whether something is taken into memory and not consumed.
+    pub fn is_busy(&self) -> bool {
+        self.owns.iter().any(|(number, _)| !self.inbox.is_consumed(*number))
+    }
+
     /// How many numbers above the floor are consumed.
     pub fn window_len(&self) -> usize {
         self.inbox.window_len()
@@ -73,9 +166,12 @@ impl Feed {
         let known = if number == self.floor() { Some(self.own_at_floor) } else { self.own_of(number) };
         let another = known.is_some_and(|known| 0 < number && known != own)
             || number == 1 && self.first_digest != 0 && digest != self.first_digest;
+        // Own numbers rise by one at the least, so one below the floor lies below the floor's own by as much.
+        let above = number < self.floor()
+            && self.own_at_floor.checked_sub(own).is_none_or(|below| below < self.floor() - number);
         let verdict = self.inbox.judge(number, window_max);
         let falls = verdict == Verdict::Fresh && !self.rises(number, own);
-        if another || falls { FeedVerdict::Collision } else { FeedVerdict::Stream(verdict) }
+        if another || above || falls { FeedVerdict::Collision } else { FeedVerdict::Stream(verdict) }
     }
 
     fn own_of(&self, number: u64) -> Option<u64> {
@@ -169,6 +265,11 @@ mod tests {
         assert_eq!(feed.judge(1, 10, 99, 8), FeedVerdict::Collision, "another first message");
         assert_eq!(feed.judge(20, 201, 20, 8), FeedVerdict::Collision, "another row at the floor");
         assert_eq!(feed.judge(21, 200, 21, 8), FeedVerdict::Collision, "a row that does not rise");
+        assert_eq!(
+            feed.judge(15, 196, 15, 8),
+            FeedVerdict::Collision,
+            "a row too near to the one at the floor"
+        );
     }
 
     #[test]
@@ -203,6 +304,17 @@ mod tests {
         #[test]
         fn any_row_bytes_are_judged_without_a_panic(bytes: Vec<u8>) {
             let _ = Feed::decode(&bytes);
+            let _ = Claim::decode(&bytes);
+        }
+
+        #[test]
+        fn a_claim_comes_back_from_its_row(held: bool, own: u64, digest: u64) {
+            let claim = if held { Claim::Held(FeedIdentity { own, digest }) } else { Claim::Dropping };
+            let mut row = Vec::new();
+            claim.encode(&mut row);
+            proptest::prop_assert_eq!(Claim::decode(&row), Some(claim));
+            row.push(0);
+            proptest::prop_assert_eq!(Claim::decode(&row), None);
         }
     }
 }

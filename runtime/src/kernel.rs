@@ -29,11 +29,13 @@ mod close;
 mod counters;
 mod effects;
 mod event;
+mod feed;
 mod gauge;
 mod lane;
 mod mailboxes;
 mod passivate;
 mod streams;
+mod stuck;
 mod trouble;
 mod turns;
 
@@ -44,6 +46,7 @@ pub use event::{
     Submission,
 };
 pub use gauge::TurnGauge;
+pub use stuck::{Stuck, StuckPage};
 
 use crate::{
     activation::{Activations, Mail, Origin, ReplyTo, Slot},
@@ -58,20 +61,14 @@ use crate::{
     timestamp::Timestamp,
 };
 use counters::Counts;
-use lane::{LaneWork, MARK_LEN, MARKS_LEN, Operation, ROW_LEN, SECTION_LEN};
+use feed::OpenFeed;
+use lane::{LaneWork, MARK_LEN, MARKS_LEN, Operated, Operation, ROW_LEN, SECTION_LEN};
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
-
-/// The feeds that are open.
-#[derive(Debug, Default)]
-struct OpenFeed {
-    name: Arc<str>,
-    listeners: Vec<ReplyTo>,
-}
 
 /// The kinds, as this worker counts its uses of them.
 struct SharedKinds(Arc<Kinds>);
@@ -222,6 +219,7 @@ impl Kernel {
             Event::Arrived(arrivals) => self.arrive(arrivals),
             Event::Receipts(receipts) => receipts.into_iter().for_each(|receipt| self.receipt(receipt)),
             Event::OpenFeed { feed, name, to } => self.open_feed(feed, name, to),
+            Event::AskFeed { feed, shard, question, to } => self.feed_asks(feed, shard, question, to),
             Event::CloseFeed { feed, to } => self.close_feed(feed, to),
             Event::Durable { lane, through } => self.durable(lane, through),
             Event::Loadable { lane, through } => self.loadable(lane, through),
@@ -232,8 +230,12 @@ impl Kernel {
             Event::Run { lane, room } => self.run(lane, room),
             Event::Turn { lane, condemned } => self.one_turn(lane, condemned),
             Event::DeadLetter { shard, number, retry, to } => {
-                self.operator_asks(Operation { shard, number, retry, to });
+                self.operator_asks(Operation { shard, what: Operated::Letter { number, retry }, to });
             }
+            Event::DropFeed { shard, name, step, to } => {
+                self.operator_asks(Operation { shard, what: Operated::DropFeed { name, step }, to });
+            }
+            Event::ListStuck { from, to } => self.list_stuck(from, to),
             Event::Tick => self.tick(),
             Event::Drain => {
                 self.draining = true;

@@ -7,7 +7,7 @@ pub use rows::{OutboxPart, OutboxRows, OutboxTicket, ShardRows};
 use crate::{
     activation::{Behind, Listener, Slot, Waiting},
     context::ReminderId,
-    feeds::{Feed, FeedId},
+    feeds::{Claim, Feed, FeedId},
     kernel::Arrival,
     message::{ClientId, Envelope, RequestId},
     placement::{Epoch, ShardId},
@@ -15,7 +15,7 @@ use crate::{
     requests::Requests,
     store::{
         RowType,
-        batch::put,
+        batch::{delete, put},
         row::{put_varint, take, take_u32, take_u64, take_u128, take_varint},
     },
     stream::{Inbox, Outbox},
@@ -23,6 +23,13 @@ use crate::{
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Last byte of the key of a feed's row: its marks.
+pub const FEED_MARKS: u8 = 0;
+/// The same: its name.
+pub const FEED_NAME: u8 = 1;
+/// The same: the claim on its name.
+pub const FEED_CLAIM: u8 = 2;
 
 /// Whether a shard's rows have been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +123,8 @@ pub struct Shard {
     pub unanswered: BTreeMap<ShardId, Timestamp>,
     /// Feeds.
     pub feeds: BTreeMap<FeedId, Feed>,
+    /// Who has the names of feeds whose claims lie here.
+    pub claims: BTreeMap<FeedId, Claim>,
     /// Clients' requests.
     pub requests: Requests,
     /// Callers beyond the first of a request, and those of waiting messages.
@@ -160,6 +169,7 @@ impl Shard {
             trims: BTreeSet::new(),
             unanswered: BTreeMap::new(),
             feeds: BTreeMap::new(),
+            claims: BTreeMap::new(),
             requests: Requests::default(),
             listeners: BTreeMap::new(),
             reminders: Reminders::default(),
@@ -222,9 +232,12 @@ impl Shard {
             }
             RowType::Feed => {
                 let id = FeedId(take_u128(&mut key)?);
-                // The second row of a feed holds its name, for operators.
-                if key == [0] {
-                    self.feeds.insert(id, Feed::decode(&value)?);
+                match key {
+                    [FEED_MARKS] => drop(self.feeds.insert(id, Feed::decode(&value)?)),
+                    // For operators.
+                    [FEED_NAME] => {}
+                    [FEED_CLAIM] => drop(self.claims.insert(id, Claim::decode(&value)?)),
+                    _ => return None,
                 }
             }
             RowType::Client => self.requests.restore_client(key, &value).then_some(())?,
@@ -272,7 +285,7 @@ impl Shard {
         for feed in std::mem::take(&mut self.changes.feeds) {
             value.clear();
             self.feeds[&feed].encode(&mut value);
-            put(&[&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[0]], &[&value], out);
+            put(&[&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[FEED_MARKS]], &[&value], out);
         }
         for client in std::mem::take(&mut self.changes.clients) {
             value.clear();
@@ -297,13 +310,33 @@ impl Shard {
         }
     }
 
-    /// Appends the rows of a new feed: its name, beside the row of its marks.
+    /// Appends the row of a feed's name, which lies beside its marks and beside its claim, for operators.
     pub fn name_feed(&mut self, feed: FeedId, name: &str) {
-        put(
-            &[&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[1]],
-            &[name.as_bytes()],
-            &mut self.changes.writes,
-        );
+        let key: [&[u8]; 3] = [&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[FEED_NAME]];
+        put(&key, &[name.as_bytes()], &mut self.changes.writes);
+    }
+
+    /// Keeps a claim on the name of a feed, and appends its row.
+    pub fn claim_feed(&mut self, feed: FeedId, claim: Claim) {
+        let mut value = Vec::new();
+        claim.encode(&mut value);
+        let key: [&[u8]; 3] = [&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[FEED_CLAIM]];
+        put(&key, &[&value], &mut self.changes.writes);
+        self.claims.insert(feed, claim);
+    }
+
+    /// Forgets a part of a feed, and appends the deletion of its row.
+    pub fn forget_feed(&mut self, feed: FeedId, part: u8) {
+        match part {
+            FEED_MARKS => {
+                self.feeds.remove(&feed);
+                // Its row is not to be written again with this batch.
+                self.changes.feeds.remove(&feed);
+            }
+            FEED_CLAIM => drop(self.claims.remove(&feed)),
+            _ => {}
+        }
+        delete(&[&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[part]], &mut self.changes.writes);
     }
 }
 

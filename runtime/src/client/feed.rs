@@ -4,7 +4,7 @@ use crate::{
     activation::ReplyTo,
     entity::{Entity, EntityId, EntityRef, Handle},
     error::Refusal,
-    feeds::{FEED_NAME_LEN_MAX, FeedId},
+    feeds::{FEED_NAME_LEN_MAX, FeedId, FeedIdentity, FeedQuestion},
     kernel::{self, Arrival, Event, FeedNews, FeedReceipt, Outcome},
     message::{self, Envelope, Message},
     node::{Front, Port},
@@ -13,7 +13,8 @@ use crate::{
 };
 use bytes::BytesMut;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -44,15 +45,14 @@ pub enum FeedError {
         /// The one before.
         before: u64,
     },
-    /// Another input was sent under this name before. Nothing of this one is applied from there on.
-    #[error(
-        "feed `{name}` was used for another input before: its message {own} is not what was sent then; give this input a name of its own"
-    )]
+    /// Another input was sent under this name before. Nothing of this one is applied from where they part on; of one that
+    /// begins with another message nothing at all.
+    #[error("feed `{name}` was used for another input before: {parting}; give this input a name of its own")]
     Collision {
         /// Name of the feed.
         name: String,
-        /// The feed's own number where they part.
-        own: u64,
+        /// Where the two part.
+        parting: Parting,
     },
     /// The message cannot be sent, or the runtime takes no more.
     #[error("feed `{name}` cannot go on: {refusal}")]
@@ -70,6 +70,44 @@ pub enum FeedError {
         /// Why.
         why: String,
     },
+}
+
+/// Where an input parts from the one that was sent under its name before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// They begin with different messages.
+    First {
+        /// How the input began that has the name.
+        holder: FeedIdentity,
+        /// How this one begins.
+        this: FeedIdentity,
+    },
+    /// Later.
+    At {
+        /// The feed's own number there.
+        own: u64,
+    },
+}
+
+impl fmt::Display for Parting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::First { holder, this } => write!(f, "that one began with {holder}, this one with {this}"),
+            Self::At { own } => write!(f, "its message {own} is not what was sent then"),
+        }
+    }
+}
+
+/// Whether a feed has its name. Until then no row leaves.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// Nothing was sent yet.
+    #[default]
+    Unasked,
+    /// Asked for with the first message, at this time.
+    Asked(FeedIdentity, Timestamp),
+    /// Claimed, durably.
+    Held,
 }
 
 struct Unacknowledged {
@@ -90,6 +128,8 @@ struct Stream {
     moved_at: Timestamp,
     /// Messages from this number on are to be sent again at the next tick.
     again: Option<u64>,
+    /// Of a feed that goes on: messages up to this own number were durable when it was opened.
+    resumed_at: Option<u64>,
 }
 
 impl Stream {
@@ -100,6 +140,10 @@ impl Stream {
 
 #[derive(Default)]
 struct State {
+    naming: Naming,
+    /// Shards that have not said yet where to go on, and when they were asked.
+    unanswered: BTreeSet<ShardId>,
+    asked_at: Timestamp,
     streams: BTreeMap<ShardId, Stream>,
     /// Messages not known to be durable, and their bytes.
     undurable: usize,
@@ -124,7 +168,11 @@ struct FeedPort {
 /// A client with a stable name that numbers its messages, so that sending the whole input again changes nothing.
 ///
 /// Messages take effect in the order sent per entity. Nothing need be kept by the sender: after any crash it opens the
-/// feed of the same name and sends its input again from the start, with the same own numbers (rows, offsets).
+/// feed of the same name and sends its input again from the start, with the same own numbers (rows, offsets). A source
+/// that cannot be read from its start again is opened by [`Client::resume_feed`](super::Client::resume_feed).
+///
+/// The first message waits until the name is claimed for this input, which takes one commit; from then on another input
+/// under the name is refused before any of it is applied.
 pub struct Feed {
     port: Arc<FeedPort>,
     chunk: BytesMut,
@@ -153,6 +201,31 @@ impl Feed {
             intake.push(Event::OpenFeed { feed: id, name: Arc::clone(&name), to });
         }
         Ok(Self { port, chunk: BytesMut::new(), scratch: Vec::new() })
+    }
+
+    /// As [`Feed::open`], and goes on behind what is durable.
+    pub(super) async fn resume(shared: &Arc<Front>, name: &str) -> Result<Self, FeedError> {
+        let feed = Self::open(shared, name)?;
+        feed.port.state().unanswered = shared.layout.iter().collect();
+        feed.port.ask_unanswered(&mut feed.port.state());
+        // Its port is open by now: should the runtime stop later, the port is told.
+        if shared.stopping.load(Ordering::SeqCst) {
+            return Err(FeedError::Refused { name: name.to_owned(), refusal: Refusal::Stopping });
+        }
+        loop {
+            let progress = feed.port.progress.notified();
+            {
+                let state = feed.port.state();
+                if let Some(error) = &state.error {
+                    return Err(error.clone());
+                }
+                if state.unanswered.is_empty() {
+                    break;
+                }
+            }
+            progress.await;
+        }
+        Ok(feed)
     }
 
     /// Name of the feed.
@@ -191,6 +264,13 @@ impl Feed {
     /// How many of the messages sent through this value are known to be durable, those found durable already included.
     pub fn durable(&self) -> u64 {
         self.port.state().durable
+    }
+
+    /// The own number of the first message sent that is not known to be durable; `None` where all are. What comes before it
+    /// a queue need not deliver again.
+    pub fn undurable_from(&self) -> Option<u64> {
+        let state = self.port.state();
+        state.streams.values().filter_map(|stream| stream.kept.front()).map(|kept| kept.own).min()
     }
 
     /// Waits until everything sent is durable.
@@ -272,9 +352,17 @@ impl FeedPort {
             return Err(FeedError::NotRising { own, before });
         }
         state.own = Some(own);
+        let shard = self.shared.layout.place(hash);
+        if state.streams.get(&shard).is_some_and(|stream| stream.resumed_at.is_some_and(|at| own <= at)) {
+            state.durable += 1;
+            return Ok(());
+        }
+        if state.naming == Naming::Unasked {
+            let identity = FeedIdentity::of(own, envelope.bytes());
+            self.claim(state, identity, self.shared.clock.now());
+        }
         state.undurable += 1;
         state.undurable_bytes += envelope.len();
-        let shard = self.shared.layout.place(hash);
         let stream = state.streams.entry(shard).or_insert_with(|| Stream { first: 1, ..Stream::default() });
         if stream.kept.is_empty() {
             stream.moved_at = self.shared.clock.now();
@@ -294,8 +382,30 @@ impl FeedPort {
         Ok(())
     }
 
+    /// Asks for the name. The shard answers when the claim is durable: should this input be another one than the name
+    /// stands for, then no row of it may ever have left, for not every shard would know it for a wrong one.
+    fn claim(&self, state: &mut State, identity: FeedIdentity, now: Timestamp) {
+        state.naming = Naming::Asked(identity, now);
+        self.ask(self.home(), FeedQuestion::Claim(identity));
+    }
+
+    fn ask(&self, shard: ShardId, question: FeedQuestion) {
+        let event = Event::AskFeed { feed: self.id, shard, question, to: self.to };
+        self.shared.intakes[self.shared.worker_of(shard)].push(event);
+    }
+
+    fn ask_unanswered(&self, state: &mut State) {
+        state.asked_at = self.shared.clock.now();
+        state.unanswered.iter().for_each(|shard| self.ask(*shard, FeedQuestion::Resume));
+    }
+
+    /// The shard of the claim.
+    fn home(&self) -> ShardId {
+        self.shared.layout.place(self.id.hash())
+    }
+
     fn hand(&self, state: &mut State, worker: usize) {
-        if !state.gathered[worker].is_empty() {
+        if state.naming == Naming::Held && !state.gathered[worker].is_empty() {
             let arrivals = std::mem::replace(&mut state.gathered[worker], Vec::with_capacity(GATHER));
             for arrival in &arrivals {
                 if let kernel::Provenance::Feed { number, .. } = arrival.from
@@ -317,6 +427,16 @@ impl FeedPort {
         let mut state = self.state();
         let state = &mut *state;
         if state.closed || state.error.is_some() {
+            return;
+        }
+        if !state.unanswered.is_empty() && state.asked_at + SILENCE <= now {
+            self.ask_unanswered(state);
+        }
+        match state.naming {
+            Naming::Asked(identity, at) if at + SILENCE <= now => self.claim(state, identity, now),
+            _ => {}
+        }
+        if state.naming != Naming::Held {
             return;
         }
         for (&shard, stream) in &mut state.streams {
@@ -342,9 +462,19 @@ impl FeedPort {
     }
 
     fn receipt(&self, state: &mut State, receipt: FeedReceipt, now: Timestamp) {
+        if receipt.news == FeedNews::Lost && state.unanswered.contains(&receipt.shard) {
+            state.asked_at = Timestamp::EPOCH;
+        }
+        if receipt.news == FeedNews::Lost
+            && receipt.shard == self.home()
+            && let Naming::Asked(_, at) = &mut state.naming
+        {
+            // At the next tick, and not at once: the shard is loading, or has no room.
+            *at = Timestamp::EPOCH;
+        }
         let stream = state.streams.get_mut(&receipt.shard);
         match (receipt.news, stream) {
-            (FeedNews::Durable { through, .. }, Some(stream)) => {
+            (FeedNews::Durable { through }, Some(stream)) => {
                 // A feed that starts over is told of messages it has not sent yet in this run. Those are judged first:
                 // they may be another input's.
                 while stream.first <= through.min(stream.handed) {
@@ -359,15 +489,53 @@ impl FeedPort {
             (FeedNews::SendFrom(number), Some(stream)) => {
                 stream.again = Some(stream.again.map_or(number, |again| again.min(number)));
             }
-            (FeedNews::Lost, Some(stream)) => stream.again = Some(stream.first),
-            (FeedNews::Durable { .. } | FeedNews::SendFrom(_) | FeedNews::Lost, None) => {}
-            (FeedNews::Collision { own, .. }, _) => {
-                state.error.get_or_insert(FeedError::Collision { name: self.name.to_string(), own });
+            // What has not left cannot have been lost.
+            (FeedNews::Lost, Some(stream)) if state.naming == Naming::Held => {
+                stream.again = Some(stream.first);
             }
+            (FeedNews::Durable { .. } | FeedNews::SendFrom(_), None) | (FeedNews::Lost, _) => {}
+            (FeedNews::Resumed { floor, own, claimed }, _) => {
+                if !state.unanswered.remove(&receipt.shard) {
+                    return;
+                }
+                if 0 < floor {
+                    let stream = Stream {
+                        first: floor + 1,
+                        handed: floor,
+                        resumed_at: Some(own),
+                        ..Stream::default()
+                    };
+                    state.streams.insert(receipt.shard, stream);
+                }
+                // Where nobody has the name yet it is claimed with the first message, as by any feed.
+                if claimed {
+                    state.naming = Naming::Held;
+                }
+            }
+            (FeedNews::Claimed, _) => {
+                if let Naming::Asked(..) = state.naming {
+                    state.naming = Naming::Held;
+                    // What was sent meanwhile leaves only now.
+                    state.streams.values_mut().for_each(|stream| stream.moved_at = now);
+                    self.hand_all(state);
+                }
+            }
+            (FeedNews::ClaimedBy(holder), _) => {
+                if let Naming::Asked(this, _) = state.naming {
+                    self.collide(state, Parting::First { holder, this });
+                }
+            }
+            (FeedNews::Collision { own, .. }, _) => self.collide(state, Parting::At { own }),
             (FeedNews::Refused(refusal), _) => {
                 state.error.get_or_insert(FeedError::Refused { name: self.name.to_string(), refusal });
             }
         }
+    }
+}
+
+impl FeedPort {
+    fn collide(&self, state: &mut State, parting: Parting) {
+        state.error.get_or_insert(FeedError::Collision { name: self.name.to_string(), parting });
     }
 }
 
@@ -404,8 +572,15 @@ mod tests {
         placement::{self, Shards},
     };
 
-    /// A feed whose one worker is the test: what it is handed and told is up to the sentence.
+    /// A feed that has its name.
     fn feed() -> (Feed, Arc<Front>, ShardId) {
+        let (feed, front, shard) = nameless();
+        feed.port.state().naming = Naming::Held;
+        (feed, front, shard)
+    }
+
+    /// A feed whose one worker is the test: what it is handed and told is up to the sentence.
+    fn nameless() -> (Feed, Arc<Front>, ShardId) {
         let layout = Shards::new(1).unwrap();
         let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]));
         let feed = Feed::open(&front, "f").unwrap();
@@ -479,10 +654,36 @@ mod tests {
         feed.port.tick_at(front.clock.now());
         push(&feed, 3);
         // An earlier run sent more.
-        tell(&feed, shard, FeedNews::Durable { through: 9, own: 9 });
+        tell(&feed, shard, FeedNews::Durable { through: 9 });
         assert_eq!(feed.durable(), 2);
         feed.port.tick_at(front.clock.now());
-        tell(&feed, shard, FeedNews::Durable { through: 9, own: 9 });
+        tell(&feed, shard, FeedNews::Durable { through: 9 });
         assert_eq!(feed.durable(), 3);
+    }
+
+    #[test]
+    fn no_row_leaves_before_the_name_is_claimed() {
+        let (feed, front, shard) = nameless();
+        let claims = |front: &Front| {
+            let mut events = Vec::new();
+            front.intakes[0].take(&mut events);
+            assert!(!events.iter().any(|event| matches!(event, Event::Arrived(_))), "a row has left");
+            events.iter().filter(|event| matches!(event, Event::AskFeed { .. })).count()
+        };
+        (1..=2 * GATHER as u64).for_each(|own| push(&feed, own));
+        assert_eq!(claims(&front), 1);
+        let start = front.clock.now();
+        feed.port.tick_at(start);
+        assert_eq!(claims(&front), 0);
+        // No answer, then one that says to ask again.
+        feed.port.tick_at(start + SILENCE * 2);
+        assert_eq!(claims(&front), 1);
+        tell(&feed, shard, FeedNews::Lost);
+        feed.port.tick_at(start + SILENCE * 2);
+        assert_eq!(claims(&front), 1);
+        tell(&feed, shard, FeedNews::Claimed);
+        assert_eq!(handed(&front), (1..=2 * GATHER as u64).collect::<Vec<_>>());
+        feed.port.tick_at(front.clock.now());
+        assert_eq!(handed(&front), []);
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator sees and does: dead letters, waiting messages, feeds.
+//! What an operator sees and does: dead letters, waiting messages, stuck entities, feeds.
 
 use super::pending::Pending;
 use crate::{
@@ -6,12 +6,12 @@ use crate::{
     clock::random_u128,
     entity::EntityId,
     error::Refusal,
-    feeds::Feed,
-    kernel::{Event, Outcome},
+    feeds::{Claim, DropStep, Feed, FeedId},
+    kernel::{Event, Outcome, StuckPage},
     message::{ClientId, Envelope},
     node::Front,
     placement::ShardId,
-    shard::{self, decode_waiting},
+    shard::{self, FEED_CLAIM, FEED_MARKS, FEED_NAME, decode_waiting},
     store::{LoadError, Row, RowType, Store, row::take_u64},
     timestamp::Timestamp,
 };
@@ -89,6 +89,23 @@ pub struct WaitingMessage {
     pub len: usize,
 }
 
+/// An entity whose messages wait, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StuckEntity {
+    /// The entity.
+    pub target: EntityId,
+    /// Its stored state cannot be read: it waits for a build that can. Otherwise its handler panics, and it is tried again.
+    pub is_parked: bool,
+    /// What went wrong last.
+    pub reason: String,
+    /// Since when, as far as this process knows: a start begins anew.
+    pub since: Timestamp,
+    /// How often the first of its messages was tried in vain.
+    pub tries: u32,
+    /// How many of its messages wait.
+    pub waiting: u64,
+}
+
 /// A feed that has been used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FeedProgress {
@@ -100,6 +117,8 @@ pub struct FeedProgress {
     pub own: u64,
     /// Shards that have a mark of it.
     pub shards: u32,
+    /// Somebody began to drop it, and has not finished: [`Operator::drop_feed`] goes on.
+    pub dropping: bool,
 }
 
 /// Why an operation failed.
@@ -189,8 +208,8 @@ impl<'r> Operator<'r> {
         .await
     }
 
-    /// Lists the messages that wait for entities which are parked or keep failing, paged as dead letters are. Why each
-    /// entity waits is in the log, at level `error` or `warn`.
+    /// Lists the messages that wait for entities which are parked or keep failing, paged as dead letters are.
+    /// [`Operator::stuck`] says why each entity waits; a message for a kind that is not registered waits too.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -205,6 +224,46 @@ impl<'r> Operator<'r> {
             Some(WaitingMessage { id, target: envelope.target(), message, len: envelope.len() })
         })
         .await
+    }
+
+    /// Lists the entities that are parked or keep failing, those for longest first, `limit` or [`PAGE_MAX`] at the most.
+    /// Answered out of memory: it costs no checkpoint and shows what is so now.
+    ///
+    /// # Errors
+    /// The runtime is stopping, or a worker does not answer.
+    pub async fn stuck(&self, limit: usize) -> Result<Vec<StuckEntity>, OperatorError> {
+        let mut stuck = Vec::new();
+        for worker in 0..self.front.intakes.len() {
+            let mut from = 0;
+            loop {
+                let told = self.ask([(worker, from)], |from, to| Event::ListStuck { from, to }).await?;
+                let page = told.into_iter().next().map(|outcome| match outcome {
+                    Outcome::Done(reply) => Ok(StuckPage::decode(&reply.body).expect("just encoded")),
+                    Outcome::Refused(refusal) => Err(refusal.into()),
+                    Outcome::Unknown(why) => Err(OperatorError::Unknown(why)),
+                    Outcome::Waiting => unreachable!("only a message waits"),
+                });
+                let page = page.expect("one was asked")?;
+                stuck.extend(page.entities.into_iter().map(|stuck| StuckEntity {
+                    target: EntityId::new(stuck.kind, stuck.key),
+                    is_parked: stuck.is_parked,
+                    reason: stuck.reason,
+                    since: stuck.since,
+                    tries: stuck.tries,
+                    waiting: stuck.waiting,
+                }));
+                // Bounded after each page, and not at the end: those for longest are kept.
+                stuck.sort_by(|one, other| {
+                    (one.since, one.target.key()).cmp(&(other.since, other.target.key()))
+                });
+                stuck.truncate(limit.min(PAGE_MAX));
+                if page.next == 0 {
+                    break;
+                }
+                from = page.next;
+            }
+        }
+        Ok(stuck)
     }
 
     /// Lists the feeds, by name. Their number is bounded by
@@ -223,13 +282,19 @@ impl<'r> Operator<'r> {
                     continue;
                 }
                 let feed = feeds.entry(id.to_vec()).or_default();
-                if part == 1 {
-                    feed.name = String::from_utf8_lossy(&value).into_owned();
-                } else {
-                    let marks = Feed::decode(&value).ok_or(OperatorError::Row(shard))?;
-                    feed.applied += marks.floor();
-                    feed.own = feed.own.max(marks.own_at_floor());
-                    feed.shards += 1;
+                match part {
+                    FEED_MARKS => {
+                        let marks = Feed::decode(&value).ok_or(OperatorError::Row(shard))?;
+                        feed.applied += marks.floor();
+                        feed.own = feed.own.max(marks.own_at_floor());
+                        feed.shards += 1;
+                    }
+                    FEED_NAME => feed.name = String::from_utf8_lossy(&value).into_owned(),
+                    FEED_CLAIM => {
+                        let claim = Claim::decode(&value).ok_or(OperatorError::Row(shard))?;
+                        feed.dropping = claim == Claim::Dropping;
+                    }
+                    _ => return Err(OperatorError::Row(shard)),
                 }
             }
         }
@@ -260,10 +325,83 @@ impl<'r> Operator<'r> {
         self.tell(id, None).await
     }
 
+    /// Forgets a feed in every shard, durably: its name is free for another input, and its place among
+    /// [`Limits::clients_max`](crate::Limits::clients_max) for another feed.
+    ///
+    /// What it has applied stays applied. Nothing is left to know its input by: **sent again, it is applied again.** From the
+    /// first word on nobody gets the name until all is done. An attempt that was cut short, by a crash or because messages
+    /// were still on their way, is gone on with by the next; until then [`FeedProgress::dropping`] shows it.
+    ///
+    /// ```
+    /// # use entity_runtime::prelude::*;
+    /// # #[derive(Entity, Default, Serialize, Deserialize)]
+    /// # #[entity(kind = "box", handles(Put))]
+    /// # struct Basket;
+    /// # #[derive(Message, Serialize, Deserialize)]
+    /// # #[message(reply = ())]
+    /// # struct Put;
+    /// # impl Handle<Put> for Basket {
+    /// #     fn handle(&mut self, _: Put, _: &mut Context<'_, Self>) {}
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> anyhow::Result<()> {
+    /// # let runtime = Runtime::builder().entity::<Basket>().in_memory().start().await?;
+    /// let mut feed = runtime.client().feed("2024.csv").await?;
+    /// feed.send(1, Basket::at("b"), Put).await?;
+    /// feed.flush().await?;
+    /// drop(feed);
+    ///
+    /// runtime.operator().drop_feed("2024.csv").await?;
+    /// assert!(runtime.operator().feeds().await?.is_empty());
+    /// # runtime.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// There is no such feed, somebody has it open or its messages are on their way ([`Refusal::FeedOpen`]), or the store
+    /// has no room; or the outcome is unknown.
+    pub async fn drop_feed(&self, name: &str) -> Result<(), OperatorError> {
+        let layout = self.front.layout;
+        let (home, name) = (layout.place(FeedId::of(name).hash()), Arc::<str>::from(name));
+        let step = |step| {
+            let name = Arc::clone(&name);
+            move |shard, to| Event::DropFeed { shard, name: Arc::clone(&name), step, to }
+        };
+        self.tell_each([home], step(DropStep::Begin)).await?;
+        self.tell_each(layout.iter(), step(DropStep::Marks)).await?;
+        self.tell_each([home], step(DropStep::End)).await
+    }
+
     async fn tell(&self, id: LetterId, retry: Option<Envelope>) -> Result<(), OperatorError> {
         if self.front.layout.count() <= id.shard.0 {
             return Err(Refusal::NoDeadLetter(id.number).into());
         }
+        let event = |shard, to| Event::DeadLetter { shard, number: id.number, retry: retry.clone(), to };
+        self.tell_each([id.shard], event).await
+    }
+
+    /// Tells shards something each, and waits for all of them; the first that fails says why.
+    async fn tell_each(
+        &self,
+        shards: impl IntoIterator<Item = ShardId>,
+        event: impl Fn(ShardId, ReplyTo) -> Event,
+    ) -> Result<(), OperatorError> {
+        let events = shards.into_iter().map(|shard| (self.front.worker_of(shard), shard));
+        let told = self.ask(events, event).await?;
+        told.into_iter().try_for_each(|outcome| match outcome {
+            Outcome::Done(_) | Outcome::Waiting => Ok(()),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            Outcome::Unknown(why) => Err(OperatorError::Unknown(why)),
+        })
+    }
+
+    /// Puts a question to workers, and gives back the answers in the order asked.
+    async fn ask<T>(
+        &self,
+        of: impl IntoIterator<Item = (usize, T)>,
+        event: impl Fn(T, ReplyTo) -> Event,
+    ) -> Result<Vec<Outcome>, OperatorError> {
         if self.front.stopping.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Refusal::Stopping.into());
         }
@@ -271,17 +409,20 @@ impl<'r> Operator<'r> {
             Arc::new(Pending::new(ClientId(random_u128()), self.front.clock.clone(), Duration::ZERO));
         let connection = self.front.ports.next();
         self.front.ports.open(connection, pending.clone());
-        let waiter = pending.wait(None, false, self.front.clock.now() + TIMEOUT);
-        let to = ReplyTo { connection, slot: waiter.slot };
-        let event = Event::DeadLetter { shard: id.shard, number: id.number, retry, to };
-        self.front.intakes[self.front.worker_of(id.shard)].push(event);
-        let outcome = waiter.await;
-        self.front.ports.close(connection);
-        match outcome {
-            Outcome::Done(_) | Outcome::Waiting => Ok(()),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            Outcome::Unknown(why) => Err(OperatorError::Unknown(why)),
+        let until = self.front.clock.now() + TIMEOUT;
+        let mut waiters = Vec::new();
+        for (worker, of) in of {
+            let waiter = pending.wait(None, false, until);
+            let to = ReplyTo { connection, slot: waiter.slot };
+            self.front.intakes[worker].push(event(of, to));
+            waiters.push(waiter);
         }
+        let mut outcomes = Vec::with_capacity(waiters.len());
+        for waiter in waiters {
+            outcomes.push(waiter.await);
+        }
+        self.front.ports.close(connection);
+        Ok(outcomes)
     }
 
     /// Rows that are committed but not yet in the checkpoint are not seen by loads.

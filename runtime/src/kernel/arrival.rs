@@ -1,6 +1,6 @@
 //! At the door: judging what arrives, taking what is fresh, refusing what has no room.
 
-use super::{Arrival, FeedNews, FeedReceipt, Kernel, OpenFeed, Outcome, Output, Provenance, Receipt};
+use super::{Arrival, FeedNews, FeedReceipt, Kernel, Outcome, Output, Provenance, Receipt};
 use crate::{
     activation::{KindIndex, Listener, Mail, Origin, Phase, ReplyTo, Slot},
     error::{Bound, Refusal},
@@ -346,9 +346,7 @@ impl Kernel {
         };
         let (target, window) = (arrival.shard, self.limits.stream_window);
         // Its sender has gone, or was stopped by a collision: what it sent before must not count as another's.
-        if !self.open_feeds.get(&id).is_some_and(|open| open.listeners.contains(&to)) {
-            return None;
-        }
+        self.open_feeds.get(&id)?.feeder(to)?;
         if !self.host(target).feeds.contains_key(&id) {
             if self.limits.clients_max <= self.host(target).feeds.len() {
                 self.tell_feeder(to, id, target, FeedNews::Refused(Refusal::Busy(Bound::Clients)));
@@ -368,14 +366,18 @@ impl Kernel {
             FeedVerdict::Stream(Verdict::Fresh) => {}
             FeedVerdict::Stream(Verdict::Duplicate) => {
                 self.counters.duplicates += 1;
+                self.agree(id, to, target, number);
+                let judged = self.open_feeds[&id].feeder(to)?.judged(target);
                 let shard = self.host(target);
-                let (lane, feed) = (shard.lane, &shard.feeds[&id]);
-                let news = FeedNews::Durable { through: feed.floor(), own: feed.own_at_floor() };
-                self.tell_feed(id, target, &news, Some(lane));
+                let (lane, floor) = (shard.lane, shard.feeds[&id].floor());
+                let news = FeedNews::Durable { through: floor.min(judged) };
+                // What it repeats may not be durable yet; behind its batch in the lane, this is true.
+                self.put_gated(lane, Output::FeedReceipt(FeedReceipt { to, feed: id, shard: target, news }));
                 return None;
             }
             FeedVerdict::Stream(Verdict::Taken) => {
                 self.counters.duplicates += 1;
+                self.agree(id, to, target, number);
                 return None;
             }
             FeedVerdict::Stream(Verdict::Gap { expected }) => {
@@ -406,47 +408,12 @@ impl Kernel {
             return None;
         };
         self.host(target).feeds.get_mut(&id).expect("made above").take(number, own, digest);
+        self.agree(id, to, target, number);
         self.counters.accepted += 1;
         Some(Taken {
             slot,
             mail: Mail { envelope: arrival.envelope, origin: Origin::Feed { feed: id, number } },
         })
-    }
-
-    /// Tells everyone who feeds under this name; gated where it speaks of what may not be durable yet.
-    pub(super) fn tell_feed(&mut self, feed: FeedId, shard: ShardId, news: &FeedNews, gate: Option<usize>) {
-        let Some(open) = self.open_feeds.get(&feed) else { return };
-        for to in open.listeners.clone() {
-            let output = Output::FeedReceipt(FeedReceipt { to, feed, shard, news: news.clone() });
-            match gate {
-                Some(lane) => self.put_gated(lane, output),
-                None => self.put_now(output),
-            }
-        }
-    }
-
-    /// Tells one of those who feed under a name, where the news is of what it has sent.
-    fn tell_feeder(&mut self, to: ReplyTo, feed: FeedId, shard: ShardId, news: FeedNews) {
-        let open = self.open_feeds.get(&feed);
-        if open.is_some_and(|open| open.listeners.contains(&to)) {
-            self.put_now(Output::FeedReceipt(FeedReceipt { to, feed, shard, news }));
-        }
-    }
-
-    pub(super) fn open_feed(&mut self, feed: FeedId, name: Arc<str>, to: ReplyTo) {
-        let open = self.open_feeds.entry(feed).or_insert_with(|| OpenFeed { name, listeners: Vec::new() });
-        // What is durable already is not told here: a feed of another input would take its own rows for done before
-        // its first one has been judged.
-        open.listeners.push(to);
-    }
-
-    pub(super) fn close_feed(&mut self, feed: FeedId, to: ReplyTo) {
-        if let Some(open) = self.open_feeds.get_mut(&feed) {
-            open.listeners.retain(|listener| *listener != to);
-            if open.listeners.is_empty() {
-                self.open_feeds.remove(&feed);
-            }
-        }
     }
 
     /// Finds room for a message with its entity, bringing the entity into memory. `None`: there is none, and a

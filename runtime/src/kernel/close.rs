@@ -60,13 +60,12 @@ impl Kernel {
                 self.lanes[lane].outputs.push(Output::Receipt(receipt));
             }
             for &feed in &fed {
-                let marks = &shard.feeds[&feed];
-                let news = FeedNews::Durable { through: marks.floor(), own: marks.own_at_floor() };
-                if let Some(open) = self.open_feeds.get(&feed) {
-                    for &to in &open.listeners {
-                        let receipt = super::FeedReceipt { to, feed, shard: id, news: news.clone() };
-                        self.lanes[lane].outputs.push(Output::FeedReceipt(receipt));
-                    }
+                let floor = shard.feeds[&feed].floor();
+                let feeders = self.open_feeds.get(&feed).into_iter().flat_map(|open| &open.listeners);
+                for feeder in feeders.filter(|feeder| 0 < feeder.judged(id)) {
+                    let news = FeedNews::Durable { through: floor.min(feeder.judged(id)) };
+                    let receipt = super::FeedReceipt { to: feeder.to, feed, shard: id, news };
+                    self.lanes[lane].outputs.push(Output::FeedReceipt(receipt));
                 }
             }
             shard.changes.inboxes = consumed;
@@ -181,7 +180,7 @@ impl Kernel {
         }
         self.forget_activations(index);
         for (feed, shard) in lost_feeds {
-            self.tell_feed(feed, shard, &FeedNews::Lost, None);
+            self.lose_feed(feed, shard);
         }
         self.settle_voided(before.accepted);
     }

@@ -3,7 +3,7 @@
 use crate::{
     activation::{Listener, ReplyTo, Slot},
     error::Refusal,
-    feeds::FeedId,
+    feeds::{DropStep, FeedId, FeedIdentity, FeedQuestion},
     message::{Envelope, RequestId},
     placement::ShardId,
     requests::{Acknowledged, Reply},
@@ -81,6 +81,17 @@ pub enum Event {
         /// Where its receipts go.
         to: ReplyTo,
     },
+    /// A feed asks a shard before it sends there. An answer that does not come was lost: ask again.
+    AskFeed {
+        /// The feed, opened before.
+        feed: FeedId,
+        /// The shard.
+        shard: ShardId,
+        /// What it asks.
+        question: FeedQuestion,
+        /// As in [`Event::OpenFeed`].
+        to: ReplyTo,
+    },
     /// A feed has ended.
     CloseFeed {
         /// The feed.
@@ -144,6 +155,24 @@ pub enum Event {
         number: u64,
         /// The message to try again; `None` drops it.
         retry: Option<Envelope>,
+        /// Who is told.
+        to: ReplyTo,
+    },
+    /// An operator drops a feed, step by step.
+    DropFeed {
+        /// The shard that is to take the step.
+        shard: ShardId,
+        /// Name of the feed.
+        name: Arc<str>,
+        /// The step.
+        step: DropStep,
+        /// Who is told.
+        to: ReplyTo,
+    },
+    /// An operator asks which entities are stuck; the reply's body is a [`StuckPage`](super::StuckPage).
+    ListStuck {
+        /// Where to go on: 0 at first, then [`StuckPage::next`](super::StuckPage::next).
+        from: u64,
         /// Who is told.
         to: ReplyTo,
     },
@@ -265,17 +294,28 @@ pub struct FeedReceipt {
 /// What a [`FeedReceipt`] says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FeedNews {
-    /// Durably consumed up to `through`, where the feed's own number is `own`.
+    /// Durably consumed up to `through`, and judged to be what this feed has sent.
     Durable {
         /// Number in the feed's stream to the shard.
         through: u64,
-        /// The feed's own number there.
-        own: u64,
     },
     /// Something is missing or there was no room: send again from here on.
     SendFrom(u64),
-    /// The shard's memory was lost: send again from the first that is not known to be durable.
+    /// The shard's memory was lost: send again from the first that is not known to be durable, or ask again.
     Lost,
+    /// The feed has its name, durably.
+    Claimed,
+    /// Another input has the name.
+    ClaimedBy(FeedIdentity),
+    /// To one that goes on: this much is durable.
+    Resumed {
+        /// Number in the feed's stream to the shard; the next is one higher.
+        floor: u64,
+        /// The feed's own number there; what is not above it is durable.
+        own: u64,
+        /// The claim on the name lies in this shard.
+        claimed: bool,
+    },
     /// Another input was sent under this name. `number` is where they part, `own` the feed's own number there.
     Collision {
         /// Number in the feed's stream to the shard.

@@ -3,12 +3,16 @@
 use super::{Arrival, ImageTicket, Output, counters::Counts};
 use crate::{
     activation::{ReplyTo, Slot},
+    feeds::{DropStep, FeedId, FeedQuestion},
     message::Envelope,
     placement::ShardId,
     store::{LaneId, NoRoom},
     timestamp::Timestamp,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 /// The kernel's part of one lane.
 pub(super) struct LaneWork {
@@ -44,16 +48,25 @@ pub(super) struct LaneWork {
     pub(super) trim_at: Option<Timestamp>,
     /// When old replies are looked for again.
     pub(super) expire_at: Timestamp,
-    /// What operators ask for, done in the next run that has room.
+    /// What operators and feeds ask for, done in the next run that has room.
     pub(super) operations: VecDeque<Operation>,
 }
 
-/// An operator's word about a dead letter. See [`Event::DeadLetter`](super::Event::DeadLetter).
+/// What is asked of one shard, beside messages.
 pub(super) struct Operation {
     pub(super) shard: ShardId,
-    pub(super) number: u64,
-    pub(super) retry: Option<Envelope>,
+    pub(super) what: Operated,
     pub(super) to: ReplyTo,
+}
+
+/// See [`Operation`].
+pub(super) enum Operated {
+    /// See [`Event::DeadLetter`](super::Event::DeadLetter).
+    Letter { number: u64, retry: Option<Envelope> },
+    /// See [`Event::AskFeed`](super::Event::AskFeed).
+    Feed { feed: FeedId, question: FeedQuestion },
+    /// See [`Event::DropFeed`](super::Event::DropFeed).
+    DropFeed { name: Arc<str>, step: DropStep },
 }
 
 impl LaneWork {

@@ -4,7 +4,7 @@
 //! that fails for longer than a second, or is parked, lets go of its streams: its messages are consumed into its durable
 //! waiting queue, in order, and tried from there.
 
-use super::{Kernel, Operation, Outcome, Output, refusal};
+use super::{Kernel, Operated, Operation, Outcome, Output, refusal};
 use crate::{
     activation::{Activation, Behind, Mail, Origin, Phase, Slot, Trouble, Waiting},
     error::{Bound, Refusal},
@@ -354,7 +354,11 @@ impl Kernel {
     pub(super) fn run_operations(&mut self, lane: usize, room: Result<(), NoRoom>) {
         while room.is_err() || self.batch_room(lane) > 0 {
             let Some(operation) = self.lanes[lane].operations.pop_front() else { break };
-            let Operation { shard, to, .. } = operation;
+            let Operation { shard, ref what, to } = operation;
+            if let Operated::Feed { feed, question } = *what {
+                self.answer_feed(shard, feed, question, to, room);
+                continue;
+            }
             match room {
                 Ok(()) if self.host(shard).phase == ShardPhase::Loading => {
                     // Its lane was voided meanwhile.
@@ -398,7 +402,15 @@ impl Kernel {
 
     /// An operator tries a dead letter again, as a new message behind the entity's others, or drops it (P1).
     fn operate(&mut self, lane: usize, operation: Operation) {
-        let Operation { shard: id, number, ref retry, to } = operation;
+        let Operation { shard: id, ref what, to } = operation;
+        let (number, retry) = match what {
+            Operated::Letter { number, retry } => (*number, retry),
+            Operated::DropFeed { name, step } => {
+                self.drop_feed(lane, id, name, *step, to);
+                return;
+            }
+            Operated::Feed { .. } => unreachable!("a feed is answered before"),
+        };
         let known = self.shard(id).is_some_and(|shard| shard.dead.contains(&number));
         if !known {
             self.put_now(Output::Reply(to, Outcome::Refused(Refusal::NoDeadLetter(number))));

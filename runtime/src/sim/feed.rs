@@ -3,12 +3,16 @@
 use super::{Due, Sim, client::FEEDS_FROM};
 use crate::{
     activation::ReplyTo,
-    feeds::FeedId,
+    error::Refusal,
+    feeds::{FeedId, FeedIdentity, FeedQuestion},
     kernel::{Arrival, Event, FeedNews, FeedReceipt, Provenance},
     message::Envelope,
     placement::ShardId,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// One of a simulation's feeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +35,13 @@ pub(super) struct SimFeed {
     to: ReplyTo,
     shards: BTreeMap<ShardId, Lines>,
     pub(super) state: FeedState,
+    identity: FeedIdentity,
+    /// It has its name; no row leaves before.
+    has_name: bool,
+    /// Shards that have not said yet where it goes on.
+    asking: BTreeSet<ShardId>,
+    /// When it asks again.
+    asked: u64,
     /// Rises with every progress; a pump planned before looks whether it was in vain.
     restarts: u32,
 }
@@ -41,6 +52,8 @@ struct Lines {
     rows: Vec<(u64, u64, Envelope)>,
     durable: u64,
     sent: u64,
+    /// The highest number it was ever told to be durable, also before its process started again.
+    told: u64,
     /// When something was last heard.
     heard: u64,
 }
@@ -63,6 +76,8 @@ impl Sim {
     /// Feeds rows, each with its own number, which must rise.
     pub(super) fn begin_feed(&mut self, name: &str, rows: Vec<(u64, Envelope)>) -> FeedTicket {
         let ticket = FeedTicket(self.feeds.len());
+        let first = rows.first().map_or((0, &[][..]), |(own, envelope)| (*own, &envelope.bytes()[..]));
+        let identity = FeedIdentity::of(first.0, first.1);
         let mut shards: BTreeMap<ShardId, Lines> = BTreeMap::new();
         for (own, envelope) in rows {
             let view = envelope.view();
@@ -71,7 +86,21 @@ impl Sim {
         }
         let to = ReplyTo { connection: FEEDS_FROM + ticket.0 as u32, slot: 0 };
         let state = if shards.is_empty() { FeedState::Done } else { FeedState::Running };
-        self.feeds.push(SimFeed { id: FeedId::of(name), name: name.into(), to, shards, state, restarts: 0 });
+        let (id, name) = (FeedId::of(name), name.into());
+        let asked = 0;
+        let feed = SimFeed {
+            id,
+            name,
+            to,
+            shards,
+            state,
+            identity,
+            has_name: false,
+            asking: BTreeSet::new(),
+            asked,
+            restarts: 0,
+        };
+        self.feeds.push(feed);
         self.open_feed(ticket);
         self.plan(0, Due::Pump { feed: ticket });
         ticket
@@ -87,6 +116,46 @@ impl Sim {
             let name = Arc::clone(&name);
             self.step_worker(worker, Event::OpenFeed { feed: id, name, to });
         }
+    }
+
+    /// Asks where the feed goes on, or for its name, where it was not asked before or for long without an answer.
+    fn ask_shards(&mut self, ticket: FeedTicket) {
+        let now = self.now;
+        let feed = &mut self.feeds[ticket.0];
+        if self.node.is_none() || now < feed.asked {
+            return;
+        }
+        feed.asked = now + PATIENCE;
+        let (id, to) = (feed.id, feed.to);
+        let (question, shards) = if feed.asking.is_empty() {
+            (FeedQuestion::Claim(feed.identity), vec![self.layout.place(id.hash())])
+        } else {
+            (FeedQuestion::Resume, feed.asking.iter().copied().collect())
+        };
+        for shard in shards {
+            if self.node.is_some() {
+                self.step_worker(self.worker_of(shard), Event::AskFeed { feed: id, shard, question, to });
+            }
+        }
+    }
+
+    /// The process that feeds starts again. It knows nothing of what was durable, and sends its input from the start or asks
+    /// the shards.
+    fn restart_feed(&mut self, ticket: FeedTicket) {
+        self.close_feed(ticket.0);
+        let resumes = self.random.chance(500);
+        let feed = &mut self.feeds[ticket.0];
+        feed.restarts += 1;
+        self.seen.feeds_restarted += 1;
+        // Only the right input has its name; another one would go on where the right one stopped.
+        if feed.has_name && resumes {
+            feed.asking = self.layout.iter().collect();
+        }
+        (feed.has_name, feed.asked) = (false, 0);
+        for lines in feed.shards.values_mut() {
+            (lines.durable, lines.sent) = (0, 0);
+        }
+        self.open_feed(ticket);
     }
 
     /// A node that starts knows no feed.
@@ -105,15 +174,16 @@ impl Sim {
             return;
         }
         let restarts = !self.healed && self.random.chance(10);
-        let feed = &mut self.feeds[ticket.0];
-        if restarts && feed.restarts < 3 {
-            // The process that feeds starts again and knows nothing of what was durable.
-            feed.restarts += 1;
-            self.seen.feeds_restarted += 1;
-            for lines in feed.shards.values_mut() {
-                (lines.durable, lines.sent) = (0, 0);
-            }
+        if restarts && self.feeds[ticket.0].restarts < 3 {
+            self.restart_feed(ticket);
         }
+        if !self.feeds[ticket.0].has_name || !self.feeds[ticket.0].asking.is_empty() {
+            self.ask_shards(ticket);
+            let pause = self.random.between(5_000, 50_000);
+            self.plan(pause, Due::Pump { feed: ticket });
+            return;
+        }
+        let feed = &mut self.feeds[ticket.0];
         let mut arrivals = Vec::new();
         let (id, to) = (feed.id, feed.to);
         // Another shard first each time, for the first may take all the room.
@@ -152,10 +222,11 @@ impl Sim {
         let at = (receipt.to.connection - FEEDS_FROM) as usize;
         self.trace.note(self.now, format_args!("feed {at} is told {receipt:?}"));
         let now = self.now;
+        let home = self.layout.place(self.feeds[at].id.hash());
         let feed = &mut self.feeds[at];
         let lines = feed.shards.entry(receipt.shard).or_default();
         match receipt.news {
-            FeedNews::Durable { through, .. } => {
+            FeedNews::Durable { through } => {
                 // Another feed of this name may have fed more. What this one has not sent it cannot skip: whether its
                 // input is the same is judged by its first row.
                 let through = through.min(lines.sent);
@@ -163,6 +234,7 @@ impl Sim {
                     lines.durable = through;
                     lines.heard = now;
                 }
+                lines.told = lines.told.max(through);
             }
             FeedNews::SendFrom(number) => {
                 self.seen.feeds_sent_back += 1;
@@ -171,6 +243,38 @@ impl Sim {
             FeedNews::Lost => {
                 self.seen.feeds_lost += 1;
                 lines.sent = lines.durable;
+                if receipt.shard == home || feed.asking.contains(&receipt.shard) {
+                    feed.asked = 0;
+                }
+            }
+            FeedNews::Claimed => feed.has_name = true,
+            FeedNews::Resumed { floor, own, claimed } => {
+                if !feed.asking.remove(&receipt.shard) {
+                    return;
+                }
+                feed.has_name |= claimed;
+                let is_known =
+                    floor == 0 || lines.rows.get(floor as usize - 1).is_some_and(|(known, ..)| *known == own);
+                if floor < lines.told || !is_known {
+                    let text = format!("feed {at} was told {floor} and {own} in {}", receipt.shard);
+                    self.fail(&text);
+                }
+                (lines.durable, lines.sent, lines.told) = (floor, floor, floor);
+                self.seen.feeds_resumed += 1;
+            }
+            // Another feed of the name goes on as well: this one sends its input from the start.
+            FeedNews::Refused(Refusal::FeedOpen(_)) => feed.asking.clear(),
+            FeedNews::ClaimedBy(holder) => {
+                if feed.state == FeedState::Running {
+                    feed.state = FeedState::Collided;
+                    let is_own = holder == feed.identity;
+                    self.seen.feeds_refused_name += 1;
+                    self.close_feed(at);
+                    if is_own {
+                        self.fail(&format!("feed {at} was refused its own name"));
+                    }
+                }
+                return;
             }
             FeedNews::Collision { .. } => {
                 if feed.state == FeedState::Running {
@@ -187,11 +291,15 @@ impl Sim {
         let done = feed.shards.values().all(|lines| lines.durable == lines.rows.len() as u64);
         if done && feed.state == FeedState::Running {
             feed.state = FeedState::Done;
-            let (feed, to) = (feed.id, feed.to);
-            if self.node.is_some() {
-                for worker in 0..self.workers {
-                    self.step_worker(worker, Event::CloseFeed { feed, to });
-                }
+            self.close_feed(at);
+        }
+    }
+
+    fn close_feed(&mut self, at: usize) {
+        let (feed, to) = (self.feeds[at].id, self.feeds[at].to);
+        if self.node.is_some() {
+            for worker in 0..self.workers {
+                self.step_worker(worker, Event::CloseFeed { feed, to });
             }
         }
     }

@@ -94,10 +94,14 @@ seen! {
     feeds_sent_back,
     /// Feeds told that their shard's memory was lost.
     feeds_lost,
-    /// Feeds refused as another input under a known name.
+    /// Feeds refused their name, as another input has it.
+    feeds_refused_name,
+    /// Feeds of which a row was found to be another input's.
     feeds_collided,
     /// Feeds that began again from their first row.
     feeds_restarted,
+    /// Shards that told a feed where to go on.
+    feeds_resumed,
     /// Messages recognised as repeats.
     duplicates,
     /// Turns that rejected their message.
