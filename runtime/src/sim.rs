@@ -50,6 +50,7 @@
 //! * One node; the network between nodes comes with the cluster.
 //! * Turns are pure by contract. A handler that reads a clock or a global breaks the repetition, and nothing else.
 
+mod builder;
 mod client;
 mod faults;
 mod feed;
@@ -60,6 +61,7 @@ mod seen;
 mod storage;
 mod trace;
 
+pub use builder::Builder;
 pub use client::Ticket;
 pub use faults::{FaultClass, Faults};
 pub use feed::{FeedState, FeedTicket};
@@ -68,7 +70,7 @@ pub use seen::Seen;
 
 use crate::{
     activation::ReplyTo,
-    entity::{Answers, Entity, EntityRef, Handle, KindOf, Query},
+    entity::{Answers, Entity, EntityRef, Handle, Query},
     error::AskError,
     kernel::{Arrival, Event, FeedReceipt, ImageTicket, Outcome},
     kinds::Kinds,
@@ -77,7 +79,7 @@ use crate::{
     placement::{ShardId, Shards},
     requests::ReplyClass,
     shard::{LetterRow, OutboxPart, OutboxTicket},
-    store::{LaneId, NoRoom, RowType},
+    store::{LaneId, RowType},
     timestamp::Timestamp,
 };
 use client::{Call, Caller, Way};
@@ -169,197 +171,10 @@ pub struct Sim {
     crash_cuts_power: bool,
 }
 
-/// Sets up a [`Sim`].
-pub struct Builder {
-    seed: u64,
-    random: Random,
-    kinds: Kinds,
-    limits: Limits,
-    shards: u32,
-    workers: usize,
-    store: StoreChoice,
-    faults: Faults,
-    sink: Option<trace::Sink>,
-}
-
-#[derive(Clone, Copy)]
-enum StoreChoice {
-    Memory { lanes: u32, lagging: bool },
-    Embedded { segment_bytes: u64, segments: u64 },
-}
-
-impl Builder {
-    /// Registers a kind of entity.
-    ///
-    /// # Panics
-    /// One of its name is registered.
-    pub fn entity<E: Entity>(mut self) -> Self {
-        assert!(self.kinds.register(Box::new(KindOf::<E>::new())), "kind `{}` is registered twice", E::KIND);
-        self
-    }
-
-    /// How many shards there are, a power of two. Default 4.
-    pub fn shards(mut self, shards: u32) -> Self {
-        self.shards = shards;
-        self
-    }
-
-    /// How many workers there are. Default 2.
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
-        self
-    }
-
-    /// On a memory store whose lanes fail independently. The default, with one lane.
-    pub fn lanes(mut self, lanes: u32) -> Self {
-        self.store = StoreChoice::Memory { lanes, lagging: false };
-        self
-    }
-
-    /// As [`Builder::lanes`], with what is committed becoming loadable only by and by.
-    pub fn lagging_lanes(mut self, lanes: u32) -> Self {
-        self.store = StoreChoice::Memory { lanes, lagging: true };
-        self
-    }
-
-    /// On the embedded store, whose disk loses what was not synced.
-    pub fn embedded(mut self) -> Self {
-        self.store = StoreChoice::Embedded { segment_bytes: 256 << 10, segments: 6 };
-        self
-    }
-
-    /// The bounds. Default: small ones, picked by the seed.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// Changes some of the bounds.
-    pub fn with_limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
-        change(&mut self.limits);
-        self
-    }
-
-    /// The faults. Default: picked by the seed.
-    pub fn faults(mut self, faults: Faults) -> Self {
-        self.faults = faults;
-        self
-    }
-
-    /// No faults but those asked for.
-    pub fn calm(self) -> Self {
-        self.faults(Faults::none())
-    }
-
-    /// Gives a line for everything that happens, when it happens.
-    pub fn traced(mut self, sink: impl FnMut(&str) + 'static) -> Self {
-        self.sink = Some(Box::new(sink));
-        self
-    }
-
-    /// Starts the node and lets it serve.
-    ///
-    /// # Panics
-    /// The number of shards is not a power of two.
-    pub fn start(mut self) -> Sim {
-        let random = &mut self.random;
-        let layout = Shards::new(self.shards).expect("the number of shards is a power of two");
-        let storage = match self.store {
-            StoreChoice::Memory { lanes, lagging } => Storage::memory(layout, lanes, lagging),
-            StoreChoice::Embedded { segment_bytes, segments } => {
-                Storage::embedded(layout, random.draw(), segment_bytes, segments)
-            }
-        };
-        let mut trace = Trace::new();
-        if let Some(sink) = self.sink {
-            trace.write_to(sink);
-        }
-        let mut sim = Sim {
-            seed: self.seed,
-            now: 0,
-            clock_ahead: CLOCK_JUMP_MAX / 2,
-            schedule: Schedule::new(),
-            trace,
-            seen: Seen::default(),
-            kinds: Arc::new(self.kinds),
-            limits: self.limits,
-            layout,
-            workers: self.workers,
-            faults: self.faults,
-            healed: false,
-            storage,
-            node: None,
-            life: 0,
-            callers: Vec::new(),
-            calls: Vec::new(),
-            open_calls: 0,
-            feeds: Vec::new(),
-            slow_until: 0,
-            tick_every: random.pick(&[10_000, 25_000, 50_000]),
-            run_pause: random.pick(&[10, 200, 2_000]),
-            commit_pause: random.pick(&[100, 2_000, 10_000]),
-            load_pause: random.pick(&[100, 2_000, 20_000]),
-            transit_pause: random.pick(&[10, 1_000, 10_000]),
-            maintain_every: random.pick(&[10_000, 100_000, 1_000_000]),
-            restart_pause: random.pick(&[2_000, 200_000, 1_000_000]),
-            crash_cuts_power: random.chance(700),
-            random: self.random,
-        };
-        sim.boot();
-        if !sim.faults.classes.is_empty() {
-            sim.plan_fault();
-        }
-        sim
-    }
-}
-
-/// Small bounds, so that every one is met: the seed picks how small.
-fn limits_by_seed(random: &mut Random) -> Limits {
-    let mut limits = Limits {
-        message_len_max: 4 << 10,
-        state_len_max: 32 << 10,
-        turn_len_max: 16 << 10,
-        resend_after: Duration::from_millis(random.pick(&[50, 200, 1_000])),
-        trim_after: Duration::from_millis(random.pick(&[50, 200, 1_000])),
-        retry_after: Duration::from_millis(random.pick(&[5, 20, 100])),
-        failing_for_max: Duration::from_millis(random.pick(&[0, 50, 1_000])),
-        ..Limits::default()
-    };
-    limits.mailbox_len_max = random.pick(&[1, 4, 64, 1_024]);
-    limits.turns_in_row_max = random.pick(&[1, 2, 64]);
-    limits.intake_bytes_max = random.pick(&[1 << 10, 16 << 10, 16 << 20]);
-    limits.batch_len = random.pick(&[100, 1 << 10, 8 << 10]);
-    limits.undurable_bytes_max = random.pick(&[1, 4 << 10, 1 << 20]);
-    limits.stream_window = random.pick(&[1, 3, 64]);
-    limits.outbox_bytes_max = random.pick(&[500, 64 << 10, 16 << 20]);
-    limits.outbox_memory_max = random.pick(&[1, 4 << 10, 16 << 20]);
-    limits.activation_bytes_max = random.pick(&[3 << 10, 16 << 10, 16 << 20]);
-    limits.idle_after = Duration::from_secs(random.pick(&[1, 600]));
-    limits.replies_max = random.pick(&[24, 65_536]);
-    limits.reply_bytes_max = random.pick(&[100, 64 << 20]);
-    limits.reply_retention = Duration::from_mins(1);
-    limits.waiting_len_max = random.pick(&[2, 16_384]);
-    limits.tries_max = random.pick(&[2, 6]);
-    limits
-}
-
 impl Sim {
     /// Sets up a simulation. Everything not set is picked by the seed.
     pub fn builder(seed: u64) -> Builder {
-        let mut random = Random::new(seed);
-        let limits = limits_by_seed(&mut random);
-        let faults = Faults::by_seed(&mut random);
-        Builder {
-            seed,
-            random,
-            kinds: Kinds::default(),
-            limits,
-            shards: 4,
-            workers: 2,
-            store: StoreChoice::Memory { lanes: 1, lagging: false },
-            faults,
-            sink: None,
-        }
+        Builder::by_seed(seed)
     }
 
     /// The seed's own chance, for the test's decisions.
@@ -639,94 +454,6 @@ impl Sim {
             Due::Pump { feed } => self.pump(feed),
             Due::ReleaseRoom => self.release_room(),
             Due::ReleaseDisk => self.release_disk(),
-        }
-    }
-
-    fn plan_fault(&mut self) {
-        let pause = self.random.between(1, 2 * self.faults.pause);
-        self.plan(pause, Due::Fault);
-    }
-
-    fn fault(&mut self) {
-        if self.healed {
-            return;
-        }
-        let class = self.random.pick(&self.faults.classes.clone());
-        self.trace.note(self.now, format_args!("fault {class:?}"));
-        let lanes = self.node.as_ref().map_or(0, |node| node.lanes.len() as u64);
-        let lane = LaneId(self.random.below(lanes) as u32);
-        let memory = match &self.storage {
-            Storage::Memory { faults, .. } => Some(faults.clone()),
-            Storage::Embedded { .. } => None,
-        };
-        let disk = match &self.storage {
-            Storage::Embedded { disk, .. } => Some(disk.clone()),
-            Storage::Memory { .. } => None,
-        };
-        let nth = self.random.between(1, 40);
-        match (class, memory, disk) {
-            (FaultClass::Crash, ..) => {
-                let power = self.random.chance(700);
-                self.kill(power);
-            }
-            (FaultClass::CrashInDisk, _, Some(disk)) => disk.crash_at(nth),
-            (FaultClass::CommitFatal, _, Some(disk)) => disk.fail_sync_at(nth),
-            (FaultClass::CommitFatal, Some(faults), _) => faults.die(lane),
-            (FaultClass::CommitFailed, Some(faults), _) => faults.fail(lane),
-            (FaultClass::CommitUnknown, Some(faults), _) => {
-                let applied = self.random.chance(500);
-                faults.unknown(lane, applied);
-            }
-            (FaultClass::Fenced, Some(faults), _) => {
-                let shard = ShardId(self.random.below(u64::from(self.layout.count())) as u32);
-                faults.advance_epoch(shard);
-            }
-            (FaultClass::LaneHung, Some(faults), _) => {
-                self.seen.lanes_hung += 1;
-                faults.hang(lane);
-                let pause = self.random.between(1_000, 1_500_000);
-                self.plan(pause, Due::ReleaseRoom);
-            }
-            (FaultClass::NoRoom, Some(faults), _) => {
-                let why = self.random.pick(&[NoRoom::LogTail, NoRoom::DiskFull]);
-                faults.refuse_room(lane, Some(why));
-                let pause = self.random.between(1_000, 1_000_000);
-                self.plan(pause, Due::ReleaseRoom);
-            }
-            (FaultClass::NoRoom, _, Some(disk)) => {
-                disk.set_capacity(Some(disk.used()));
-                let pause = self.random.between(1_000, 1_000_000);
-                self.plan(pause, Due::ReleaseDisk);
-            }
-            (FaultClass::Clock, ..) => {
-                let ahead = self.random.below(CLOCK_JUMP_MAX / 4);
-                if self.random.chance(500) && self.clock_ahead + ahead <= CLOCK_JUMP_MAX {
-                    self.seen.clock_forward += 1;
-                    self.clock_ahead += ahead;
-                } else {
-                    self.seen.clock_back += 1;
-                    self.clock_ahead -= ahead.min(self.clock_ahead);
-                }
-            }
-            (FaultClass::Slow, ..) => self.slow_until = self.now + self.random.below(1_000_000),
-            _ => {}
-        }
-        self.plan_fault();
-    }
-
-    fn release_room(&mut self) {
-        if let Storage::Memory { faults, .. } = &self.storage {
-            let lanes = self.node.as_ref().map_or(0, |node| node.lanes.len() as u32);
-            for lane in (0..lanes).map(LaneId) {
-                faults.release(lane);
-                faults.refuse_room(lane, None);
-            }
-        }
-    }
-
-    fn release_disk(&mut self) {
-        if let Storage::Embedded { disk, .. } = &self.storage {
-            disk.set_capacity(None);
         }
     }
 }

@@ -1,6 +1,10 @@
-//! Which faults a simulation meets, and how often.
+//! The faults of a simulation: which it meets, how often, and what each does.
 
-use super::random::Random;
+use super::{CLOCK_JUMP_MAX, Due, Sim, random::Random, storage::Storage};
+use crate::{
+    placement::ShardId,
+    store::{LaneId, NoRoom},
+};
 
 /// The classes of faults. A run meets a random subset, so that they also meet one another alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,5 +77,95 @@ impl Faults {
         let classes: Vec<_> = FaultClass::ALL.into_iter().filter(|_| random.chance(350)).collect();
         let pause = random.pick(&[50, 150, 500, 2_000]);
         Self::of(&classes, pause)
+    }
+}
+
+impl Sim {
+    pub(super) fn plan_fault(&mut self) {
+        let pause = self.random.between(1, 2 * self.faults.pause);
+        self.plan(pause, Due::Fault);
+    }
+
+    pub(super) fn fault(&mut self) {
+        if self.healed {
+            return;
+        }
+        let class = self.random.pick(&self.faults.classes.clone());
+        self.trace.note(self.now, format_args!("fault {class:?}"));
+        let lanes = self.node.as_ref().map_or(0, |node| node.lanes.len() as u64);
+        let lane = LaneId(self.random.below(lanes) as u32);
+        let memory = match &self.storage {
+            Storage::Memory { faults, .. } => Some(faults.clone()),
+            Storage::Embedded { .. } => None,
+        };
+        let disk = match &self.storage {
+            Storage::Embedded { disk, .. } => Some(disk.clone()),
+            Storage::Memory { .. } => None,
+        };
+        let nth = self.random.between(1, 40);
+        match (class, memory, disk) {
+            (FaultClass::Crash, ..) => {
+                let power = self.random.chance(700);
+                self.kill(power);
+            }
+            (FaultClass::CrashInDisk, _, Some(disk)) => disk.crash_at(nth),
+            (FaultClass::CommitFatal, _, Some(disk)) => disk.fail_sync_at(nth),
+            (FaultClass::CommitFatal, Some(faults), _) => faults.die(lane),
+            (FaultClass::CommitFailed, Some(faults), _) => faults.fail(lane),
+            (FaultClass::CommitUnknown, Some(faults), _) => {
+                let applied = self.random.chance(500);
+                faults.unknown(lane, applied);
+            }
+            (FaultClass::Fenced, Some(faults), _) => {
+                let shard = ShardId(self.random.below(u64::from(self.layout.count())) as u32);
+                faults.advance_epoch(shard);
+            }
+            (FaultClass::LaneHung, Some(faults), _) => {
+                self.seen.lanes_hung += 1;
+                faults.hang(lane);
+                let pause = self.random.between(1_000, 1_500_000);
+                self.plan(pause, Due::ReleaseRoom);
+            }
+            (FaultClass::NoRoom, Some(faults), _) => {
+                let why = self.random.pick(&[NoRoom::LogTail, NoRoom::DiskFull]);
+                faults.refuse_room(lane, Some(why));
+                let pause = self.random.between(1_000, 1_000_000);
+                self.plan(pause, Due::ReleaseRoom);
+            }
+            (FaultClass::NoRoom, _, Some(disk)) => {
+                disk.set_capacity(Some(disk.used()));
+                let pause = self.random.between(1_000, 1_000_000);
+                self.plan(pause, Due::ReleaseDisk);
+            }
+            (FaultClass::Clock, ..) => {
+                let ahead = self.random.below(CLOCK_JUMP_MAX / 4);
+                if self.random.chance(500) && self.clock_ahead + ahead <= CLOCK_JUMP_MAX {
+                    self.seen.clock_forward += 1;
+                    self.clock_ahead += ahead;
+                } else {
+                    self.seen.clock_back += 1;
+                    self.clock_ahead -= ahead.min(self.clock_ahead);
+                }
+            }
+            (FaultClass::Slow, ..) => self.slow_until = self.now + self.random.below(1_000_000),
+            _ => {}
+        }
+        self.plan_fault();
+    }
+
+    pub(super) fn release_room(&mut self) {
+        if let Storage::Memory { faults, .. } = &self.storage {
+            let lanes = self.node.as_ref().map_or(0, |node| node.lanes.len() as u32);
+            for lane in (0..lanes).map(LaneId) {
+                faults.release(lane);
+                faults.refuse_room(lane, None);
+            }
+        }
+    }
+
+    pub(super) fn release_disk(&mut self) {
+        if let Storage::Embedded { disk, .. } = &self.storage {
+            disk.set_capacity(None);
+        }
     }
 }

@@ -1,0 +1,206 @@
+//! Setting up a simulation: what the test fixes, and what the seed picks for the rest.
+
+use super::{
+    CLOCK_JUMP_MAX, Faults, Random, Seen, Sim,
+    schedule::Schedule,
+    storage::Storage,
+    trace::{self, Trace},
+};
+use crate::{
+    entity::{Entity, KindOf},
+    kinds::Kinds,
+    limits::Limits,
+    placement::Shards,
+};
+use std::{sync::Arc, time::Duration};
+
+/// Sets up a [`Sim`].
+pub struct Builder {
+    seed: u64,
+    random: Random,
+    kinds: Kinds,
+    limits: Limits,
+    shards: u32,
+    workers: usize,
+    store: StoreChoice,
+    faults: Faults,
+    sink: Option<trace::Sink>,
+}
+
+#[derive(Clone, Copy)]
+enum StoreChoice {
+    Memory { lanes: u32, lagging: bool },
+    Embedded { segment_bytes: u64, segments: u64 },
+}
+
+impl Builder {
+    pub(super) fn by_seed(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let limits = limits_by_seed(&mut random);
+        let faults = Faults::by_seed(&mut random);
+        Self {
+            seed,
+            random,
+            kinds: Kinds::default(),
+            limits,
+            shards: 4,
+            workers: 2,
+            store: StoreChoice::Memory { lanes: 1, lagging: false },
+            faults,
+            sink: None,
+        }
+    }
+
+    /// Registers a kind of entity.
+    ///
+    /// # Panics
+    /// One of its name is registered.
+    pub fn entity<E: Entity>(mut self) -> Self {
+        assert!(self.kinds.register(Box::new(KindOf::<E>::new())), "kind `{}` is registered twice", E::KIND);
+        self
+    }
+
+    /// How many shards there are, a power of two. Default 4.
+    pub fn shards(mut self, shards: u32) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// How many workers there are. Default 2.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// On a memory store whose lanes fail independently. The default, with one lane.
+    pub fn lanes(mut self, lanes: u32) -> Self {
+        self.store = StoreChoice::Memory { lanes, lagging: false };
+        self
+    }
+
+    /// As [`Builder::lanes`], with what is committed becoming loadable only by and by.
+    pub fn lagging_lanes(mut self, lanes: u32) -> Self {
+        self.store = StoreChoice::Memory { lanes, lagging: true };
+        self
+    }
+
+    /// On the embedded store, whose disk loses what was not synced.
+    pub fn embedded(mut self) -> Self {
+        self.store = StoreChoice::Embedded { segment_bytes: 256 << 10, segments: 6 };
+        self
+    }
+
+    /// The bounds. Default: small ones, picked by the seed.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Changes some of the bounds.
+    pub fn with_limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    /// The faults. Default: picked by the seed.
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// No faults but those asked for.
+    pub fn calm(self) -> Self {
+        self.faults(Faults::none())
+    }
+
+    /// Gives a line for everything that happens, when it happens.
+    pub fn traced(mut self, sink: impl FnMut(&str) + 'static) -> Self {
+        self.sink = Some(Box::new(sink));
+        self
+    }
+
+    /// Starts the node and lets it serve.
+    ///
+    /// # Panics
+    /// The number of shards is not a power of two.
+    pub fn start(mut self) -> Sim {
+        let random = &mut self.random;
+        let layout = Shards::new(self.shards).expect("the number of shards is a power of two");
+        let storage = match self.store {
+            StoreChoice::Memory { lanes, lagging } => Storage::memory(layout, lanes, lagging),
+            StoreChoice::Embedded { segment_bytes, segments } => {
+                Storage::embedded(layout, random.draw(), segment_bytes, segments)
+            }
+        };
+        let mut trace = Trace::new();
+        if let Some(sink) = self.sink {
+            trace.write_to(sink);
+        }
+        let mut sim = Sim {
+            seed: self.seed,
+            now: 0,
+            clock_ahead: CLOCK_JUMP_MAX / 2,
+            schedule: Schedule::new(),
+            trace,
+            seen: Seen::default(),
+            kinds: Arc::new(self.kinds),
+            limits: self.limits,
+            layout,
+            workers: self.workers,
+            faults: self.faults,
+            healed: false,
+            storage,
+            node: None,
+            life: 0,
+            callers: Vec::new(),
+            calls: Vec::new(),
+            open_calls: 0,
+            feeds: Vec::new(),
+            slow_until: 0,
+            tick_every: random.pick(&[10_000, 25_000, 50_000]),
+            run_pause: random.pick(&[10, 200, 2_000]),
+            commit_pause: random.pick(&[100, 2_000, 10_000]),
+            load_pause: random.pick(&[100, 2_000, 20_000]),
+            transit_pause: random.pick(&[10, 1_000, 10_000]),
+            maintain_every: random.pick(&[10_000, 100_000, 1_000_000]),
+            restart_pause: random.pick(&[2_000, 200_000, 1_000_000]),
+            crash_cuts_power: random.chance(700),
+            random: self.random,
+        };
+        sim.boot();
+        if !sim.faults.classes.is_empty() {
+            sim.plan_fault();
+        }
+        sim
+    }
+}
+
+/// Small bounds, so that every one is met: the seed picks how small.
+fn limits_by_seed(random: &mut Random) -> Limits {
+    let mut limits = Limits {
+        message_len_max: 4 << 10,
+        state_len_max: 32 << 10,
+        turn_len_max: 16 << 10,
+        resend_after: Duration::from_millis(random.pick(&[50, 200, 1_000])),
+        trim_after: Duration::from_millis(random.pick(&[50, 200, 1_000])),
+        retry_after: Duration::from_millis(random.pick(&[5, 20, 100])),
+        failing_for_max: Duration::from_millis(random.pick(&[0, 50, 1_000])),
+        ..Limits::default()
+    };
+    limits.mailbox_len_max = random.pick(&[1, 4, 64, 1_024]);
+    limits.turns_in_row_max = random.pick(&[1, 2, 64]);
+    limits.intake_bytes_max = random.pick(&[1 << 10, 16 << 10, 16 << 20]);
+    limits.batch_len = random.pick(&[100, 1 << 10, 8 << 10]);
+    limits.undurable_bytes_max = random.pick(&[1, 4 << 10, 1 << 20]);
+    limits.stream_window = random.pick(&[1, 3, 64]);
+    limits.outbox_bytes_max = random.pick(&[500, 64 << 10, 16 << 20]);
+    limits.outbox_memory_max = random.pick(&[1, 4 << 10, 16 << 20]);
+    limits.activation_bytes_max = random.pick(&[3 << 10, 16 << 10, 16 << 20]);
+    limits.idle_after = Duration::from_secs(random.pick(&[1, 600]));
+    limits.replies_max = random.pick(&[24, 65_536]);
+    limits.reply_bytes_max = random.pick(&[100, 64 << 20]);
+    limits.reply_retention = Duration::from_mins(1);
+    limits.waiting_len_max = random.pick(&[2, 16_384]);
+    limits.tries_max = random.pick(&[2, 6]);
+    limits
+}
