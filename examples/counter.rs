@@ -8,24 +8,21 @@
 use entity_runtime::prelude::*;
 
 #[derive(Entity, Default, Serialize, Deserialize)]
-#[entity(kind = "counter", handles(Add))]
+#[entity(kind = "counter", handles(Hit))]
 struct Counter {
     count: u64,
 }
 
 #[derive(Message, Serialize, Deserialize)]
 #[message(reply = u64)]
-struct Add {
-    by: u64,
-}
+struct Hit;
 
-impl Handle<Add> for Counter {
-    fn handle(&mut self, add: Add, ctx: &mut Context<'_, Self>) -> u64 {
+impl Handle<Hit> for Counter {
+    fn handle(&mut self, _: Hit, ctx: &mut Context<'_, Self>) -> u64 {
         if ctx.key() != "total" {
-            // One commit holds the new count, this message and the reply; the message takes effect once.
-            ctx.send(Counter::at("total"), Add { by: add.by });
+            ctx.send(Counter::at("total"), Hit); // part of this turn's commit; it takes effect once
         }
-        self.count += add.by;
+        self.count += 1;
         self.count
     }
 }
@@ -33,9 +30,8 @@ impl Handle<Add> for Counter {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let runtime = Runtime::builder().entity::<Counter>().data_dir("data/counter").start().await?;
-    // The reply comes after the commit: whatever is printed here is counted for good.
-    let count = runtime.client().ask(Counter::at("visits"), Add { by: 1 }).await?;
-    println!("visits: {count}");
+    // The reply comes after the commit: whatever is printed is counted for good.
+    println!("visits: {}", runtime.client().ask(Counter::at("visits"), Hit).await?);
     runtime.shutdown().await;
     Ok(())
 }
