@@ -47,6 +47,9 @@ struct Arguments {
     /// Fill a store and wait to be killed: the child of the recovery section.
     #[arg(long, hide = true)]
     fill: Option<PathBuf>,
+    /// Measure memory only and say nothing else: the child of the memory section.
+    #[arg(long, hide = true)]
+    weigh: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,6 +87,9 @@ async fn main() -> Result<()> {
     if let Some(dir) = &arguments.fill {
         return recovery::fill(dir, arguments.recover, load.workers).await;
     }
+    if arguments.weigh {
+        return memory::measure(&load).await;
+    }
     let wanted = |section| arguments.only.is_empty() || arguments.only.contains(&section);
     println!("{}", machine::describe());
     println!("{} keys, {} workers, {} s a load\n", load.keys, load.workers, arguments.seconds);
@@ -101,7 +107,7 @@ async fn main() -> Result<()> {
         volatile::measure(&load).await?;
     }
     if wanted(Section::Memory) {
-        memory::measure(&load).await?;
+        memory::measure_alone(&load)?;
     }
     if wanted(Section::Recovery) {
         recovery::measure(&load, arguments.recover).await?;

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::Result;
 use entity_runtime::prelude::*;
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 /// In memory before the count begins: the log's buffers, the checkpoint's rounds and cache have their size then.
 const BEFORE: u64 = 600_000;
@@ -16,6 +16,18 @@ const BEFORE: u64 = 600_000;
 const COUNTED: u64 = 600_000;
 /// The sweep lets images of idle entities go in this time.
 const IDLE: Duration = Duration::from_secs(15);
+
+/// Measures in a process of its own: what other loads left behind in this one would be taken for less.
+pub(crate) fn measure_alone(load: &Load) -> Result<()> {
+    let child = Command::new(std::env::current_exe()?)
+        .arg("--weigh")
+        .args(["--workers", &load.workers.to_string()])
+        .arg("--dir")
+        .arg(&load.dir)
+        .status()?;
+    anyhow::ensure!(child.success(), "the process that measures memory ended with {child}");
+    Ok(())
+}
 
 pub(crate) async fn measure(load: &Load) -> Result<()> {
     let state = state_bytes()?;
