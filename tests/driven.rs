@@ -4,8 +4,8 @@ use entity_runtime::{
     activation::{Listener, ReplyTo},
     entity::{Entity, Handle, KindOf},
     kernel::{
-        Action, Arrival, Event, FeedReceipt, ImageTicket, Kernel, Outcome, Output, Provenance, Receipt,
-        Submission,
+        Action, Arrival, Event, FeedReceipt, ImageTicket, Kernel, NextTurn, Outcome, Output, Provenance,
+        Receipt, Submission,
     },
     kinds::Kinds,
     limits::Limits,
@@ -50,6 +50,12 @@ pub struct Driven {
     images: Vec<(usize, Vec<ImageTicket>)>,
     /// How often messages of an outbox were read from the store.
     pub outboxes_read: u64,
+    /// Kernels that start run their turns one at a time, as after an unclean exit, where this is set.
+    pub careful: bool,
+    /// The messages named before their turns then, in order, and which of them are given up.
+    pub suspects: Vec<u64>,
+    /// See `suspects`.
+    pub condemned: Option<u64>,
     /// Requests say that their client has the replies up to here.
     pub acknowledged: u64,
     /// Whether the store grants room.
@@ -116,6 +122,9 @@ impl Driven {
             images_held: false,
             images: Vec::new(),
             outboxes_read: 0,
+            careful: false,
+            suspects: Vec::new(),
+            condemned: None,
             acknowledged: 0,
             room: Ok(()),
             durable: BTreeMap::new(),
@@ -135,7 +144,8 @@ impl Driven {
                 let hosted = layout.iter().filter(|shard| shard.0 as usize % workers == worker).collect();
                 let lane_of = |shard| self.store.lane_of(shard);
                 let (kinds, limits) = (Arc::clone(&self.kinds), self.limits.clone());
-                Kernel::new(kinds, limits, layout, hosted, lane_of, worker as u64, self.now)
+                let kernel = Kernel::new(kinds, limits, layout, hosted, lane_of, worker as u64, self.now);
+                kernel.be_careful(u64::from(self.careful))
             })
             .collect();
         for worker in 0..workers {
@@ -288,9 +298,23 @@ impl Driven {
             for lane in self.kernels[worker].lanes() {
                 if self.kernels[worker].has_work(lane) {
                     let room = self.room;
+                    if room.is_ok() {
+                        self.run_carefully(worker, lane);
+                    }
                     self.step(worker, Event::Run { lane, room });
                 }
             }
+        }
+    }
+
+    fn run_carefully(&mut self, worker: usize, lane: LaneId) {
+        while let Some(next) = self.kernels[worker].next_turn(lane) {
+            let mut condemned = None;
+            if let NextTurn::Message(digest) = next {
+                self.suspects.push(digest);
+                condemned = (self.condemned == Some(digest)).then(|| "it is a suspect".to_owned());
+            }
+            self.step(worker, Event::Turn { lane, condemned });
         }
     }
 

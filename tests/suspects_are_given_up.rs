@@ -1,8 +1,15 @@
 //! A message that ends the process is given up after three crashes, and everyone else goes on.
 
-use entity_runtime::{AskError, entity::Entity};
-use entity_runtime_tests::running::{Deed, Do, Killer, Lived, builder, id, now, small_limits};
-use std::process::{Command, Output};
+use entity_runtime::{AskError, entity::Entity, limits::Limits};
+use entity_runtime_tests::{
+    driven::{Driven, envelope, kinds, with},
+    entities::{Account, Clock, Fund, Phoenix, Poison, Set, Transfer},
+    running::{Deed, Do, Killer, Lived, builder, id, now, small_limits},
+};
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
 
 /// Restarts the process until it lives. Returns how often it died, and how it ended.
 fn live(directory: &std::path::Path, issued: &str, deed: &str) -> (usize, Vec<Output>) {
@@ -63,5 +70,59 @@ async fn a_message_that_ends_the_process_is_dead_lettered_after_three_crashes() 
         }
         assert!(!directory.path().join("suspects").exists(), "a clean end clears everyone");
         runtime.shutdown().await;
+    }
+}
+
+/// A message that lies in the store: in an outbox, in a waiting queue, as a due reminder.
+fn pending(what: &str) -> Driven {
+    let all = with::<Clock>(with::<Phoenix>(with::<Account>(kinds())));
+    let mut driven = Driven::new(all, Limits::default(), 2, 1, 1);
+    match what {
+        "outbox" => {
+            let (from, to) = (driven.key_in(Account::KIND, 0, 0), driven.key_in(Account::KIND, 1, 0));
+            driven.request(1, 1, envelope::<Account, _>(&from, &Fund { cents: 10 }), true);
+            driven.held_hands = Some(Vec::new());
+            driven.request(1, 2, envelope::<Account, _>(&from, &Transfer { to, cents: 7 }), true);
+        }
+        "waiting queue" => {
+            driven.request(1, 1, envelope::<Phoenix, _>("p", &Poison { number: 1 }), false);
+            for _ in 0..20 {
+                driven.pass(Duration::from_millis(100));
+            }
+            assert_eq!(driven.kernels[0].counters().waiting, 1);
+        }
+        _ => {
+            driven.request(1, 1, envelope::<Clock, _>("c", &Set { number: 1, millis: 5 }), true);
+        }
+    }
+    driven.settle();
+    driven
+}
+
+#[test]
+fn what_was_pending_in_the_store_is_named_before_it_runs_and_can_be_given_up() {
+    for what in ["outbox", "waiting queue", "reminder"] {
+        let mut driven = pending(what);
+        driven.careful = true;
+        // It runs, and the process ends before the commit: named the same each time.
+        for _ in 0..3 {
+            driven.restart();
+            driven.held_hands = None;
+            driven.wait(Duration::from_secs(1));
+            driven.tick();
+            // Through the door, the load of its entity, and its turn.
+            for _ in 0..5 {
+                driven.run();
+            }
+        }
+        let first = driven.suspects[0];
+        assert_eq!(driven.suspects.iter().filter(|digest| **digest == first).count(), 3, "{what}");
+        driven.condemned = Some(first);
+        driven.restart();
+        driven.pass(Duration::from_secs(1));
+        let letters = driven.dead_letters();
+        assert_eq!((letters.len(), letters[0].reason.as_str()), (1, "it is a suspect"), "{what}");
+        driven.pass(Duration::from_secs(10));
+        assert!(driven.kernels[0].is_quiet(), "{what}: {}", driven.kernels[0].unrest());
     }
 }
