@@ -104,6 +104,8 @@ struct Worker {
     lanes: Vec<LaneId>,
     events: Vec<Event>,
     patience: Patience,
+    /// Last durable batch the kernel knows of, by lane.
+    durable: Vec<u64>,
     ticked_at: Timestamp,
     ticks: u64,
     /// The store had no room for the last run of some lane.
@@ -123,6 +125,7 @@ impl Worker {
             kernel,
             events: Vec::new(),
             patience: Patience::default(),
+            durable: vec![0; seat.shared.lanes.len()],
             ticked_at: Timestamp::EPOCH,
             ticks: 0,
             without_room: false,
@@ -188,7 +191,9 @@ impl Worker {
             let progress = &intake.progress[lane.0 as usize];
             debug_assert_eq!(progress.lane, lane, "progress is kept by lane number");
             let loadable = progress.loadable(self.shared.store.loadable(lane));
-            self.event(Event::Durable { lane, through: progress.durable() }, now);
+            let through = progress.durable();
+            self.durable[lane.0 as usize] = through;
+            self.event(Event::Durable { lane, through }, now);
             if let Some(through) = loadable {
                 self.event(Event::Loadable { lane, through }, now);
             }
@@ -210,8 +215,12 @@ impl Worker {
             self.shared.store.release(lane, granted);
         }
         if !self.kernel.has_work(lane) {
-            // What is left may wait for batches to become durable; the writer wakes the worker then.
-            self.intake.progress[lane.0 as usize].blocked.store(true, Ordering::Release);
+            // What is left may wait for batches to become durable; the writer wakes the worker then. Where it was faster
+            // than this word, nobody does: look again.
+            let progress = &self.intake.progress[lane.0 as usize];
+            if progress.block() != self.durable[lane.0 as usize] {
+                self.intake.wake();
+            }
         }
         room.is_ok()
     }

@@ -106,7 +106,7 @@ pub(crate) struct LaneProgress {
     pub(crate) lane: LaneId,
     durable: AtomicU64,
     /// The worker cannot go on before more is durable.
-    pub(crate) blocked: AtomicBool,
+    blocked: AtomicBool,
     /// Positions of durable batches that loads may not find yet.
     positions: Mutex<VecDeque<(u64, Position)>>,
 }
@@ -119,13 +119,20 @@ impl LaneProgress {
 
     fn advance(&self, number: u64, position: Position) {
         // In this order, and read in the other: what can be loaded is never ahead of what is durable.
-        self.durable.store(number, Ordering::Release);
+        self.durable.store(number, Ordering::SeqCst);
         self.positions.lock().unwrap_or_else(PoisonError::into_inner).push_back((number, position));
     }
 
     /// The worker's last durable batch.
     pub(crate) fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
+    }
+
+    /// The worker sleeps until more is durable. Returns the last durable batch as it is after that was said: of a later one
+    /// it is woken.
+    pub(crate) fn block(&self) -> u64 {
+        self.blocked.store(true, Ordering::SeqCst);
+        self.durable.load(Ordering::SeqCst)
     }
 
     /// The worker's last batch that loads find, if there is news.
@@ -239,7 +246,7 @@ impl Writer {
             // A group of outputs alone lies at the place of what was durable before it: zero is before everything.
             progress.advance(submission.number, position.unwrap_or_default());
             outputs.extend(submission.outputs);
-            if progress.blocked.swap(false, Ordering::AcqRel) {
+            if progress.blocked.swap(false, Ordering::SeqCst) {
                 intake.wake();
             }
         }
