@@ -228,3 +228,98 @@ fn a_hot_entity_slows_no_stream_but_its_own() {
     driven.settle();
     assert_eq!(heard(&mut driven, &listener), BTreeMap::from([(String::new(), 10)]));
 }
+
+/// Numbers handed to the receiver since.
+fn handed(driven: &mut Driven) -> Vec<u64> {
+    driven.settle();
+    let hands = driven.held_hands.replace(Vec::new()).expect("they are held");
+    let number = |arrival: &Arrival| match arrival.from {
+        Provenance::Stream { number, .. } => number,
+        ref other => panic!("{other:?}"),
+    };
+    hands.iter().map(number).collect()
+}
+
+#[test]
+fn what_was_refused_is_handed_over_when_there_is_room_and_not_before() {
+    let mut driven = Driven::new(with::<Listener>(with::<Speaker>(kinds())), Limits::default(), 2, 1, 1);
+    let (speaker, listener) = (driven.key_in(Speaker::KIND, 0, 0), driven.key_in(Listener::KIND, 1, 0));
+    driven.held_hands = Some(Vec::new());
+    let speak = Speak { to: vec![listener], times: 6 };
+    driven.request(1, 1, envelope::<Speaker, _>(&speaker, &speak), true);
+    assert_eq!(handed(&mut driven), [1, 2, 3, 4, 5, 6]);
+    let mut tell = |through, refused_from, go_on| {
+        let receipt = Receipt { source: ShardId(0), target: ShardId(1), through, refused_from, go_on };
+        driven.step(0, entity_runtime::kernel::Event::Receipts(vec![receipt]));
+        handed(&mut driven)
+    };
+    assert_eq!(tell(0, Some(3), false), []);
+    // What was taken before the refusal becomes durable meanwhile.
+    assert_eq!(tell(2, None, false), [], "it would be refused again without a word");
+    assert_eq!(tell(0, Some(3), true), [3, 4, 5, 6]);
+    // A refusal that comes late holds nothing up.
+    assert_eq!(tell(4, None, false), []);
+    assert_eq!(tell(0, Some(4), false), []);
+    assert_eq!(tell(0, Some(5), false), []);
+    assert_eq!(tell(5, None, false), [6], "5 was taken in spite of the refusal");
+}
+
+#[test]
+fn a_receiver_that_has_room_again_says_from_where_on() {
+    let mut limits = Limits::default();
+    limits.intake_bytes_max = 1_000;
+    let mut driven = Driven::new(with::<Phoenix>(kinds()), limits, 2, 1, 1);
+    let phoenix = driven.key_in(Phoenix::KIND, 1, 0);
+    let touch = || envelope::<Phoenix, _>(&phoenix, &Touch { life: 0, remind_millis: 0 });
+    from_stream(&mut driven, 0, 1, envelope::<Phoenix, _>(&phoenix, &Poison { number: 1 }));
+    driven.settle();
+    driven.held_receipts = Some(Vec::new());
+    for number in 2..=50 {
+        from_stream(&mut driven, 0, number, touch());
+    }
+    driven.settle();
+    let told = |driven: &mut Driven| {
+        let receipts = driven.held_receipts.replace(Vec::new()).expect("they are held");
+        receipts.iter().map(|receipt| (receipt.refused_from, receipt.go_on)).collect::<Vec<_>>()
+    };
+    let refused = told(&mut driven);
+    let [(Some(from), false)] = refused[..] else { panic!("{refused:?}") };
+    assert!((3..50).contains(&from));
+    // The entity fails for a second; then what it has in memory goes into its waiting queue.
+    driven.pass(Duration::from_secs(2));
+    driven.tick();
+    assert!(told(&mut driven).contains(&(Some(from), true)));
+}
+
+#[test]
+fn a_refused_stream_goes_on_as_soon_as_there_is_room() {
+    let mut limits = Limits::default();
+    limits.intake_bytes_max = 2_000;
+    limits.turns_in_row_max = 1;
+    limits.batch_len = 200;
+    let mut driven = Driven::new(with::<Listener>(with::<Speaker>(kinds())), limits, 8, 1, 2);
+    let listeners = [driven.key_in(Listener::KIND, 1, 0), driven.key_in(Listener::KIND, 1, 1)];
+    let speakers: Vec<String> = [0, 2, 3, 4].map(|shard| driven.key_in(Speaker::KIND, shard, 0)).into();
+    for round in 1..=20 {
+        for (client, speaker) in (1..).zip(&speakers) {
+            let speak = Speak { to: listeners.to_vec(), times: 10 };
+            driven.request(client, round, envelope::<Speaker, _>(speaker, &speak), true);
+        }
+        // Receipts of what was consumed come between the refusals.
+        driven.run();
+        if !driven.pending.is_empty() {
+            driven.commit();
+        }
+    }
+    // No time passes: nothing is sent again by the clock.
+    for _ in 0..50 {
+        driven.settle();
+        driven.tick();
+    }
+    let all: BTreeMap<String, u64> = speakers.into_iter().map(|speaker| (speaker, 200)).collect();
+    for listener in &listeners {
+        assert_eq!(heard(&mut driven, listener), all);
+    }
+    let duplicates: u64 = driven.kernels.iter().map(|kernel| kernel.counters().duplicates).sum();
+    assert!(duplicates < 200, "{duplicates} of 1,600 messages were sent again though they were taken");
+}

@@ -168,6 +168,8 @@ pub struct Outbox {
     trimmed: u64,
     /// Messages behind the front are being read.
     loading: bool,
+    /// The receiver had no room from this number on, and has not said that it has again.
+    refused: Option<u64>,
 }
 
 impl Default for Outbox {
@@ -190,6 +192,7 @@ impl Outbox {
             handed: last,
             trimmed: last,
             loading: false,
+            refused: None,
         }
     }
 
@@ -291,10 +294,11 @@ impl Outbox {
         true
     }
 
-    /// The next message to hand to the receiver, within the window, marked as handed.
+    /// The next message to hand to the receiver, within the window, marked as handed. After a refusal there is none before
+    /// the receiver has room: it would be refused again, and nothing would be told of that.
     pub fn hand_next(&mut self, window: u64) -> Option<(u64, Bytes)> {
         let number = self.handed + 1;
-        if number >= self.behind_front() || number >= self.first + window {
+        if self.refused.is_some() || number >= self.behind_front() || number >= self.first + window {
             return None;
         }
         debug_assert!(self.first <= number, "an acknowledged message was handed before");
@@ -311,13 +315,22 @@ impl Outbox {
     /// Begins again behind the last acknowledged message: what was handed since may be lost.
     pub fn rewind(&mut self) {
         self.handed = self.first - 1;
+        self.refused = None;
     }
 
-    /// The receiver refused from this number on.
-    pub fn rewind_to(&mut self, refused_from: u64) {
-        if self.first <= refused_from && refused_from <= self.handed {
-            self.handed = refused_from - 1;
+    /// The receiver refused from this number on: nothing is handed over before [`Outbox::go_on`], the acknowledgement of
+    /// this number, or [`Outbox::rewind`]. A refusal of what was acknowledged or never handed is an old one and changes
+    /// nothing.
+    pub fn refuse(&mut self, from: u64) {
+        if self.first <= from && from <= self.handed {
+            self.handed = from - 1;
+            self.refused = Some(from);
         }
+    }
+
+    /// The receiver has room.
+    pub fn go_on(&mut self) {
+        self.refused = None;
     }
 
     /// Forgets messages whose consumption is durable. Returns whether any was kept until now.
@@ -335,6 +348,8 @@ impl Outbox {
             self.first += 1;
         }
         self.handed = self.handed.max(self.first - 1);
+        // What was refused has been taken since: the refusal is an old one.
+        self.refused = self.refused.filter(|refused| self.first <= *refused);
         before < self.first
     }
 

@@ -325,8 +325,15 @@ impl Kernel {
         for (source, target) in std::mem::take(&mut self.starved) {
             let inbox = self.shard(target).and_then(|shard| shard.inboxes.get(&source));
             if all || inbox.is_none_or(|inbox| self.has_room_for(inbox)) {
-                let go_on = Receipt { source, target, through: 0, refused_from: None, go_on: true };
-                self.put_now(Output::Receipt(go_on));
+                // From there on: what came since the refusal was left aside without a word.
+                let refused_from = inbox.map(|inbox| inbox.arrived() + 1);
+                self.put_now(Output::Receipt(Receipt {
+                    source,
+                    target,
+                    through: 0,
+                    refused_from,
+                    go_on: true,
+                }));
             } else {
                 self.starved.insert((source, target));
             }

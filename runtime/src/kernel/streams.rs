@@ -123,7 +123,10 @@ impl Kernel {
         let progressed = outbox.acknowledge(receipt.through);
         if let Some(from) = receipt.refused_from {
             // Again when the receiver says that it has room, or by the timer of `resend`.
-            outbox.rewind_to(from);
+            outbox.refuse(from);
+        }
+        if receipt.go_on {
+            outbox.go_on();
         }
         let (freed, forgotten) = (bytes - outbox.bytes(), in_memory - outbox.bytes_in_memory());
         let more = outbox.is_unanswered();
