@@ -180,7 +180,7 @@ impl Worker {
 
     fn event(&mut self, event: Event, now: Timestamp) {
         let actions = self.kernel.step(event, now);
-        self.perform(actions, 0);
+        self.perform(actions, None);
     }
 
     /// What has become durable or loadable since.
@@ -209,10 +209,9 @@ impl Worker {
         }
         let actions = self.kernel.step(Event::Run { lane, room }, now);
         let submits = actions.iter().any(|action| matches!(action, Action::Commit(_)));
-        let granted = if room.is_ok() { reserved } else { 0 };
-        self.perform(actions, if submits { granted } else { 0 });
-        if !submits {
-            self.shared.store.release(lane, granted);
+        self.perform(actions, (room.is_ok() && submits).then_some(reserved));
+        if room.is_ok() && !submits {
+            self.shared.store.release(lane, reserved);
         }
         if !self.kernel.has_work(lane) {
             // What is left may wait for batches to become durable; the writer wakes the worker then. Where it was faster
@@ -240,23 +239,22 @@ impl Worker {
             };
             let actions = self.kernel.step(Event::Turn { lane, condemned }, now);
             drop(running);
-            self.perform(actions, 0);
+            self.perform(actions, None);
         }
     }
 
-    fn perform(&mut self, actions: Vec<Action>, mut reserved: u64) {
+    fn perform(&mut self, actions: Vec<Action>, mut reserved: Option<u64>) {
         let shared = Arc::clone(&self.shared);
         for action in actions {
             match action {
                 Action::Commit(submission) => {
                     let lane = submission.lane.0 as usize;
-                    let mut reserved = std::mem::take(&mut reserved);
-                    if 0 < reserved {
+                    let reserved = reserved.take().map(|reserved| {
                         // What was set aside was for the largest batch there can be.
                         let used = submission.batch.bytes().len() as u64;
                         shared.store.shrink(submission.lane, reserved, used);
-                        reserved = used;
-                    }
+                        used
+                    });
                     shared.lanes[lane].push(node::Submitted { worker: self.worker, submission, reserved });
                 }
                 Action::Put(output) => shared.put([output]),

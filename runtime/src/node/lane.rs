@@ -26,7 +26,7 @@ pub(crate) struct Submitted {
     pub(crate) worker: usize,
     pub(crate) submission: Submission,
     /// Room set aside for it in the store.
-    pub(crate) reserved: u64,
+    pub(crate) reserved: Option<u64>,
 }
 
 #[derive(Default)]
@@ -240,7 +240,9 @@ impl Writer {
         let mut outputs = Vec::new();
         for submitted in self.group.drain(..) {
             let Submitted { worker, submission, reserved } = submitted;
-            self.shared.store.release(lane, reserved);
+            if let Some(reserved) = reserved {
+                self.shared.store.release(lane, reserved);
+            }
             let intake = &self.shared.intakes[worker];
             let progress = &intake.progress[lane.0 as usize];
             // A group of outputs alone lies at the place of what was durable before it: zero is before everything.
@@ -254,7 +256,9 @@ impl Writer {
     }
 
     fn void_one(&self, submitted: Submitted) {
-        self.shared.store.release(self.queue.id, submitted.reserved);
+        if let Some(reserved) = submitted.reserved {
+            self.shared.store.release(self.queue.id, reserved);
+        }
         self.shared
             .put(submitted.submission.outputs.into_iter().filter_map(crate::kernel::Output::into_void));
     }

@@ -45,7 +45,7 @@ pub(super) struct LaneRing {
 
 struct Queued {
     worker: usize,
-    reserved: u64,
+    reserved: Option<u64>,
     submission: Submission,
 }
 
@@ -156,7 +156,7 @@ impl Sim {
             self.fail(&format!("the balance of P1 is broken: {audit:?} {counters:?}"));
         }
         for action in actions {
-            self.carry_out(worker, action, 0);
+            self.carry_out(worker, action, None);
         }
         self.plan_runs(worker, 0);
     }
@@ -197,7 +197,7 @@ impl Sim {
             }
             Err(NoRoom::DiskFull) => self.seen.room_refused_disk += 1,
         }
-        let reserved = if room.is_ok() { bytes } else { 0 };
+        let reserved = (room.is_ok() && submits).then_some(bytes);
         for action in actions {
             self.carry_out(worker, action, reserved);
         }
@@ -209,7 +209,7 @@ impl Sim {
         }
     }
 
-    fn carry_out(&mut self, worker: usize, action: Action, reserved: u64) {
+    fn carry_out(&mut self, worker: usize, action: Action, reserved: Option<u64>) {
         // A fatal load in the midst of an event's actions ends the node, and what it still had to do.
         if self.node.is_none() {
             return;
@@ -246,7 +246,7 @@ impl Sim {
         }
     }
 
-    fn submit(&mut self, worker: usize, submission: Submission, reserved: u64) {
+    fn submit(&mut self, worker: usize, submission: Submission, reserved: Option<u64>) {
         self.trace.note(
             self.now,
             format_args!(
@@ -255,14 +255,19 @@ impl Sim {
             ),
         );
         self.trace.bytes(submission.batch.bytes());
-        if !submission.batch.is_empty() && reserved == 0 {
+        let used = submission.batch.bytes().len() as u64;
+        if !submission.batch.is_empty() && reserved.is_none() {
             self.fail("rows were submitted without reserved room");
         }
-        if reserved < submission.batch.bytes().len() as u64 && !submission.batch.is_empty() {
+        if reserved.is_some_and(|reserved| reserved < used) {
             self.fail("a batch is larger than the room reserved for it");
         }
         let lane_id = submission.lane;
         let node = self.node.as_mut().expect("a kernel has a node");
+        let reserved = reserved.map(|reserved| {
+            node.store.shrink(lane_id, reserved, used);
+            used
+        });
         let lane = &mut node.lanes[lane_id.0 as usize];
         let queued = Queued { worker, reserved, submission };
         if queued.submission.voids < lane.voids {
@@ -357,8 +362,8 @@ impl Sim {
         let mut through = BTreeMap::new();
         for queued in &members {
             through.insert(queued.worker, queued.submission.number);
-            if queued.reserved > 0 {
-                node.store.release(id, queued.reserved);
+            if let Some(reserved) = queued.reserved {
+                node.store.release(id, reserved);
             }
         }
         let lane = &mut node.lanes[id.0 as usize];
@@ -423,8 +428,8 @@ impl Sim {
         for queued in members {
             self.seen.batches_voided += 1;
             let node = self.node.as_ref().expect("called with a node");
-            if queued.reserved > 0 {
-                node.store.release(id, queued.reserved);
+            if let Some(reserved) = queued.reserved {
+                node.store.release(id, reserved);
             }
             for output in queued.submission.outputs.into_iter().filter_map(Output::into_void) {
                 self.let_out(output);

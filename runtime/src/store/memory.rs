@@ -44,6 +44,8 @@ struct LaneState {
     plan: VecDeque<Fault>,
     hung: bool,
     full: Option<NoRoom>,
+    /// Bytes and batches that room was granted for, so that whoever gives back what he never had is found out.
+    reserved: (u64, u64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +99,7 @@ impl MemoryStore {
             state.make_loadable(lane);
             let lane = &mut state.lanes[lane];
             (lane.taken, lane.hung, lane.full) = (false, false, None);
+            lane.reserved = (0, 0);
             lane.plan.clear();
         }
         Self { life: state.life, ..self.clone() }
@@ -268,14 +271,32 @@ impl Store for MemoryStore {
         Position(self.state().lanes[lane.0 as usize].loadable)
     }
 
-    fn reserve(&self, lane: LaneId, _bytes: u64) -> Result<(), NoRoom> {
-        self.state().lanes[lane.0 as usize].full.map_or(Ok(()), Err)
+    fn reserve(&self, lane: LaneId, bytes: u64) -> Result<(), NoRoom> {
+        let mut state = self.state();
+        let lane = &mut state.lanes[lane.0 as usize];
+        lane.full.map_or(Ok(()), Err)?;
+        lane.reserved = (lane.reserved.0 + bytes, lane.reserved.1 + 1);
+        Ok(())
     }
 
-    fn release(&self, _lane: LaneId, _bytes: u64) {}
+    fn release(&self, lane: LaneId, bytes: u64) {
+        let mut state = self.state();
+        // Of a life before: its room went with it.
+        if state.life != self.life {
+            return;
+        }
+        let (reserved, batches) = state.lanes[lane.0 as usize].reserved;
+        assert!(bytes <= reserved && 0 < batches, "only what was granted is given back");
+        state.lanes[lane.0 as usize].reserved = (reserved - bytes, batches - 1);
+    }
 
-    fn shrink(&self, _lane: LaneId, from: u64, to: u64) {
+    fn shrink(&self, lane: LaneId, from: u64, to: u64) {
         assert!(to <= from, "a batch takes no more than was reserved for it");
+        let mut state = self.state();
+        if state.life == self.life {
+            let reserved = &mut state.lanes[lane.0 as usize].reserved.0;
+            *reserved = (*reserved).checked_sub(from - to).expect("only what was granted is given back");
+        }
     }
 
     fn wants_maintenance(&self) -> bool {

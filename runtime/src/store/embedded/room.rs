@@ -58,12 +58,12 @@ impl Reserved {
     /// With the room of a batch of `from` bytes cut down to `to`. The largest piece granted is still counted as before.
     pub(super) fn shrunk(self, from: u64, to: u64) -> Self {
         assert!(to <= from, "a batch takes no more than was reserved for it");
-        Self { bytes: self.bytes - cost(from) + cost(to), ..self }
+        Self { bytes: self.bytes + cost(to) - cost(from), ..self }
     }
 
-    /// Without the room of a batch of `bytes`.
+    /// Without the room of a batch of `bytes`, which was granted: also that of an empty one is more than nothing.
     pub(super) fn without(self, bytes: u64) -> Self {
-        let bytes = self.bytes.saturating_sub(cost(bytes));
+        let bytes = self.bytes.checked_sub(cost(bytes)).expect("only what was granted is given back");
         Self { bytes, largest: if bytes == 0 { 0 } else { self.largest } }
     }
 }
