@@ -323,3 +323,29 @@ fn a_refused_stream_goes_on_as_soon_as_there_is_room() {
     let duplicates: u64 = driven.kernels.iter().map(|kernel| kernel.counters().duplicates).sum();
     assert!(duplicates < 200, "{duplicates} of 1,600 messages were sent again though they were taken");
 }
+
+#[test]
+fn what_all_shards_have_acknowledged_leaves_the_store_batch_by_batch() {
+    let mut limits = Limits::default();
+    limits.batch_len = 2 << 10;
+    limits.message_len_max = 1 << 10;
+    limits.turn_len_max = 4 << 10;
+    limits.state_len_max = 4 << 10;
+    let mut driven = Driven::new(with::<Listener>(with::<Speaker>(kinds())), limits, 64, 1, 1);
+    let listeners: Vec<String> = (0..64).map(|shard| driven.key_in(Listener::KIND, shard, 0)).collect();
+    driven.held_receipts = Some(Vec::new());
+    for shard in 0..64 {
+        let speaker = driven.key_in(Speaker::KIND, shard, 0);
+        for (number, part) in (1..).zip(listeners.chunks(16)) {
+            let speak = Speak { to: part.to_vec(), times: 1 };
+            driven.request(u128::from(shard), number, envelope::<Speaker, _>(&speaker, &speak), true);
+        }
+        driven.settle();
+    }
+    // All are acknowledged at once, and nothing else is written: `Driven` holds each batch against what was reserved.
+    let receipts = driven.held_receipts.take().expect("they are held");
+    driven.step(0, entity_runtime::kernel::Event::Receipts(receipts));
+    driven.pass(Duration::from_secs(2));
+    driven.restart();
+    assert_eq!(driven.kernels[0].outbox_bytes(), (0, 0));
+}

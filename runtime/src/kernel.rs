@@ -382,7 +382,13 @@ impl Kernel {
             shard.changes.touched = true;
             let lane = &mut self.lanes[shard.lane];
             lane.touched.push(id);
-            lane.batch_bytes += SECTION_LEN + shard.trims.len() * MARKS_LEN;
+            lane.batch_bytes += SECTION_LEN;
+            // What was acknowledged rides along, as far as there is room (P9), and one stream's at least.
+            let room = self.limits.batch_len.saturating_sub(lane.batch_bytes) / MARKS_LEN;
+            let first_left = shard.trims.iter().nth(room.max(1)).copied();
+            let left = first_left.map_or_else(BTreeSet::new, |first| shard.trims.split_off(&first));
+            shard.changes.trims = std::mem::replace(&mut shard.trims, left);
+            lane.batch_bytes += shard.changes.trims.len() * MARKS_LEN;
         }
         shard
     }
@@ -529,13 +535,15 @@ impl Kernel {
     }
 
     fn trim(&mut self, lane: usize) {
-        self.lanes[lane].trim_at = None;
         for at in 0..self.hosted.len() {
             let id = self.hosted[at];
-            if self.shard(id).is_some_and(|shard| shard.lane == lane && !shard.trims.is_empty()) {
-                self.touch(id);
+            let has_trims = self.shard(id).is_some_and(|shard| shard.lane == lane && !shard.trims.is_empty());
+            if has_trims && (self.is_batch_full(lane) || !self.touch(id).trims.is_empty()) {
+                // The rest goes with the next batch.
+                return;
             }
         }
+        self.lanes[lane].trim_at = None;
     }
 
     /// Whether it is time to look for old replies in the lane.

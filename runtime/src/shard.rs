@@ -84,6 +84,8 @@ pub struct Changes {
     pub inboxes: BTreeSet<ShardId>,
     /// Feeds consumed from.
     pub feeds: BTreeSet<FeedId>,
+    /// Streams whose acknowledged messages leave the store.
+    pub trims: BTreeSet<ShardId>,
     /// Clients who have settled more.
     pub clients: BTreeSet<ClientId>,
     /// The head changed.
@@ -292,7 +294,7 @@ impl Shard {
             self.requests.encode_client(client, &mut value);
             put(&[&[RowType::Client as u8], &client.0.to_be_bytes()], &[&value], out);
         }
-        for target in std::mem::take(&mut self.trims) {
+        for target in std::mem::take(&mut self.changes.trims) {
             let outbox = self.outboxes.get_mut(&target).expect("a trimmed stream has an outbox");
             while let Some((from, through)) = outbox.trim() {
                 let prefix: [&[u8]; 2] = [&[RowType::Outbox as u8], &target.0.to_be_bytes()];
