@@ -5,6 +5,7 @@ use entity_runtime::{
     kernel::{Counters, Event, Outcome},
     limits::Limits,
     requests::ReplyClass,
+    store::NoRoom,
 };
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, named, with},
@@ -176,4 +177,31 @@ fn what_an_operator_retries_runs_behind_the_other_messages() {
     let last = driven.request(1, 7, envelope::<Account, _>("a", &Fund { cents: 1 }), true);
     driven.settle();
     assert_eq!(done::<u64>(driven.answer(last)), 106);
+}
+
+#[test]
+fn without_room_a_mailbox_keeps_its_order_when_its_entity_cannot_be_read() {
+    let mut driven = Driven::new(with::<Account>(with::<Brittle>(kinds())), Limits::default(), 1, 1, 1);
+    driven.request(1, 1, envelope::<Brittle, _>("b", &Press), true);
+    driven.settle();
+    driven.restart();
+    BRITTLE_BROKEN.set(true);
+    driven.images_held = true;
+    let press =
+        |driven: &mut Driven, number| driven.request(1, number, envelope::<Brittle, _>("b", &Press), true);
+    press(&mut driven, 2);
+    driven.query(named::<Presses>(Brittle::KIND, "b", &Presses));
+    press(&mut driven, 3);
+    driven.run();
+    driven.room = Err(NoRoom::LogTail);
+    driven.release_images();
+    driven.run();
+    driven.room = Ok(());
+    driven.settle();
+    // The next build reads the state.
+    BRITTLE_BROKEN.set(false);
+    driven.restart();
+    let (first, second) = (press(&mut driven, 2), press(&mut driven, 3));
+    driven.settle();
+    assert_eq!((done::<u64>(driven.answer(first)), done::<u64>(driven.answer(second))), (2, 3));
 }

@@ -65,15 +65,23 @@ impl Kernel {
     /// full, for nobody knows for how long; everything else waits.
     pub(super) fn run_mailbox_without_room(&mut self, lane: usize, slot: Slot, why: NoRoom) {
         let Some(activation) = self.activations.get(slot) else { return };
-        let (shard, parked, in_trouble) =
-            (activation.shard, activation.phase == Phase::Parked, activation.trouble.is_some());
+        let (shard, in_trouble) = (activation.shard, activation.trouble.is_some());
         // A volatile message changes a durable entity's image, which is a row.
         let writes_nothing = self.kinds.get(activation.kind).is_volatile();
+        // Taken out as a whole and put back in order, for a turn may put its own message back.
+        let mut stays = Vec::new();
         for _ in 0..activation.mailbox_len() {
             let mail = self.activations.pop_mail(slot).expect("counted");
+            let writes = !writes_nothing && !matches!(mail.origin, Origin::Query(_));
+            let runs = !writes && !self.is_batch_full(lane) && self.is_active(slot);
             match mail.origin {
-                Origin::Query(_) if !parked => self.turn(lane, slot, mail),
-                Origin::Volatile(_) if writes_nothing && !parked => self.turn(lane, slot, mail),
+                Origin::Query(_) | Origin::Volatile(_) if runs => {
+                    self.turn(lane, slot, mail);
+                    // Its state cannot be read: the message is back at the front.
+                    if !self.is_active(slot) {
+                        stays.extend(self.activations.pop_mail(slot));
+                    }
+                }
                 // The head of a failing entity's queue has its tries counted.
                 Origin::Request { id, listener } if why == NoRoom::DiskFull && !in_trouble => {
                     let shard = self.host(shard);
@@ -85,12 +93,19 @@ impl Kernel {
                         self.put_now(Output::Reply(listener.to, Outcome::Refused(Refusal::StorageFull)));
                     }
                 }
-                _ => self.activations.push_mail(slot, mail),
+                _ => stays.push(mail),
             }
+        }
+        for mail in stays {
+            self.activations.push_mail(slot, mail);
         }
         if self.activations.get(slot).is_some_and(|activation| activation.mailbox_len() > 0) {
             self.schedule(slot);
         }
+    }
+
+    fn is_active(&self, slot: Slot) -> bool {
+        self.activations.get(slot).is_some_and(|activation| activation.phase == Phase::Active)
     }
 
     /// Runs a message now, or puts it in its entity's mailbox where it must wait its turn.
