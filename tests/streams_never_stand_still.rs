@@ -349,3 +349,36 @@ fn what_all_shards_have_acknowledged_leaves_the_store_batch_by_batch() {
     driven.restart();
     assert_eq!(driven.kernels[0].outbox_bytes(), (0, 0));
 }
+
+#[test]
+fn long_outboxes_share_the_memory_there_is() {
+    let mut limits = Limits::default();
+    limits.outbox_memory_max = 40_000;
+    let mut driven = Driven::new(with::<Listener>(with::<Speaker>(kinds())), limits, 32, 1, 1);
+    let listener = driven.key_in(Listener::KIND, 31, 0);
+    driven.held_hands = Some(Vec::new());
+    for shard in 0..30 {
+        let speaker = driven.key_in(Speaker::KIND, shard, 0);
+        for number in 1..=5 {
+            let speak = Speak { to: vec![listener.clone()], times: 200 };
+            driven.request(u128::from(shard), number, envelope::<Speaker, _>(&speaker, &speak), true);
+            driven.settle();
+        }
+    }
+    driven.checkpoint();
+    driven.restart();
+    driven.held_hands = None;
+    // Each of the thirty may hold one message beyond it.
+    let mut highest = 0;
+    for _ in 0..2_000 {
+        driven.run();
+        while !driven.pending.is_empty() {
+            driven.commit();
+            highest = highest.max(driven.kernels[0].outbox_bytes().1);
+        }
+    }
+    assert!(highest < 40_000 + 30 * 60, "{highest} bytes of outboxes were in memory");
+    assert!(highest > 20_000, "{highest}: what there is was not used");
+    driven.pass(Duration::from_mins(1));
+    assert_eq!(heard(&mut driven, &listener).values().sum::<u64>(), 30 * 1_000);
+}

@@ -205,3 +205,32 @@ fn without_room_a_mailbox_keeps_its_order_when_its_entity_cannot_be_read() {
     driven.settle();
     assert_eq!((done::<u64>(driven.answer(first)), done::<u64>(driven.answer(second))), (2, 3));
 }
+
+#[test]
+fn an_entity_that_cannot_be_read_leaves_memory_to_others() {
+    let mut limits = Limits::default();
+    limits.activation_bytes_max = 64 << 10;
+    let mut driven = Driven::new(with::<Account>(with::<Brittle>(kinds())), limits, 1, 1, 1);
+    let keys: Vec<String> = (0..1_000).map(|number| format!("b{number}")).collect();
+    for (number, key) in (1..).zip(&keys) {
+        driven.request(1, number, envelope::<Brittle, _>(key, &Press), true);
+        driven.checkpoint();
+        if number % 100 == 0 {
+            driven.pass(Duration::from_secs(2));
+        }
+    }
+    driven.restart();
+    BRITTLE_BROKEN.set(true);
+    for (number, key) in (1..).zip(&keys) {
+        driven.query(named::<Presses>(Brittle::KIND, key, &Presses));
+        driven.settle();
+        if number % 100 == 0 {
+            driven.pass(Duration::from_secs(2));
+        }
+    }
+    BRITTLE_BROKEN.set(false);
+    driven.pass(Duration::from_secs(2));
+    let fund = driven.request(2, 1, envelope::<Account, _>("a", &Fund { cents: 9 }), true);
+    driven.settle();
+    assert_eq!(done::<u64>(driven.answer(fund)), 9);
+}

@@ -56,7 +56,7 @@ use crate::{
     kinds::Kinds,
     limits::Limits,
     placement::{ShardId, Shards},
-    shard::{OutboxPart, Shard, ShardPhase},
+    shard::{Kept, OutboxPart, Shard, ShardPhase},
     store::{LaneId, NoRoom},
     timestamp::Timestamp,
 };
@@ -100,6 +100,8 @@ pub struct Kernel {
     held_bytes: usize,
     /// Bytes of messages kept in memory for receivers.
     outbox_memory: usize,
+    /// What the shards keep, as of their last batches.
+    kept: Kept,
     /// Streams that hold messages which have had no turn yet.
     streams_held: usize,
     /// Where the sweep for idle activations goes on.
@@ -174,6 +176,7 @@ impl Kernel {
             activation_bytes: 0,
             held_bytes: 0,
             outbox_memory: 0,
+            kept: Kept::default(),
             streams_held: 0,
             sweep_at: 0,
             retries: BTreeSet::new(),
@@ -298,9 +301,12 @@ impl Kernel {
         self.counters().in_flight == 0
             && self.lanes.iter().all(|lane| lane.arrivals.is_empty() && lane.undurable.is_empty())
             && !self.lanes.iter().any(|lane| self.has_work(lane.id))
-            && self.hosted.iter().filter_map(|shard| self.shard(*shard)).all(|shard| {
-                shard.held.is_empty() && shard.outboxes.values().all(crate::stream::Outbox::is_empty)
-            })
+            && self
+                .hosted
+                .iter()
+                .filter_map(|shard| self.shard(*shard))
+                // No message is without a byte.
+                .all(|shard| shard.held.is_empty() && shard.outbox_bytes == 0)
     }
 
     /// Whether nothing is in memory that is not durable, beside what is sent again from the store at the next start.
@@ -425,6 +431,19 @@ impl Kernel {
         self.lanes[lane].batch_bytes += if is_first { MARKS_LEN + window * MARK_LEN } else { MARK_LEN };
     }
 
+    /// What the shards of this worker keep, with this one as it is now.
+    fn kept_with(&self, id: ShardId) -> Kept {
+        let shard = self.shard(id).expect("hosted");
+        self.kept.with(shard.counted, shard.kept())
+    }
+
+    /// Counts what a shard keeps by now in the worker's sum.
+    fn count_kept(&mut self, id: ShardId) {
+        let shard = self.shards[id.0 as usize].as_deref_mut().expect("hosted");
+        let now = shard.kept();
+        self.kept = self.kept.with(std::mem::replace(&mut shard.counted, now), now);
+    }
+
     /// Bytes the batch being built has room for.
     fn batch_room(&self, lane: usize) -> usize {
         self.limits.batch_len.saturating_sub(self.lanes[lane].batch_bytes)
@@ -448,6 +467,7 @@ impl Kernel {
 
     fn run(&mut self, lane: LaneId, room: Result<(), NoRoom>) {
         let lane = self.lane_index(lane);
+        self.lanes[lane].without_room = room.is_err();
         if self.lanes[lane].undurable_bytes < self.limits.undurable_bytes_max {
             self.run = self.run.wrapping_add(1);
             self.run_chores(lane, room);
@@ -548,11 +568,6 @@ impl Kernel {
 
     /// Whether it is time to look for old replies in the lane.
     fn expires(&self, lane: &LaneWork) -> bool {
-        lane.expire_at <= self.now
-            && self
-                .hosted
-                .iter()
-                .filter_map(|id| self.shard(*id))
-                .any(|shard| self.lanes[shard.lane].id == lane.id && shard.requests.clients() > 0)
+        lane.has_clients && lane.expire_at <= self.now
     }
 }

@@ -44,8 +44,8 @@ pub struct Limits {
     pub reply_retention: Duration,
     /// Most stored replies of one shard. Requests are refused as busy beyond it.
     pub replies_max: usize,
-    /// Most bytes of stored replies of one shard. Requests are refused as busy beyond it, until clients have acknowledged
-    /// some or the retention of some is over; those taken before are still answered, and their replies stored.
+    /// Most bytes of stored replies of one worker's shards. Requests are refused as busy beyond it, until clients have
+    /// acknowledged some or the retention of some is over; those taken before are still answered, and their replies stored.
     pub reply_bytes_max: usize,
     /// Most clients with a stored floor in one shard, and most feeds. Requests are refused as busy beyond it.
     pub clients_max: usize,
@@ -61,7 +61,7 @@ pub struct Limits {
     pub failing_for_max: Duration,
     /// Most messages in the waiting queue of one entity. Further ones are dead-lettered.
     pub waiting_len_max: usize,
-    /// Most bytes in the waiting queues of one shard. Further messages are dead-lettered.
+    /// Most bytes in the waiting queues of one worker's shards. Further messages are dead-lettered.
     pub waiting_bytes_max: usize,
     /// Dead letters of one shard from which on clients are refused as busy and feeds are held back, until an operator has
     /// retried or dropped some. Messages between entities go on, so that what is under way can still be given up beyond
@@ -69,7 +69,7 @@ pub struct Limits {
     pub dead_letters_max: usize,
     /// Most reminders of one shard. A turn that sets one more is undone and its message dead-lettered.
     pub reminders_max: usize,
-    /// Most bytes in the messages of one shard's reminders. As above.
+    /// Most bytes in the messages of the reminders of one worker's shards. As above.
     pub reminder_bytes_max: usize,
     /// A message that was not acknowledged for this long is sent again.
     pub resend_after: Duration,

@@ -218,18 +218,20 @@ impl Node {
             ended: AtomicBool::new(false),
             want_loadable: AtomicBool::new(false),
         });
-        let mut threads =
-            vec![loader::spawn(&shared)?, maintainer::spawn(&shared)?, watchdog::spawn(&shared)?];
+        // From here on whatever goes wrong ends the threads there are: the node is dropped.
+        let mut node = Self { shared: Arc::clone(&shared), host: None, threads: Vec::new() };
+        node.threads.push(loader::spawn(&shared)?);
+        node.threads.push(maintainer::spawn(&shared)?);
+        node.threads.push(watchdog::spawn(&shared)?);
         for lane in 0..shared.lanes.len() {
-            threads.push(lane::spawn(&shared, lane)?);
+            node.threads.push(lane::spawn(&shared, lane)?);
         }
         let seed = random_u128() as u64;
         let seats = (0..workers).map(|worker| {
             let shared = Arc::clone(&shared);
             WorkerSeat { shared, worker, seed: seed.wrapping_add(worker as u64) }
         });
-        let host = Host::start(seats.collect()).await?;
-        let node = Self { shared, host: Some(host), threads };
+        node.host = Some(Host::start(seats.collect()).await?);
         node.serving().await?;
         Ok(node)
     }

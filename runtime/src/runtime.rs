@@ -256,7 +256,7 @@ impl Runtime {
         Client::open(&self.node.shared.front)
     }
 
-    /// The operator's view: dead letters, waiting messages, feeds.
+    /// The operator's view: dead letters, waiting messages, stuck entities, feeds.
     pub fn operator(&self) -> Operator<'_> {
         Operator::new(&self.node.shared.front, &self.store)
     }

@@ -94,6 +94,29 @@ pub struct Changes {
     pub touched: bool,
 }
 
+/// Bytes of what a shard keeps in memory for long, whoever its entities are.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Stored replies.
+    pub replies: usize,
+    /// Messages of stuck entities.
+    pub waiting: usize,
+    /// Messages of reminders.
+    pub reminders: usize,
+}
+
+impl Kept {
+    /// A sum of which one part, counted as `before`, is now another.
+    #[must_use]
+    pub fn with(self, before: Self, now: Self) -> Self {
+        Self {
+            replies: self.replies + now.replies - before.replies,
+            waiting: self.waiting + now.waiting - before.waiting,
+            reminders: self.reminders + now.reminders - before.reminders,
+        }
+    }
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -137,6 +160,8 @@ pub struct Shard {
     pub waiting: BTreeMap<u64, Waiting>,
     /// Bytes of them.
     pub waiting_bytes: usize,
+    /// What it was last counted with in its worker's sum.
+    pub counted: Kept,
     /// Numbers of the dead letters; the letters themselves are in the store.
     pub dead: BTreeSet<u64>,
     /// The batch being built.
@@ -177,8 +202,18 @@ impl Shard {
             reminders: Reminders::default(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
+            counted: Kept::default(),
             dead: BTreeSet::new(),
             changes: Changes::default(),
+        }
+    }
+
+    /// What it keeps now.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            replies: self.requests.reply_bytes(),
+            waiting: self.waiting_bytes,
+            reminders: self.reminders.bytes(),
         }
     }
 

@@ -164,7 +164,7 @@ impl Kernel {
         let full = if limits.outbox_bytes_max <= shard.outbox_bytes {
             Some(Bound::Outbox)
         } else if limits.replies_max <= shard.requests.len()
-            || limits.reply_bytes_max <= shard.requests.reply_bytes()
+            || limits.reply_bytes_max <= self.kept_with(arrival.shard).replies
         {
             Some(Bound::Replies)
         } else if limits.clients_max <= shard.requests.clients() && !shard.requests.knows(id.client) {
@@ -179,7 +179,10 @@ impl Kernel {
             return None;
         }
         let slot = self.door(&arrival, true)?;
-        self.host(arrival.shard).requests.take(id, digest);
+        let shard = self.host(arrival.shard);
+        shard.requests.take(id, digest);
+        let lane = shard.lane;
+        self.lanes[lane].has_clients = true;
         self.counters.accepted += 1;
         Some(Taken {
             slot,
@@ -323,8 +326,10 @@ impl Kernel {
             return;
         }
         for (source, target) in std::mem::take(&mut self.starved) {
-            let inbox = self.shard(target).and_then(|shard| shard.inboxes.get(&source));
-            if all || inbox.is_none_or(|inbox| self.has_room_for(inbox)) {
+            let shard = self.shard(target);
+            let has_store_room = shard.is_some_and(|shard| !self.lanes[shard.lane].without_room);
+            let inbox = shard.and_then(|shard| shard.inboxes.get(&source));
+            if has_store_room && (all || inbox.is_none_or(|inbox| self.has_room_for(inbox))) {
                 // From there on: what came since the refusal was left aside without a word.
                 let refused_from = inbox.map(|inbox| inbox.arrived() + 1);
                 self.put_now(Output::Receipt(Receipt {

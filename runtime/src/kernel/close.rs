@@ -3,7 +3,7 @@
 use super::{Action, Counts, FeedNews, ImageTicket, Kernel, Outcome, Output, Submission, event::VOIDED};
 use crate::{
     activation::{Origin, Phase, Slot},
-    shard::{ShardPhase, ShardRows},
+    shard::{Kept, ShardPhase, ShardRows},
     store::{
         Batch, LaneId, OwnedShard, RowType,
         batch::{delete, put},
@@ -92,6 +92,10 @@ impl Kernel {
                 }
             });
         }
+        for &id in touched {
+            self.count_kept(id);
+            self.lanes[lane].has_clients |= 0 < self.host(id).requests.clients();
+        }
         let work = &mut self.lanes[lane];
         work.number = number;
         work.batch_bytes = 0;
@@ -142,6 +146,7 @@ impl Kernel {
         work.touched.clear();
         work.sending.clear();
         work.backed.clear();
+        work.outbox_asked = 0;
         work.loads.clear();
         work.undurable.clear();
         work.undurable_bytes = 0;
@@ -166,8 +171,10 @@ impl Kernel {
             lost_feeds.extend(open.into_iter().map(|feed| (feed, id)));
             let listeners = std::mem::take(&mut shard.listeners);
             let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
+            let counted = shard.counted;
             let streams_held = shard.inboxes.values().filter(|inbox| 0 < inbox.held()).count();
             shard.reset();
+            self.kept = self.kept.with(counted, Kept::default());
             self.outbox_memory -= outbox_memory;
             self.streams_held -= streams_held;
             self.load_shard(id);
@@ -249,6 +256,7 @@ impl Kernel {
             shard.outboxes.iter().filter(|(_, outbox)| !outbox.is_empty()).map(|(id, _)| *id).collect();
         let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
         self.outbox_memory += outbox_memory;
+        self.count_kept(id);
         self.now = self.now.max(least);
         self.counters.accepted += waiting;
         self.counters.waiting += waiting;

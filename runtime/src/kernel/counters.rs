@@ -3,7 +3,8 @@
 use super::Kernel;
 use crate::activation::Origin;
 
-/// What a runtime has done since it started. All but the two gauges only rise.
+/// What a runtime has done since it started. All but the two gauges rise; `accepted` falls by one where a message turns out
+/// not to be one after all (its reminder was cancelled, or the disk is full before its turn).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {

@@ -33,6 +33,8 @@ pub(super) struct LaneWork {
     pub(super) backed: BTreeSet<(ShardId, ShardId)>,
     pub(super) outputs: Vec<Output>,
     pub(super) loads: Vec<ImageTicket>,
+    /// Bytes of outboxes that may be on their way into memory.
+    pub(super) outbox_asked: usize,
     /// Number of the last batch submitted.
     pub(super) number: u64,
     pub(super) durable: u64,
@@ -46,6 +48,10 @@ pub(super) struct LaneWork {
     pub(super) counts: Counts,
     /// When acknowledged messages must leave the store at the latest.
     pub(super) trim_at: Option<Timestamp>,
+    /// Clients have rows in its shards, or may have: there are replies that will be old.
+    pub(super) has_clients: bool,
+    /// Its last run found no room in the store.
+    pub(super) without_room: bool,
     /// When old replies are looked for again.
     pub(super) expire_at: Timestamp,
     /// What operators and feeds ask for, done in the next run that has room.
@@ -83,6 +89,7 @@ impl LaneWork {
             backed: BTreeSet::new(),
             outputs: Vec::new(),
             loads: Vec::new(),
+            outbox_asked: 0,
             number: 0,
             durable: 0,
             loadable: 0,
@@ -92,6 +99,8 @@ impl LaneWork {
             output_bytes: 0,
             counts: Counts::default(),
             trim_at: None,
+            has_clients: false,
+            without_room: false,
             expire_at: Timestamp::EPOCH,
             operations: VecDeque::new(),
         }

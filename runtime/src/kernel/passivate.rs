@@ -35,11 +35,14 @@ impl Kernel {
             self.sweep_at += 1;
             let Some((slot, activation)) = self.activations.at(index) else { continue };
             let idle = now.saturating_sub(activation.used_at);
-            let busy = activation.phase != Phase::Active
-                || activation.trouble.is_some()
-                || activation.dirty
-                || activation.scheduled
-                || activation.mailbox_len() > 0;
+            // A parked one is as it lies in the store; the next message finds that out again.
+            let is_in_trouble = match (&activation.phase, &activation.trouble) {
+                (Phase::Loading, _) => true,
+                (Phase::Parked, trouble) => trouble.as_ref().is_some_and(|it| !it.waiting.is_empty()),
+                (Phase::Active, trouble) => trouble.is_some(),
+            };
+            let busy =
+                is_in_trouble || activation.dirty || activation.scheduled || activation.mailbox_len() > 0;
             if busy {
                 continue;
             }

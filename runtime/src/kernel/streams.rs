@@ -31,7 +31,8 @@ impl Kernel {
         let now = self.now;
         let front_len_max = self.front_len_max();
         let (lane_id, voids) = (self.lanes[lane].id, self.lanes[lane].voids);
-        let bytes_max = self.limits.outbox_memory_max.saturating_sub(self.outbox_memory);
+        let asked: usize = self.lanes.iter().map(|lane| lane.outbox_asked).sum();
+        let mut free = self.limits.outbox_memory_max.saturating_sub(self.outbox_memory + asked);
         let mut wanted = Vec::new();
         let mut near = Vec::new();
         let mut far = Vec::new();
@@ -42,6 +43,9 @@ impl Kernel {
             let (epoch, resets) = (shard.epoch, shard.resets);
             let outbox = shard.outboxes.get_mut(&target).expect("a stream to send on has an outbox");
             if let Some((from, len_max)) = outbox.refill(front_len_max) {
+                // Never all there is: others want some too.
+                let bytes_max = free / 4;
+                free -= bytes_max;
                 let part = OutboxPart { len_max, bytes_max };
                 wanted.push(OutboxTicket { source, epoch, target, from, part, resets });
             }
@@ -61,6 +65,7 @@ impl Kernel {
             self.actions.push(Action::Hand(near));
         }
         self.lanes[lane].outputs.append(&mut far);
+        self.lanes[lane].outbox_asked += wanted.iter().map(|ticket| ticket.part.bytes_max).sum::<usize>();
         self.actions.extend(wanted.into_iter().map(Action::LoadOutbox));
     }
 
@@ -96,7 +101,8 @@ impl Kernel {
             return;
         }
         let lane = shard.lane;
-        let outbox = shard.outboxes.get_mut(&target).expect("it was asked for by its outbox");
+        self.lanes[lane].outbox_asked -= ticket.part.bytes_max;
+        let outbox = self.host(source).outboxes.get_mut(&target).expect("it was asked for by its outbox");
         let before = outbox.bytes_in_memory();
         let are_envelopes = envelopes.iter().all(|bytes| Envelope::from_bytes(bytes.clone()).is_ok());
         if !are_envelopes || !outbox.loaded(ticket.from, envelopes) {
@@ -241,6 +247,9 @@ impl Kernel {
                 self.measure(id);
             }
         }
+        let mut shards = self.hosted.iter().filter_map(|id| self.shard(*id));
+        let has_clients = shards.any(|shard| shard.lane == lane && 0 < shard.requests.clients());
+        self.lanes[lane].has_clients = has_clients;
         self.lanes[lane].expire_at = self.now + EXPIRE_EVERY;
     }
 }

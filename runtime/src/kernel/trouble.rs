@@ -36,6 +36,14 @@ impl Kernel {
         let (now, tries_max, retry_after) = (self.now, self.limits.tries_max, self.limits.retry_after);
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let shard = activation.shard;
+        if activation.phase == Phase::Parked {
+            // The state before could not be read again: that is its trouble now, and the message waits with the others.
+            if !matches!(mail.origin, Origin::Waiting(_)) {
+                self.activations.push_mail_front(slot, mail);
+            }
+            self.schedule(slot);
+            return;
+        }
         let trouble = activation.trouble.get_or_insert_with(|| {
             Box::new(Trouble {
                 since: now,
@@ -168,8 +176,9 @@ impl Kernel {
     /// Consumes a message into its entity's waiting queue, or into the dead letters where that is full.
     fn set_waiting(&mut self, lane: usize, slot: Slot, mail: Mail) {
         let (len_max, bytes_max) = (self.limits.waiting_len_max, self.limits.waiting_bytes_max);
+        let id = self.activations.get(slot).expect("a troubled entity is in memory").shard;
+        let waiting_bytes = self.kept_with(id).waiting;
         let activation = self.activations.get_mut(slot).expect("a troubled entity is in memory");
-        let id = activation.shard;
         if let Origin::Query(to) = mail.origin {
             let reason =
                 activation.trouble.as_ref().map_or_else(String::new, |trouble| trouble.reason.clone());
@@ -188,9 +197,7 @@ impl Kernel {
             return;
         }
         let queued = trouble.waiting.len();
-        if len_max <= queued
-            || bytes_max <= self.shards[id.0 as usize].as_ref().map_or(0, |shard| shard.waiting_bytes)
-        {
+        if len_max <= queued || bytes_max <= waiting_bytes {
             let reason = format!("its entity is stuck ({}) and the waiting queue is full", trouble.reason);
             self.dead_letter(id, &mail, 0, reason);
             return;
@@ -376,7 +383,7 @@ impl Kernel {
         let queued = activation.trouble.as_ref().map_or(0, |trouble| trouble.waiting.len());
         let mail = activation.mailbox.iter().flat_map(|mailbox| mailbox.iter());
         let bytes: usize = mail.map(|mail| mail.envelope.len()).sum();
-        let waiting_bytes = self.shard(id).map_or(0, |shard| shard.waiting_bytes);
+        let waiting_bytes = self.kept_with(id).waiting;
         self.limits.waiting_len_max <= queued + activation.mailbox_len()
             || self.limits.waiting_bytes_max <= waiting_bytes + bytes
     }

@@ -183,30 +183,35 @@ impl Kernel {
         Ok(())
     }
 
+    /// Holds the reminders a turn has set against their bounds.
+    fn check_reminders(&self, slot: Slot) -> Result<(), String> {
+        let set = self.effects.reminders();
+        if set.is_empty() {
+            return Ok(());
+        }
+        let activation = self.activations.get(slot).expect("a turn has an activation");
+        if self.kinds.get(activation.kind).is_volatile() {
+            // A reminder is durable, and no durable promise holds through a volatile entity (P5).
+            return Err("a volatile entity cannot set a reminder, for nothing of it is durable".to_owned());
+        }
+        let bytes: usize = set.iter().map(|reminder| self.effects.envelope(&reminder.envelope).len()).sum();
+        let shard = self.shard(activation.shard).expect("hosted");
+        let (len_max, bytes_max) = (self.limits.reminders_max, self.limits.reminder_bytes_max);
+        if len_max < set.len() + shard.reminders.len() {
+            return Err(format!("the shard has {len_max} reminders, the most it may have"));
+        }
+        if bytes_max < bytes + self.kept_with(activation.shard).reminders {
+            return Err(format!("the worker's reminders would have more than {bytes_max} bytes"));
+        }
+        Ok(())
+    }
+
     /// Encodes the state after a turn into the entity's image.
     fn take_image(&mut self, slot: Slot) -> Result<(), String> {
+        self.check_reminders(slot)?;
         let kinds = self.kinds();
         let activation = self.activations.get_mut(slot).expect("a turn has an activation");
         let kind = kinds.get(activation.kind);
-        if !self.effects.reminders().is_empty() {
-            let set = self.effects.reminders();
-            let bytes: usize =
-                set.iter().map(|reminder| self.effects.envelope(&reminder.envelope).len()).sum();
-            let shard = self.shards[activation.shard.0 as usize].as_ref().expect("hosted");
-            let (len_max, bytes_max) = (self.limits.reminders_max, self.limits.reminder_bytes_max);
-            if kind.is_volatile() {
-                // A reminder is durable, and no durable promise holds through a volatile entity (P5).
-                return Err(
-                    "a volatile entity cannot set a reminder, for nothing of it is durable".to_owned()
-                );
-            }
-            if len_max < set.len() + shard.reminders.len() {
-                return Err(format!("the shard has {len_max} reminders, the most it may have"));
-            }
-            if bytes_max < bytes + shard.reminders.bytes() {
-                return Err(format!("the shard's reminders would have more than {bytes_max} bytes"));
-            }
-        }
         if self.effects.is_deleted() {
             activation.state = Some(turn::decode(kind, None)?);
             activation.image.clear();
@@ -231,6 +236,7 @@ impl Kernel {
         }
         let grown = self.scratch.len().saturating_sub(activation.image.len());
         std::mem::swap(&mut activation.image, &mut self.scratch);
+        activation.image_version = kind.version();
         activation.has_image = true;
         activation.exists = true;
         let len = activation.image.len();

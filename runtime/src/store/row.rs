@@ -16,7 +16,7 @@ pub enum RowType {
     Sent = 0x11,
     /// A message committed and not yet acknowledged. Key: target shard `u32`, number `u64`.
     Outbox = 0x12,
-    /// Receiving end of a feed. Key: hash of its name, `u128`.
+    /// A feed. Key: hash of its name, `u128`, and which part of it, `u8`: its receiving end, its name, its claim.
     Feed = 0x20,
     /// What a client has settled: its floor and the exceptions. Key: client `u128`.
     Client = 0x21,
