@@ -95,3 +95,10 @@ async fn another_number_of_shards_is_named_with_both() {
     let other = other.limits(small_limits()).segment_bytes(4 << 20).log_budget(32 << 20).workers(5);
     other.start().await.unwrap().shutdown().await;
 }
+
+#[tokio::test]
+async fn what_the_system_said_is_said_once() {
+    let error = on(Path::new("/proc/nobody-can-make-this")).start().await.err().unwrap();
+    let whole = format!("{:#}", anyhow::Error::new(error));
+    assert_eq!(whole.matches("os error").count(), 1, "{whole}");
+}

@@ -122,7 +122,7 @@ impl fmt::Display for Bound {
 pub enum AskError {
     /// Nothing happened. Sending again, as the same or as a new request, is safe.
     #[error("refused: {0}")]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
     /// The message may have taken effect or not. Ask again with the same request id, as long as replies are stored: if it
     /// did, the repeat is answered with the stored reply; if it did not, it happens now, once. The text says so where it
     /// helps: not where the reply is stored no longer.
@@ -134,6 +134,13 @@ pub enum AskError {
     /// The reply was stored, but cannot be read as the type the caller expects.
     #[error("the reply cannot be decoded: {0}")]
     Reply(String),
+}
+
+// Not by `#[from]`: its words are part of this error's own, and would be said twice where a chain of sources is printed.
+impl From<Refusal> for AskError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// Stored state that cannot be turned into a living entity. The entity is parked: its messages wait, its stored state

@@ -62,7 +62,13 @@ pub enum StartError {
     Open(#[from] OpenError),
     /// Threads could not be started, or the store could not be read.
     #[error("the runtime cannot start: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 enum StoreChoice {

@@ -79,10 +79,16 @@ pub enum CommitError {
 pub enum LoadError {
     /// The medium failed or is corrupt; the node must stop.
     #[error("cannot read the store: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
     /// The shard is not owned under this epoch.
     #[error("{0} is not owned here under this epoch")]
     NotOwned(ShardId),
+}
+
+impl From<std::io::Error> for LoadError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// Why room for a batch was not granted. Asked before turns run, so that a submitted batch never fails for lack of it (P15).

@@ -25,12 +25,12 @@ pub enum OpenError {
         place: String,
     },
     /// The directory refuses to be read or written.
-    #[error("cannot read and write {place}: give this user the right to ({source})")]
+    #[error("cannot read and write {place}: give this user the right to ({error})")]
     NotWritable {
         /// The directory.
         place: String,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Something else lies in the directory.
     #[error("{place} holds `{name}`, which is not of a store: found the store in an empty directory")]
@@ -89,26 +89,26 @@ pub enum OpenError {
     #[error("configuration: {0}")]
     Config(&'static str),
     /// The medium failed.
-    #[error("{place}: {source}; check the disk and start again")]
+    #[error("{place}: {error}; check the disk and start again")]
     Io {
         /// The directory.
         place: String,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
 impl OpenError {
     /// Sorts a system error by what its reader can do about it.
-    pub(super) fn io(place: &str, source: io::Error) -> Self {
+    pub(super) fn io(place: &str, error: io::Error) -> Self {
         let place = place.to_owned();
-        match source.kind() {
+        match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { place },
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Self::NotWritable { place, source }
+                Self::NotWritable { place, error }
             }
             io::ErrorKind::NotADirectory => Self::NotADirectory { place },
-            _ => Self::Io { place, source },
+            _ => Self::Io { place, error },
         }
     }
 }
