@@ -8,7 +8,7 @@ use std::{cell::Cell, collections::BTreeMap, time::Duration};
 thread_local! {
     /// Of a thousand turns of the nervous entities, how many panic.
     pub static NERVES: Cell<u64> = const { Cell::new(0) };
-    /// Whether this build reads the state of [`Brittle`].
+    /// Whether this build reads the states of [`Brittle`] and [`Frail`].
     pub static BRITTLE_BROKEN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -91,7 +91,7 @@ impl Query<Books> for Account {
 
 /// Sends numbered messages.
 #[derive(Entity, Default, Serialize, Deserialize)]
-#[entity(kind = "speaker", handles(Speak), queries(Spoken))]
+#[entity(kind = "speaker", handles(Speak, Alternate), queries(Spoken))]
 pub struct Speaker {
     sent: BTreeMap<String, u64>,
 }
@@ -104,6 +104,15 @@ pub struct Speak {
     pub times: u64,
 }
 
+/// Lets a speaker send its next numbers in turn to a frail listener and to another of another key, several to each.
+#[derive(Message, Serialize, Deserialize)]
+#[message(reply = ())]
+pub struct Alternate {
+    pub frail: String,
+    pub sound: String,
+    pub times: u64,
+}
+
 /// How many were sent to each listener.
 #[derive(Message, Serialize, Deserialize)]
 #[message(reply = BTreeMap<String, u64>)]
@@ -113,12 +122,30 @@ impl Handle<Speak> for Speaker {
     fn handle(&mut self, speak: Speak, ctx: &mut Context<'_, Self>) {
         for _ in 0..speak.times {
             for to in &speak.to {
-                let number = self.sent.entry(to.clone()).or_default();
-                *number += 1;
-                ctx.send(Listener::at(to), Word { number: *number });
+                let word = self.next_word(to);
+                ctx.send(Listener::at(to), word);
             }
         }
         tremble(ctx);
+    }
+}
+
+impl Handle<Alternate> for Speaker {
+    fn handle(&mut self, speak: Alternate, ctx: &mut Context<'_, Self>) {
+        for _ in 0..speak.times {
+            let word = self.next_word(&speak.frail);
+            ctx.send(Frail::at(&speak.frail), word);
+            let word = self.next_word(&speak.sound);
+            ctx.send(Listener::at(&speak.sound), word);
+        }
+    }
+}
+
+impl Speaker {
+    fn next_word(&mut self, to: &str) -> Word {
+        let number = self.sent.entry(to.to_owned()).or_default();
+        *number += 1;
+        Word { number: *number }
     }
 }
 
@@ -151,13 +178,19 @@ pub struct Heard;
 
 impl Handle<Word> for Listener {
     fn handle(&mut self, word: Word, ctx: &mut Context<'_, Self>) {
+        self.note(word.number, ctx);
+        tremble(ctx);
+    }
+}
+
+impl Listener {
+    fn note<E>(&mut self, number: u64, ctx: &Context<'_, E>) {
         let sender = ctx.sender().map_or_else(String::new, |sender| sender.key().to_owned());
         let last = self.heard.entry(sender.clone()).or_default();
-        if word.number != *last + 1 {
-            self.gaps.push((sender.clone(), *last, word.number));
+        if number != *last + 1 {
+            self.gaps.push((sender, *last, number));
         }
-        *last = word.number;
-        tremble(ctx);
+        *last = number;
     }
 }
 
@@ -412,6 +445,38 @@ impl Handle<Press> for Brittle {
 impl Query<Presses> for Brittle {
     fn query(&self, _: Presses) -> u64 {
         self.presses
+    }
+}
+
+/// A listener whose stored state a build may be unable to read.
+#[derive(Entity, Default, Serialize)]
+#[entity(kind = "frail", handles(Word), queries(Heard))]
+pub struct Frail {
+    listener: Listener,
+}
+
+impl<'de> Deserialize<'de> for Frail {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Plain {
+            listener: Listener,
+        }
+        if BRITTLE_BROKEN.get() {
+            return Err(serde::de::Error::custom("this build cannot read it"));
+        }
+        Plain::deserialize(from).map(|plain| Self { listener: plain.listener })
+    }
+}
+
+impl Handle<Word> for Frail {
+    fn handle(&mut self, word: Word, ctx: &mut Context<'_, Self>) {
+        self.listener.note(word.number, ctx);
+    }
+}
+
+impl Query<Heard> for Frail {
+    fn query(&self, _: Heard) -> (BTreeMap<String, u64>, Vec<(String, u64, u64)>) {
+        (self.listener.heard.clone(), self.listener.gaps.clone())
     }
 }
 

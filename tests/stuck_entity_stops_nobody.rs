@@ -10,8 +10,8 @@ use entity_runtime::{
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, named, with},
     entities::{
-        Account, BRITTLE_BROKEN, Books, Brittle, Cancel, Clock, Count, Credit, Fund, NERVES, Phoenix, Poison,
-        Press, Presses, Rings, Set, Touch, Transfer,
+        Account, Alternate, BRITTLE_BROKEN, Books, Brittle, Cancel, Clock, Count, Credit, Frail, Fund, Heard,
+        Listener, NERVES, Phoenix, Poison, Press, Presses, Rings, Set, Speak, Speaker, Touch, Transfer,
     },
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -69,6 +69,65 @@ fn a_parked_entity_with_10_000_waiting_holds_up_no_other() {
     driven.settle();
     assert_eq!(done::<u64>(driven.answer(presses)), 10_001);
     assert_eq!(counters(&driven).waiting, 0);
+}
+
+/// The last number a listener of some kind has heard of each speaker; there was no gap.
+fn heard(driven: &mut Driven, kind: &str, listener: &str) -> BTreeMap<String, u64> {
+    let to = driven.query(named::<Heard>(kind, listener, &Heard));
+    driven.settle();
+    let (heard, gaps) = done::<(BTreeMap<_, _>, Vec<(String, u64, u64)>)>(driven.answer(to));
+    assert_eq!(gaps, []);
+    heard
+}
+
+#[test]
+fn a_parked_entity_with_10_000_waiting_holds_up_no_other_of_its_senders_stream() {
+    let mut limits = Limits::default();
+    limits.stream_window = 8;
+    // No room for even one window of what the streams bring.
+    limits.intake_bytes_max = 500;
+    limits.mailbox_len_max = 2;
+    let all = with::<Frail>(with::<Listener>(with::<Speaker>(kinds())));
+    let mut driven = Driven::new(all, limits, 4, 2, 2);
+    let (speaker, neighbour) = (driven.key_in(Speaker::KIND, 0, 0), driven.key_in(Speaker::KIND, 0, 1));
+    let stranger = driven.key_in(Speaker::KIND, 2, 0);
+    let (frail, sound) = (driven.key_in(Frail::KIND, 1, 0), driven.key_in(Listener::KIND, 1, 1));
+    let alternate = |times| {
+        let alternate = Alternate { frail: frail.clone(), sound: sound.clone(), times };
+        envelope::<Speaker, _>(&speaker, &alternate)
+    };
+    driven.request(1, 1, alternate(1), true);
+    driven.settle();
+    driven.restart();
+    BRITTLE_BROKEN.set(true);
+    // No time passes from here on: who waits for a timer waits for ever.
+    for round in 1..=100 {
+        driven.request(1, 1 + round, alternate(100), true);
+        // Others of the sender's shard, through the same stream, and of another shard.
+        for (client, other) in [(2, &neighbour), (3, &stranger)] {
+            let speak = Speak { to: vec![sound.clone()], times: 2 };
+            driven.request(client, round, envelope::<Speaker, _>(other, &speak), true);
+        }
+        driven.settle();
+        assert_eq!(counters(&driven).waiting, 100 * round);
+        let expected = [(&speaker, 1 + 100 * round), (&neighbour, 2 * round), (&stranger, 2 * round)];
+        let expected = expected.map(|(speaker, words)| (speaker.clone(), words));
+        assert_eq!(heard(&mut driven, Listener::KIND, &sound), BTreeMap::from(expected));
+    }
+    // They wait durably, and their senders have nothing of them any more.
+    driven.restart();
+    driven.settle();
+    assert_eq!(counters(&driven).waiting, 10_000);
+    assert!(driven.kernels.iter().all(|kernel| kernel.outbox_bytes() == (0, 0)));
+    driven.request(1, 102, alternate(1), true);
+    driven.settle();
+    assert_eq!(heard(&mut driven, Listener::KIND, &sound)[&speaker], 10_002);
+    // The next build reads the state: all that waited takes effect, in order.
+    BRITTLE_BROKEN.set(false);
+    driven.restart();
+    driven.settle();
+    assert_eq!(heard(&mut driven, Frail::KIND, &frail), BTreeMap::from([(speaker, 10_002)]));
+    assert_eq!((counters(&driven).waiting, driven.dead_letters().len()), (0, 0));
 }
 
 #[test]
