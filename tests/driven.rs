@@ -60,10 +60,25 @@ pub struct Driven {
     pub acknowledged: u64,
     /// Whether the store grants room.
     pub room: Result<(), NoRoom>,
+    /// The most that any kernel held after a step.
+    pub peaks: Held,
     /// Last durable batch by worker and lane.
     durable: BTreeMap<(usize, LaneId), u64>,
     now: Timestamp,
     next_slot: u64,
+}
+
+/// Bytes a kernel has in memory.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Held {
+    /// Of messages that had no turn yet.
+    pub intake: usize,
+    /// Of messages kept for receivers.
+    pub outbox: usize,
+    /// Of messages kept for receivers, in memory or in the store alone.
+    pub kept: usize,
+    /// Of activations.
+    pub activations: usize,
 }
 
 /// The kinds of [`Driven`].
@@ -127,6 +142,7 @@ impl Driven {
             condemned: None,
             acknowledged: 0,
             room: Ok(()),
+            peaks: Held::default(),
             durable: BTreeMap::new(),
             now: Timestamp::from_millis(1_000_000),
             next_slot: 0,
@@ -195,6 +211,13 @@ impl Driven {
         let actions = self.kernels[worker].step(event, self.now);
         let audit = self.kernels[worker].audit();
         assert!(audit.balances(), "{audit:?}");
+        let kernel = &self.kernels[worker];
+        self.peaks = Held {
+            intake: self.peaks.intake.max(kernel.intake_bytes()),
+            outbox: self.peaks.outbox.max(kernel.outbox_bytes().1),
+            kept: self.peaks.kept.max(kernel.outbox_bytes().0),
+            activations: self.peaks.activations.max(kernel.activations().1),
+        };
         for action in actions {
             match action {
                 Action::Commit(submission) => {
@@ -417,6 +440,14 @@ impl Driven {
     /// Something is not durable yet.
     pub fn checkpoint(&mut self) {
         self.settle();
+        self.make_loadable();
+    }
+
+    /// What is durable by now can be loaded, and the workers know.
+    ///
+    /// # Panics
+    /// A worker asks for what cannot be read.
+    pub fn make_loadable(&mut self) {
         self.store.maintain().expect("memory does not fail");
         for ((worker, lane), through) in self.durable.clone() {
             self.step(worker, Event::Loadable { lane, through });

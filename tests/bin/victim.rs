@@ -2,11 +2,14 @@
 //!
 //! `victim crash DIR ISSUED FROM ROWS`: asks notes under known ids from number FROM on, without end, and feeds ROWS rows
 //! from row 1. `victim hold DIR`: opens the directory and waits for the end of its input. `victim deed DIR ISSUED DEED`:
-//! asks the killer entity for a deed, and its neighbours for a sign of life.
+//! asks the killer entity for a deed, and its neighbours for a sign of life. `victim overload DIR ROUNDS...`: each round
+//! every one of many callers asks so often, all of them at once and far more than there is room for; says what was done and
+//! refused since the start, and the most memory the process has had.
 
 use anyhow::{Context, Result, bail};
+use entity_runtime::{AskError, Refusal};
 use entity_runtime::{Runtime, message::RequestId, prelude::*, timestamp::Timestamp};
-use entity_runtime_tests::running::{Deed, Do, Killer, Ledger, Note, builder, id, small_limits};
+use entity_runtime_tests::running::{Deed, Do, Killer, Ledger, Note, Reject, builder, id, small_limits};
 use std::{io::Write, path::Path, time::Duration};
 
 /// Requests on their way at a time.
@@ -22,6 +25,7 @@ async fn main() -> Result<()> {
         }
         ["hold", directory] => hold(Path::new(directory)).await,
         ["deed", directory, issued, deed] => self::deed(Path::new(directory), at(issued)?, deed).await,
+        ["overload", directory, ref rounds @ ..] => overload(Path::new(directory), rounds).await,
         _ => bail!("see the head of this file"),
     }
 }
@@ -78,6 +82,92 @@ async fn crash(directory: &Path, issued: Timestamp, from: u64, rows: u64) -> Res
         asked??;
     }
     Ok(())
+}
+
+/// Callers that ask at the same time.
+const CALLERS: u64 = 500;
+/// Clients they share: a client's last replies are stored until it asks again.
+const CLIENTS: u64 = 10;
+/// Bytes in the longer half of their messages.
+const LETTER_LEN: usize = 1_000;
+/// Entities they ask.
+const LEDGERS: u64 = 2_000;
+
+async fn overload(directory: &Path, rounds: &[&str]) -> Result<()> {
+    let mut limits = small_limits();
+    // Both workers together hold a tenth of what all callers ask at a time: every other message is a long one.
+    limits.intake_bytes_max = CALLERS as usize / 2 * LETTER_LEN / 10 / 2;
+    limits.mailbox_len_max = 8;
+    limits.activation_bytes_max = 256 << 10;
+    limits.outbox_bytes_max = 16 << 10;
+    limits.outbox_memory_max = 64 << 10;
+    limits.replies_max = 200;
+    // The tail of the log counts in memory; the first round is to fill it.
+    let runtime = builder(directory, limits).log_budget(8 << 20).start().await?;
+    let clients: Vec<_> = (0..CLIENTS).map(|_| runtime.client()).collect();
+    let (mut done, mut refused, mut row) = (0_u64, 0_u64, 0);
+    let mut feed = runtime.client().feed("rows").await?;
+    for times in rounds {
+        let times: u64 = times.parse()?;
+        let mut callers = tokio::task::JoinSet::new();
+        for caller in 0..CALLERS {
+            let client = clients[(caller % CLIENTS) as usize].clone();
+            callers.spawn(call(client, caller, times));
+        }
+        for _ in 0..times * 20 {
+            row += 1;
+            feed.send(row, Ledger::at(format!("l{}", row % LEDGERS)), note(row)).await?;
+        }
+        feed.flush().await?;
+        while let Some(called) = callers.join_next().await {
+            let (more_done, more_refused) = called??;
+            done += more_done;
+            refused += more_refused;
+        }
+        runtime.quiesce().await;
+        say(&format!("{done} {refused} {}", peak_kib()?))?;
+    }
+    let counters = runtime.counters();
+    anyhow::ensure!(
+        counters.balance() && (counters.refused, counters.in_flight) == (refused, 0),
+        "{counters:?}"
+    );
+    drop(feed);
+    runtime.shutdown().await;
+    Ok(())
+}
+
+/// The states it makes stay short, however often it is sent.
+fn note(number: u64) -> Note {
+    Note { number: number % 4, mirror: Some(format!("m{}", number % 100)) }
+}
+
+/// Asks so often, and says how often it was answered and refused.
+async fn call(client: entity_runtime::Client, caller: u64, times: u64) -> Result<(u64, u64)> {
+    let (mut done, mut refused) = (0, 0);
+    for time in 0..times {
+        let ledger = Ledger::at(format!("l{}", (caller * 7 + time * 11) % LEDGERS));
+        let asked = if time % 2 == 0 {
+            client.ask(ledger, note(caller + time)).await.map(drop)
+        } else {
+            client.ask(ledger, Reject { why: "n".repeat(LETTER_LEN) }).await.map(drop)
+        };
+        match asked {
+            Ok(()) => done += 1,
+            Err(AskError::Refused(Refusal::Busy(_))) => refused += 1,
+            Err(other) => bail!("neither done nor refused: {other}"),
+        }
+        // Whoever is refused at once lets the others ask too.
+        tokio::task::yield_now().await;
+    }
+    Ok((done, refused))
+}
+
+/// The most memory this process has had, in KiB.
+fn peak_kib() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the peak is told")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 async fn hold(directory: &Path) -> Result<()> {
