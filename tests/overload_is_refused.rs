@@ -9,7 +9,8 @@ use entity_runtime::{
     kernel::{Arrival, Counters, Event, FeedNews, Outcome, Provenance},
     limits::Limits,
     message::Message,
-    placement::{self, ShardId},
+    placement::{self, ShardId, Shards},
+    store::{LaneId, NoRoom, memory::MemoryStore},
 };
 use entity_runtime_tests::{
     driven::{Driven, Held, envelope, kinds, named, with},
@@ -19,7 +20,7 @@ use entity_runtime_tests::{
     },
     running::{Counts, Ledger, Note, builder, small_limits},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 const TASKS: u64 = 400;
 const EACH: u64 = 25;
@@ -448,4 +449,33 @@ fn the_memory_of_a_process_is_flat_under_ten_times_the_load() {
     let [done, refused, peak] = [0, 1, 2].map(|at| (first[at], second[at]));
     assert!(done.0 < done.1 && 0 < refused.0 && refused.0 < refused.1, "this is no overload: {said}");
     assert!(peak.1 <= peak.0 + SLACK_KIB, "{} KiB became {}", peak.0, peak.1);
+}
+
+#[tokio::test]
+async fn requests_wait_while_the_log_is_at_its_bound_and_questions_do_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new(Shards::new(8).unwrap(), 1);
+    let faults = store.faults();
+    let runtime = builder(directory.path(), small_limits()).store(Arc::new(store)).start().await.unwrap();
+    let client = runtime.client();
+    for round in 0..5 {
+        faults.refuse_room(LaneId(0), Some(NoRoom::LogTail));
+        let mut noted = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let (client, number) = (client.clone(), round * 20 + n);
+            noted.spawn(async move {
+                client.ask(Ledger::at(format!("l{n}")), Note { number, mirror: None }).await
+            });
+        }
+        // Both workers run without room meanwhile, and answer: they give back none that they never had.
+        for n in 0..20 {
+            assert_eq!(client.ask(Ledger::at(format!("l{n}")), Counts).await.unwrap().len(), round as usize);
+        }
+        faults.refuse_room(LaneId(0), None);
+        while let Some(note) = noted.join_next().await {
+            note.unwrap().unwrap();
+        }
+    }
+    assert_eq!(runtime.failure(), None);
+    runtime.shutdown().await;
 }
