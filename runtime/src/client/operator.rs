@@ -9,7 +9,7 @@ use crate::{
     feeds::{Claim, DropStep, Feed, FeedId},
     kernel::{Event, Outcome, StuckPage},
     message::{ClientId, Envelope},
-    node::Front,
+    node::{Front, Ports},
     placement::ShardId,
     shard::{self, FEED_CLAIM, FEED_MARKS, FEED_NAME, decode_waiting},
     store::{LoadError, OwnedShard, RowType, Store, row::take_u64},
@@ -419,13 +419,13 @@ impl<'r> Operator<'r> {
         }
         let pending =
             Arc::new(Pending::new(ClientId(random_u128()), self.front.clock.clone(), Duration::ZERO));
-        let connection = self.front.ports.next();
-        self.front.ports.open(connection, pending.clone());
+        let port = OpenPort { ports: &self.front.ports, connection: self.front.ports.next() };
+        port.ports.open(port.connection, pending.clone());
         let until = self.front.clock.now() + TIMEOUT;
         let mut waiters = Vec::new();
         for (worker, of) in of {
             let waiter = pending.wait(None, false, until);
-            let to = ReplyTo { connection, slot: waiter.slot };
+            let to = ReplyTo { connection: port.connection, slot: waiter.slot };
             self.front.intakes[worker].push(event(of, to));
             waiters.push(waiter);
         }
@@ -433,7 +433,6 @@ impl<'r> Operator<'r> {
         for waiter in waiters {
             outcomes.push(waiter.await);
         }
-        self.front.ports.close(connection);
         Ok(outcomes)
     }
 
@@ -485,6 +484,18 @@ impl<'r> Operator<'r> {
             Ok(page)
         })
         .await
+    }
+}
+
+/// The port that the answers to a question come to. It is closed however the asking ends, for its future may be dropped.
+struct OpenPort<'f> {
+    ports: &'f Ports,
+    connection: u32,
+}
+
+impl Drop for OpenPort<'_> {
+    fn drop(&mut self) {
+        self.ports.close(self.connection);
     }
 }
 
@@ -541,7 +552,11 @@ mod tests {
         placement::{Epoch, Shards},
         store::{Batch, ImageKey, Lane, LaneId, NoRoom, Position, batch::put, memory::MemoryStore},
     };
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        future::Future,
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Context, Waker},
+    };
 
     /// A store that counts the rows it has shown.
     struct Counting {
@@ -657,6 +672,19 @@ mod tests {
         assert_eq!(listed, all);
         let behind = LetterId { shard: ShardId(0), number: u64::MAX };
         assert_eq!(operator.dead_letters(Some(behind), 1).await.unwrap()[0].id.to_string(), "1-1");
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_dropped_leaves_no_port_behind() {
+        let (front, counting) = counting(1);
+        let store: Arc<dyn Store> = counting;
+        let operator = Operator::new(&front, &store);
+        {
+            let mut stuck = Box::pin(operator.stuck(1));
+            assert!(stuck.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert_eq!(front.ports.len(), 1);
+        }
+        assert_eq!(front.ports.len(), 0);
     }
 
     #[tokio::test]
