@@ -377,6 +377,9 @@ impl<'r> Operator<'r> {
             let name = Arc::clone(&name);
             move |shard, to| Event::DropFeed { shard, name: Arc::clone(&name), step, to }
         };
+        // One at a time: the marks that another's late step forgets could be those of the next input under the name. The
+        // steps of one that was cut short lie before the next one's in the queue of each worker.
+        let _turn = self.front.dropping_feed.lock().await;
         self.tell_each([home], step(DropStep::Begin)).await?;
         self.tell_each(layout.iter(), step(DropStep::Marks)).await?;
         self.tell_each([home], step(DropStep::End)).await
@@ -550,12 +553,13 @@ mod tests {
         limits::Limits,
         node::Intake,
         placement::{Epoch, Shards},
+        requests::{Reply, ReplyClass},
         store::{Batch, ImageKey, Lane, LaneId, NoRoom, Position, batch::put, memory::MemoryStore},
     };
     use std::{
         future::Future,
         sync::atomic::{AtomicUsize, Ordering},
-        task::{Context, Waker},
+        task::{Context, Poll, Waker},
     };
 
     /// A store that counts the rows it has shown.
@@ -685,6 +689,39 @@ mod tests {
             assert_eq!(front.ports.len(), 1);
         }
         assert_eq!(front.ports.len(), 0);
+    }
+
+    /// Does what the worker was asked to do for feeds, and says what it was.
+    fn work(front: &Front) -> Vec<DropStep> {
+        let mut events = Vec::new();
+        front.intakes[0].take(&mut events);
+        let steps = events.into_iter().map(|event| {
+            let Event::DropFeed { step, to, .. } = event else { unreachable!("nothing else was asked") };
+            let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
+            front.ports.reply(vec![(to, Outcome::Done(reply))]);
+            step
+        });
+        steps.collect()
+    }
+
+    #[tokio::test]
+    async fn a_feed_is_dropped_by_one_at_a_time() {
+        let (front, counting) = counting(1);
+        let store: Arc<dyn Store> = counting;
+        let operator = Operator::new(&front, &store);
+        let mut cx = Context::from_waker(Waker::noop());
+        let [mut one, mut other, mut third] = [(); 3].map(|()| Box::pin(operator.drop_feed("f")));
+        for steps in [&[DropStep::Begin][..], &[DropStep::Marks; 2], &[DropStep::End]] {
+            assert!(one.as_mut().poll(&mut cx).is_pending() && other.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(work(&front), steps);
+        }
+        assert!(matches!(one.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
+        // The next begins from the start, and should nobody wait for it any longer, so does the one behind.
+        assert!(other.as_mut().poll(&mut cx).is_pending() && third.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(work(&front), [DropStep::Begin]);
+        drop(other);
+        assert!(third.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(work(&front), [DropStep::Begin]);
     }
 
     #[tokio::test]
