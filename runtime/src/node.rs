@@ -51,6 +51,8 @@ pub(crate) struct Front {
     pub(crate) clock: Clock,
     pub(crate) intakes: Vec<Arc<Intake>>,
     pub(crate) ports: Ports,
+    /// Held while an operator drops a feed.
+    pub(crate) dropping_feed: tokio::sync::Mutex<()>,
     /// No new messages are taken.
     pub(crate) stopping: AtomicBool,
     /// Why the node failed, once it has.
@@ -92,6 +94,7 @@ impl Front {
             clock: Clock::start(),
             intakes,
             ports: Ports::default(),
+            dropping_feed: tokio::sync::Mutex::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
             spare: Mutex::default(),

@@ -122,8 +122,13 @@ struct Stream {
     /// Number of the first message that is not known to be durable.
     first: u64,
     kept: VecDeque<Unacknowledged>,
+    /// Number of the first message that was not gathered for the worker, or is to be sent again. It waits for the window.
+    next: u64,
     /// Number of the last message that was handed to the worker in this run.
     handed: u64,
+    /// How many messages may be on their way. One window of a stream after a refusal, and more by each that became durable
+    /// since, up to [`FeedPort::window_max`].
+    window: u64,
     /// When something last became durable, or was sent after nothing or again.
     moved_at: Timestamp,
     /// Messages from this number on are to be sent again at the next tick.
@@ -133,8 +138,14 @@ struct Stream {
 }
 
 impl Stream {
-    fn last(&self) -> u64 {
-        self.first - 1 + self.kept.len() as u64
+    /// A stream whose messages up to this number are durable.
+    fn behind(floor: u64, window: u64) -> Self {
+        Self { first: floor + 1, next: floor + 1, handed: floor, window, ..Self::default() }
+    }
+
+    /// Number of the first message that does not exist yet.
+    fn end(&self) -> u64 {
+        self.first + self.kept.len() as u64
     }
 }
 
@@ -152,6 +163,8 @@ struct State {
     /// The own number of the last message.
     own: Option<u64>,
     gathered: Vec<Vec<Arrival>>,
+    /// Workers that get what is gathered for them when all receipts at hand are taken.
+    go_on: BTreeSet<usize>,
     error: Option<FeedError>,
     closed: bool,
 }
@@ -363,23 +376,41 @@ impl FeedPort {
         }
         state.undurable += 1;
         state.undurable_bytes += envelope.len();
-        let stream = state.streams.entry(shard).or_insert_with(|| Stream { first: 1, ..Stream::default() });
+        let stream = state.streams.entry(shard).or_insert_with(|| Stream::behind(0, self.window_max()));
         if stream.kept.is_empty() {
             stream.moved_at = self.shared.clock.now();
         }
-        stream.kept.push_back(Unacknowledged { own, hash, envelope: envelope.clone() });
-        let number = stream.last();
+        stream.kept.push_back(Unacknowledged { own, hash, envelope });
         if stream.again.is_some() {
             // It goes with those before it, when they are sent again.
             return Ok(());
         }
         let worker = self.shared.worker_of(shard);
-        let from = kernel::Provenance::Feed { feed: self.id, number, own, to: self.to };
-        state.gathered[worker].push(Arrival { shard, hash, envelope, from });
+        self.gather(shard, stream, &mut state.gathered[worker]);
         if GATHER <= state.gathered[worker].len() {
             self.hand(state, worker);
         }
         Ok(())
+    }
+
+    /// The most messages that are on their way to one shard, while it refuses none: its share of all that may be. A store of
+    /// few shards writes one batch while it runs the turns of the next, and one window of a stream is too little for both.
+    fn window_max(&self) -> u64 {
+        let share = UNDURABLE_MAX as u64 / u64::from(self.shared.layout.count());
+        share.max(self.shared.limits.stream_window)
+    }
+
+    /// Gathers what comes next, as far as the window reaches.
+    fn gather(&self, shard: ShardId, stream: &mut Stream, gathered: &mut Vec<Arrival>) {
+        let next = stream.next.max(stream.first);
+        let below = stream.end().min(stream.first + stream.window).max(next);
+        let at = |number| (number - stream.first) as usize;
+        for (number, kept) in (next..).zip(stream.kept.range(at(next)..at(below))) {
+            let from = kernel::Provenance::Feed { feed: self.id, number, own: kept.own, to: self.to };
+            let (hash, envelope) = (kept.hash, kept.envelope.clone());
+            gathered.push(Arrival { shard, hash, envelope, from });
+        }
+        stream.next = below;
     }
 
     /// Asks for the name. The shard answers when the claim is durable: should this input be another one than the name
@@ -441,22 +472,20 @@ impl FeedPort {
         }
         for (&shard, stream) in &mut state.streams {
             let worker = self.shared.worker_of(shard);
-            // A worker with a full intake is slow and has forgotten nothing.
-            let has_room = self.shared.intakes[worker].backlog() < self.shared.limits.intake_bytes_max;
-            if !stream.kept.is_empty() && stream.moved_at + SILENCE <= now && has_room {
+            // A worker with a full intake is slow and has forgotten nothing, and what comes now it refuses.
+            if self.shared.limits.intake_bytes_max <= self.shared.intakes[worker].backlog() {
+                continue;
+            }
+            if !stream.kept.is_empty() && stream.moved_at + SILENCE <= now {
                 stream.again = Some(stream.first);
             }
             let Some(again) = stream.again.take() else { continue };
             stream.moved_at = stream.moved_at.max(now);
             // Gathered messages go in their turn behind those before them, or they would be refused at once.
             state.gathered[worker].retain(|arrival| arrival.shard != shard);
-            let skip = again.saturating_sub(stream.first) as usize;
-            let from = stream.first + skip as u64;
-            for (number, kept) in (from..).zip(stream.kept.iter().skip(skip)) {
-                let from = kernel::Provenance::Feed { feed: self.id, number, own: kept.own, to: self.to };
-                let (hash, envelope) = (kept.hash, kept.envelope.clone());
-                state.gathered[worker].push(Arrival { shard, hash, envelope, from });
-            }
+            stream.next = stream.next.min(again);
+            stream.window = self.shared.limits.stream_window;
+            self.gather(shard, stream, &mut state.gathered[worker]);
         }
         self.hand_all(state);
     }
@@ -480,10 +509,17 @@ impl FeedPort {
                 while stream.first <= through.min(stream.handed) {
                     let Some(done) = stream.kept.pop_front() else { break };
                     stream.first += 1;
+                    stream.window = self.window_max().min(stream.window + 1);
                     stream.moved_at = now;
                     state.undurable -= 1;
                     state.undurable_bytes -= done.envelope.len();
                     state.durable += 1;
+                }
+                // What waited for the window waits no longer, and not for the next tick either.
+                if stream.again.is_none() && stream.next < stream.end() {
+                    let worker = self.shared.worker_of(receipt.shard);
+                    self.gather(receipt.shard, stream, &mut state.gathered[worker]);
+                    state.go_on.insert(worker);
                 }
             }
             (FeedNews::SendFrom(number), Some(stream)) => {
@@ -499,12 +535,7 @@ impl FeedPort {
                     return;
                 }
                 if 0 < floor {
-                    let stream = Stream {
-                        first: floor + 1,
-                        handed: floor,
-                        resumed_at: Some(own),
-                        ..Stream::default()
-                    };
+                    let stream = Stream { resumed_at: Some(own), ..Stream::behind(floor, self.window_max()) };
                     state.streams.insert(receipt.shard, stream);
                 }
                 // Where nobody has the name yet it is claimed with the first message, as by any feed.
@@ -546,8 +577,14 @@ impl Port for FeedPort {
 
     fn feed(&self, receipts: &mut dyn Iterator<Item = FeedReceipt>) {
         let mut state = self.state();
+        if state.closed {
+            return;
+        }
         let now = self.shared.clock.now();
         receipts.for_each(|receipt| self.receipt(&mut state, receipt, now));
+        while let Some(worker) = state.go_on.pop_first() {
+            self.hand(&mut state, worker);
+        }
         drop(state);
         self.progress.notify_waiters();
     }
@@ -645,6 +682,72 @@ mod tests {
         handed(&front);
         feed.port.tick_at(front.clock.now());
         assert_eq!(handed(&front), [1, 2, 3]);
+    }
+
+    /// Makes the worker's intake as full as it may be.
+    fn fill(front: &Front) {
+        let mut bytes = Vec::new();
+        Envelope::write_head("kind", "key", "Message", None, &mut bytes);
+        bytes.resize(front.limits.intake_bytes_max, 0);
+        let (envelope, hash) = (Envelope::from_bytes(bytes.into()).unwrap(), placement::hash("kind", "key"));
+        let shard = front.layout.place(hash);
+        front.hand(vec![Arrival { shard, hash, envelope, from: kernel::Provenance::Volatile }]);
+    }
+
+    #[test]
+    fn no_more_than_a_window_is_on_its_way() {
+        let (feed, front, shard) = feed();
+        let most = feed.port.window_max();
+        let all = most + 300;
+        (1..=all).for_each(|own| push(&feed, own));
+        feed.port.tick_at(front.clock.now());
+        assert_eq!(handed(&front), (1..=most).collect::<Vec<_>>());
+        // What waits goes on at once, and not with a tick.
+        tell(&feed, shard, FeedNews::Durable { through: 100 });
+        assert_eq!(handed(&front), (most + 1..=most + 100).collect::<Vec<_>>());
+        tell(&feed, shard, FeedNews::Durable { through: most + 100 });
+        assert_eq!(handed(&front), (most + 101..=all).collect::<Vec<_>>());
+        assert_eq!(feed.durable(), most + 100);
+    }
+
+    #[test]
+    fn what_was_refused_is_sent_again_a_window_at_a_time() {
+        let (feed, front, shard) = feed();
+        let (window, most) = (front.limits.stream_window, feed.port.window_max());
+        (1..=20_000).for_each(|own| push(&feed, own));
+        assert!(window < most);
+        // A mailbox is full again and again: each tick costs a window, and not all that is kept.
+        for _ in 0..3 {
+            tell(&feed, shard, FeedNews::SendFrom(11));
+            handed(&front);
+            feed.port.tick_at(front.clock.now());
+            assert_eq!(handed(&front), (11..=window).collect::<Vec<_>>());
+        }
+        // It widens with what becomes durable.
+        tell(&feed, shard, FeedNews::Durable { through: 10 });
+        assert_eq!(handed(&front), (window + 1..=window + 20).collect::<Vec<_>>());
+        for through in (1_000..=20_000).step_by(1_000) {
+            tell(&feed, shard, FeedNews::Durable { through });
+        }
+        assert_eq!((feed.durable(), handed(&front).last()), (20_000, Some(&20_000)));
+    }
+
+    #[test]
+    fn nothing_is_sent_again_to_a_worker_without_room() {
+        let (feed, front, shard) = feed();
+        (1..=3).for_each(|own| push(&feed, own));
+        feed.port.tick_at(front.clock.now());
+        handed(&front);
+        let before = front.intakes[0].backlog();
+        fill(&front);
+        front.intakes[0].take(&mut Vec::new());
+        tell(&feed, shard, FeedNews::SendFrom(2));
+        feed.port.tick_at(front.clock.now());
+        assert_eq!(handed(&front), []);
+        // It has had its turns.
+        front.intakes[0].taken(front.intakes[0].backlog() - before, 0);
+        feed.port.tick_at(front.clock.now());
+        assert_eq!(handed(&front), [2, 3]);
     }
 
     #[test]

@@ -9,13 +9,15 @@ use crate::{
     feeds::{Claim, DropStep, Feed, FeedId},
     kernel::{Event, Outcome, StuckPage},
     message::{ClientId, Envelope},
-    node::Front,
+    node::{Front, Ports},
     placement::ShardId,
     shard::{self, FEED_CLAIM, FEED_MARKS, FEED_NAME, decode_waiting},
-    store::{LoadError, Row, RowType, Store, row::take_u64},
+    store::{LoadError, OwnedShard, RowType, Store, row::take_u64},
     timestamp::Timestamp,
 };
-use std::{collections::BTreeMap, fmt, num::ParseIntError, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, num::ParseIntError, ops::Range, str::FromStr, sync::Arc, time::Duration,
+};
 
 /// Most rows of one page.
 pub const PAGE_MAX: usize = 1_000;
@@ -273,32 +275,31 @@ impl<'r> Operator<'r> {
     /// The store cannot be read.
     pub async fn feeds(&self) -> Result<Vec<FeedProgress>, OperatorError> {
         self.make_loadable().await?;
-        let mut feeds: BTreeMap<Vec<u8>, FeedProgress> = BTreeMap::new();
-        for shard in self.front.layout.iter() {
-            for (key, value) in self.rows(shard).await? {
-                let Some((&[row_type], rest)) = key.split_first_chunk() else { continue };
-                let Some((id, &[part])) = rest.split_last_chunk() else { continue };
-                if row_type != RowType::Feed as u8 {
-                    continue;
-                }
-                let feed = feeds.entry(id.to_vec()).or_default();
-                match part {
-                    FEED_MARKS => {
-                        let marks = Feed::decode(&value).ok_or(OperatorError::Row(shard))?;
-                        feed.applied += marks.floor();
-                        feed.own = feed.own.max(marks.own_at_floor());
-                        feed.shards += 1;
+        let layout = self.front.layout;
+        let feeds = self.read(move |rows| {
+            let mut feeds: BTreeMap<Vec<u8>, FeedProgress> = BTreeMap::new();
+            for shard in layout.iter() {
+                let (from, below) = ([RowType::Feed as u8], [RowType::Feed as u8 + 1]);
+                rows.visit(shard, &from..&below, |key, value| {
+                    let (id, &[part]) = key[1..].split_last_chunk()?;
+                    let feed = feeds.entry(id.to_vec()).or_default();
+                    match part {
+                        FEED_MARKS => {
+                            let marks = Feed::decode(value)?;
+                            feed.applied += marks.floor();
+                            feed.own = feed.own.max(marks.own_at_floor());
+                            feed.shards += 1;
+                        }
+                        FEED_NAME => feed.name = String::from_utf8_lossy(value).into_owned(),
+                        FEED_CLAIM => feed.dropping = Claim::decode(value)? == Claim::Dropping,
+                        _ => return None,
                     }
-                    FEED_NAME => feed.name = String::from_utf8_lossy(&value).into_owned(),
-                    FEED_CLAIM => {
-                        let claim = Claim::decode(&value).ok_or(OperatorError::Row(shard))?;
-                        feed.dropping = claim == Claim::Dropping;
-                    }
-                    _ => return Err(OperatorError::Row(shard)),
-                }
+                    Some(true)
+                })?;
             }
-        }
-        let mut feeds: Vec<FeedProgress> = feeds.into_values().collect();
+            Ok(feeds)
+        });
+        let mut feeds: Vec<FeedProgress> = feeds.await?.into_values().collect();
         feeds.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(feeds)
     }
@@ -309,11 +310,19 @@ impl<'r> Operator<'r> {
     /// # Errors
     /// There is no such letter, or the store has no room; or the outcome is unknown.
     pub async fn retry(&self, id: LetterId) -> Result<(), OperatorError> {
+        self.check(id)?;
         self.make_loadable().await?;
-        let key = [&[RowType::DeadLetter as u8][..], &id.number.to_be_bytes()].concat();
-        let row = self.rows(id.shard).await?.into_iter().find(|(found, _)| *found == key);
-        let (_, value) = row.ok_or(Refusal::NoDeadLetter(id.number))?;
-        let letter = shard::LetterRow::decode(&value).ok_or(OperatorError::Row(id.shard))?;
+        let letter = self.read(move |rows| {
+            let mut letter = None;
+            let key = row_key(RowType::DeadLetter, id.number);
+            let below = [&key[..], &[0]].concat();
+            rows.visit(id.shard, &key..&below, |_, value| {
+                letter = Some(shard::LetterRow::decode(value)?);
+                Some(false)
+            })?;
+            Ok(letter)
+        });
+        let letter = letter.await?.ok_or(Refusal::NoDeadLetter(id.number))?;
         self.tell(id, Some(letter.envelope)).await
     }
 
@@ -368,15 +377,21 @@ impl<'r> Operator<'r> {
             let name = Arc::clone(&name);
             move |shard, to| Event::DropFeed { shard, name: Arc::clone(&name), step, to }
         };
+        // One at a time: the marks that another's late step forgets could be those of the next input under the name. The
+        // steps of one that was cut short lie before the next one's in the queue of each worker.
+        let _turn = self.front.dropping_feed.lock().await;
         self.tell_each([home], step(DropStep::Begin)).await?;
         self.tell_each(layout.iter(), step(DropStep::Marks)).await?;
         self.tell_each([home], step(DropStep::End)).await
     }
 
+    /// There is such a shard.
+    fn check(&self, id: LetterId) -> Result<(), Refusal> {
+        if id.shard.0 < self.front.layout.count() { Ok(()) } else { Err(Refusal::NoDeadLetter(id.number)) }
+    }
+
     async fn tell(&self, id: LetterId, retry: Option<Envelope>) -> Result<(), OperatorError> {
-        if self.front.layout.count() <= id.shard.0 {
-            return Err(Refusal::NoDeadLetter(id.number).into());
-        }
+        self.check(id)?;
         let event = |shard, to| Event::DeadLetter { shard, number: id.number, retry: retry.clone(), to };
         self.tell_each([id.shard], event).await
     }
@@ -407,13 +422,13 @@ impl<'r> Operator<'r> {
         }
         let pending =
             Arc::new(Pending::new(ClientId(random_u128()), self.front.clock.clone(), Duration::ZERO));
-        let connection = self.front.ports.next();
-        self.front.ports.open(connection, pending.clone());
+        let port = OpenPort { ports: &self.front.ports, connection: self.front.ports.next() };
+        port.ports.open(port.connection, pending.clone());
         let until = self.front.clock.now() + TIMEOUT;
         let mut waiters = Vec::new();
         for (worker, of) in of {
             let waiter = pending.wait(None, false, until);
-            let to = ReplyTo { connection, slot: waiter.slot };
+            let to = ReplyTo { connection: port.connection, slot: waiter.slot };
             self.front.intakes[worker].push(event(of, to));
             waiters.push(waiter);
         }
@@ -421,64 +436,307 @@ impl<'r> Operator<'r> {
         for waiter in waiters {
             outcomes.push(waiter.await);
         }
-        self.front.ports.close(connection);
         Ok(outcomes)
     }
 
     /// Rows that are committed but not yet in the checkpoint are not seen by loads.
     async fn make_loadable(&self) -> Result<(), OperatorError> {
         let store = Arc::clone(self.store);
-        blocking(move || store.maintain()).await
+        blocking(move || Ok(store.maintain()?)).await
     }
 
-    async fn rows(&self, shard: ShardId) -> Result<Vec<Row>, OperatorError> {
+    /// Reads rows where nobody's executor waits for it.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Rows) -> Result<T, OperatorError> + Send + 'static,
+    ) -> Result<T, OperatorError> {
         let store = Arc::clone(self.store);
-        blocking(move || {
-            let owned = store.owned()?.into_iter().find(|owned| owned.shard == shard);
-            store.load_shard(shard, owned.ok_or(LoadError::NotOwned(shard))?.epoch)
-        })
-        .await
+        blocking(move || read(&Rows { owned: store.owned()?, store })).await
     }
 
-    async fn page<T>(
+    /// A page reads the rows it has, and no others; what the shards hold besides is not looked at.
+    async fn page<T: Send + 'static>(
         &self,
         after: Option<LetterId>,
         limit: usize,
         row_type: RowType,
-        read: impl Fn(LetterId, &[u8]) -> Option<T>,
+        decode: impl Fn(LetterId, &[u8]) -> Option<T> + Send + 'static,
     ) -> Result<Vec<T>, OperatorError> {
         self.make_loadable().await?;
-        let mut page = Vec::new();
-        for shard in self.front.layout.iter() {
-            if after.is_some_and(|after| shard < after.shard) {
-                continue;
+        let (layout, limit) = (self.front.layout, limit.min(PAGE_MAX));
+        self.read(move |rows| {
+            let mut page = Vec::new();
+            for shard in layout.iter() {
+                let from = match after {
+                    Some(after) if shard < after.shard => continue,
+                    Some(after) if shard == after.shard => after.number.checked_add(1),
+                    _ => Some(0),
+                };
+                let Some(from) = from else { continue };
+                if page.len() == limit {
+                    break;
+                }
+                let (from, below) = (row_key(row_type, from), [row_type as u8 + 1]);
+                rows.visit(shard, &from..&below, |key, value| {
+                    let mut rest = &key[1..];
+                    let id = LetterId { shard, number: take_u64(&mut rest)? };
+                    page.push(decode(id, value)?);
+                    Some(page.len() < limit)
+                })?;
             }
-            for (key, value) in self.rows(shard).await? {
-                let Some((&[found], mut rest)) = key.split_first_chunk() else { continue };
-                if found != row_type as u8 {
-                    continue;
-                }
-                let number = take_u64(&mut rest).ok_or(OperatorError::Row(shard))?;
-                let id = LetterId { shard, number };
-                if after.is_some_and(|after| id <= after) {
-                    continue;
-                }
-                if page.len() == limit.min(PAGE_MAX) {
-                    return Ok(page);
-                }
-                page.push(read(id, &value).ok_or(OperatorError::Row(shard))?);
-            }
-        }
-        Ok(page)
+            Ok(page)
+        })
+        .await
     }
 }
 
-/// Reading blocks; nobody's executor should.
+/// The port that the answers to a question come to. It is closed however the asking ends, for its future may be dropped.
+struct OpenPort<'f> {
+    ports: &'f Ports,
+    connection: u32,
+}
+
+impl Drop for OpenPort<'_> {
+    fn drop(&mut self) {
+        self.ports.close(self.connection);
+    }
+}
+
+/// The rows of a store, to be read where it may block.
+struct Rows {
+    store: Arc<dyn Store>,
+    owned: Vec<OwnedShard>,
+}
+
+impl Rows {
+    /// Visits rows as [`Store::load_rows`] does; `visit` says `None` of a row that it cannot read.
+    fn visit(
+        &self,
+        shard: ShardId,
+        keys: Range<&[u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Option<bool>,
+    ) -> Result<(), OperatorError> {
+        let owned = self.owned.iter().find(|owned| owned.shard == shard);
+        let mut is_read = true;
+        self.store.load_rows(
+            shard,
+            owned.ok_or(LoadError::NotOwned(shard))?.epoch,
+            keys,
+            &mut |key, value| {
+                let go_on = visit(key, value);
+                is_read = go_on.is_some();
+                go_on == Some(true)
+            },
+        )?;
+        if is_read { Ok(()) } else { Err(OperatorError::Row(shard)) }
+    }
+}
+
+fn row_key(row_type: RowType, number: u64) -> Vec<u8> {
+    [&[row_type as u8][..], &number.to_be_bytes()].concat()
+}
+
+/// Blocks a thread that is there for it.
 async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, OperatorError> + Send + 'static,
 ) -> Result<T, OperatorError> {
-    match tokio::task::spawn_blocking(read).await {
-        Ok(read) => Ok(read?),
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
         Err(error) => Err(OperatorError::Unknown(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limits::Limits,
+        node::Intake,
+        placement::{Epoch, Shards},
+        requests::{Reply, ReplyClass},
+        store::{Batch, ImageKey, Lane, LaneId, NoRoom, Position, batch::put, memory::MemoryStore},
+    };
+    use std::{
+        future::Future,
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Context, Poll, Waker},
+    };
+
+    /// A store that counts the rows it has shown.
+    struct Counting {
+        store: MemoryStore,
+        shown: AtomicUsize,
+    }
+
+    impl Store for Counting {
+        fn shards(&self) -> Shards {
+            self.store.shards()
+        }
+
+        fn lanes(&self) -> u32 {
+            self.store.lanes()
+        }
+
+        fn lane_of(&self, shard: ShardId) -> LaneId {
+            self.store.lane_of(shard)
+        }
+
+        fn owned(&self) -> Result<Vec<OwnedShard>, LoadError> {
+            self.store.owned()
+        }
+
+        fn open_lane(&self, lane: LaneId) -> Box<dyn Lane> {
+            self.store.open_lane(lane)
+        }
+
+        fn load_rows(
+            &self,
+            shard: ShardId,
+            epoch: Epoch,
+            keys: Range<&[u8]>,
+            visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+        ) -> Result<(), LoadError> {
+            self.store.load_rows(shard, epoch, keys, &mut |key, value| {
+                self.shown.fetch_add(1, Ordering::Relaxed);
+                visit(key, value)
+            })
+        }
+
+        fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
+            self.store.load_images(keys)
+        }
+
+        fn loadable(&self, lane: LaneId) -> Position {
+            self.store.loadable(lane)
+        }
+
+        fn reserve(&self, lane: LaneId, bytes: u64) -> Result<(), NoRoom> {
+            self.store.reserve(lane, bytes)
+        }
+
+        fn release(&self, lane: LaneId, bytes: u64) {
+            self.store.release(lane, bytes);
+        }
+
+        fn shrink(&self, lane: LaneId, from: u64, to: u64) {
+            self.store.shrink(lane, from, to);
+        }
+
+        fn wants_maintenance(&self) -> bool {
+            self.store.wants_maintenance()
+        }
+
+        fn maintain(&self) -> Result<(), LoadError> {
+            self.store.maintain()
+        }
+    }
+
+    fn letter() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Envelope::write_head("kind", "key", "Message", None, &mut bytes);
+        let envelope = Envelope::from_bytes(bytes.into()).unwrap();
+        let letter = shard::LetterRow { at: Timestamp::EPOCH, tries: 1, reason: "why".into(), envelope };
+        let mut row = Vec::new();
+        letter.encode(&mut row);
+        row
+    }
+
+    /// Two shards, each with this many dead letters from number 1 on, and as many rows of other kinds around them.
+    fn counting(letters: u64) -> (Arc<Front>, Arc<Counting>) {
+        let layout = Shards::new(2).unwrap();
+        let store = MemoryStore::new(layout, 1);
+        let mut batch = Batch::new();
+        for shard in layout.iter() {
+            batch.section(shard, Epoch(1), 1, |out| {
+                for number in 1..=letters {
+                    put(&[&row_key(RowType::Waiting, number)], &[b"other"], out);
+                    put(&[&row_key(RowType::DeadLetter, number)], &[&letter()], out);
+                }
+            });
+        }
+        store.open_lane(LaneId(0)).commit(&[batch]).unwrap();
+        let front = Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]);
+        (Arc::new(front), Arc::new(Counting { store, shown: AtomicUsize::new(0) }))
+    }
+
+    #[tokio::test]
+    async fn a_page_reads_no_more_rows_than_it_has() {
+        let (front, counting) = counting(100);
+        let store: Arc<dyn Store> = counting.clone();
+        let operator = Operator::new(&front, &store);
+        let (mut after, mut listed) = (None, Vec::new());
+        loop {
+            let page = operator.dead_letters(after, 7).await.unwrap();
+            assert_eq!(counting.shown.swap(0, Ordering::Relaxed), page.len());
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            listed.extend(page.iter().map(|letter| (letter.id.shard.0, letter.id.number)));
+        }
+        let all: Vec<_> = (0..2).flat_map(|shard| (1..=100).map(move |number| (shard, number))).collect();
+        assert_eq!(listed, all);
+        let behind = LetterId { shard: ShardId(0), number: u64::MAX };
+        assert_eq!(operator.dead_letters(Some(behind), 1).await.unwrap()[0].id.to_string(), "1-1");
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_dropped_leaves_no_port_behind() {
+        let (front, counting) = counting(1);
+        let store: Arc<dyn Store> = counting;
+        let operator = Operator::new(&front, &store);
+        {
+            let mut stuck = Box::pin(operator.stuck(1));
+            assert!(stuck.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert_eq!(front.ports.len(), 1);
+        }
+        assert_eq!(front.ports.len(), 0);
+    }
+
+    /// Does what the worker was asked to do for feeds, and says what it was.
+    fn work(front: &Front) -> Vec<DropStep> {
+        let mut events = Vec::new();
+        front.intakes[0].take(&mut events);
+        let steps = events.into_iter().map(|event| {
+            let Event::DropFeed { step, to, .. } = event else { unreachable!("nothing else was asked") };
+            let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
+            front.ports.reply(vec![(to, Outcome::Done(reply))]);
+            step
+        });
+        steps.collect()
+    }
+
+    #[tokio::test]
+    async fn a_feed_is_dropped_by_one_at_a_time() {
+        let (front, counting) = counting(1);
+        let store: Arc<dyn Store> = counting;
+        let operator = Operator::new(&front, &store);
+        let mut cx = Context::from_waker(Waker::noop());
+        let [mut one, mut other, mut third] = [(); 3].map(|()| Box::pin(operator.drop_feed("f")));
+        for steps in [&[DropStep::Begin][..], &[DropStep::Marks; 2], &[DropStep::End]] {
+            assert!(one.as_mut().poll(&mut cx).is_pending() && other.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(work(&front), steps);
+        }
+        assert!(matches!(one.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
+        // The next begins from the start, and should nobody wait for it any longer, so does the one behind.
+        assert!(other.as_mut().poll(&mut cx).is_pending() && third.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(work(&front), [DropStep::Begin]);
+        drop(other);
+        assert!(third.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(work(&front), [DropStep::Begin]);
+    }
+
+    #[tokio::test]
+    async fn a_letter_is_found_without_the_others() {
+        let (front, counting) = counting(100);
+        let store: Arc<dyn Store> = counting.clone();
+        let operator = Operator::new(&front, &store);
+        let missing = |number, shard| LetterId { shard: ShardId(shard), number };
+        for missing in [missing(0, 0), missing(101, 1), missing(1, 2)] {
+            let refused = operator.retry(missing).await;
+            assert!(matches!(refused, Err(OperatorError::Refused(Refusal::NoDeadLetter(_)))), "{refused:?}");
+        }
+        assert_eq!(counting.shown.load(Ordering::Relaxed), 0);
+        let found = tokio::time::timeout(Duration::from_millis(50), operator.retry(missing(50, 1)));
+        assert!(found.await.is_err(), "no worker is there to answer");
+        assert_eq!(counting.shown.load(Ordering::Relaxed), 1);
     }
 }

@@ -49,6 +49,12 @@ impl Ports {
         self.ports.read().unwrap_or_else(PoisonError::into_inner).get(&connection).cloned()
     }
 
+    /// How many are open.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.all().len()
+    }
+
     fn all(&self) -> Vec<Arc<dyn Port>> {
         self.ports.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
