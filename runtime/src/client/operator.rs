@@ -129,16 +129,22 @@ pub struct FeedProgress {
 pub enum OperatorError {
     /// Nothing happened.
     #[error("refused: {0}")]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
     /// It may have happened. List again to find out.
     #[error("outcome unknown: {0}; list again")]
     Unknown(String),
     /// The store cannot be read.
-    #[error("{0}")]
+    #[error(transparent)]
     Store(#[from] LoadError),
     /// A row is not what this build writes.
     #[error("{0} has a row that this build cannot read; it may be a newer build's")]
     Row(ShardId),
+}
+
+impl From<Refusal> for OperatorError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// The operator's view of a running runtime.
