@@ -265,6 +265,24 @@ fn what_was_refused_is_handed_over_when_there_is_room_and_not_before() {
 }
 
 #[test]
+fn a_refused_stream_whose_word_to_go_on_was_lost_goes_on_by_the_clock() {
+    let mut driven = Driven::new(with::<Listener>(with::<Speaker>(kinds())), Limits::default(), 2, 1, 1);
+    let (speaker, listener) = (driven.key_in(Speaker::KIND, 0, 0), driven.key_in(Listener::KIND, 1, 0));
+    driven.held_hands = Some(Vec::new());
+    let speak = Speak { to: vec![listener], times: 4 };
+    driven.request(1, 1, envelope::<Speaker, _>(&speaker, &speak), true);
+    assert_eq!(handed(&mut driven), [1, 2, 3, 4]);
+    // Everything before the refusal is acknowledged, so nothing is on its way; then the receiver's word is lost.
+    for (through, refused_from) in [(0, Some(3)), (2, None)] {
+        let receipt = Receipt { source: ShardId(0), target: ShardId(1), through, refused_from, go_on: false };
+        driven.step(0, entity_runtime::kernel::Event::Receipts(vec![receipt]));
+        assert_eq!(handed(&mut driven), []);
+    }
+    driven.pass(Duration::from_mins(1));
+    assert_eq!(handed(&mut driven), [3, 4]);
+}
+
+#[test]
 fn a_receiver_that_has_room_again_says_from_where_on() {
     let mut limits = Limits::default();
     limits.intake_bytes_max = 1_000;

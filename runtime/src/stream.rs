@@ -307,9 +307,9 @@ impl Outbox {
         Some((number, envelope))
     }
 
-    /// Whether something was handed and is not acknowledged.
+    /// Whether something was handed and is not acknowledged, or was refused: a word of the receiver is to come.
     pub fn is_unanswered(&self) -> bool {
-        self.first <= self.handed
+        self.first <= self.handed || self.refused.is_some()
     }
 
     /// Begins again behind the last acknowledged message: what was handed since may be lost.
