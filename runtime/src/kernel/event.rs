@@ -140,7 +140,7 @@ pub enum Event {
         /// Whether room for a batch is reserved.
         room: Result<(), NoRoom>,
     },
-    /// In careful mode, do what [`Kernel::next_turn`] has named, with room reserved.
+    /// In careful mode, do what [`Kernel::next_turn`](super::Kernel::next_turn) has named, with room reserved.
     Turn {
         /// The lane.
         lane: LaneId,
