@@ -29,6 +29,7 @@ struct State {
     rows: BTreeMap<RowId, Vec<u8>>,
     lanes: Vec<LaneState>,
     lagging: bool,
+    rows_visited: u64,
 }
 
 /// Rows lie under the epoch of their section, so that a shard that left and came back does not meet its past (P16).
@@ -73,7 +74,7 @@ impl MemoryStore {
             fence.own(shard, Epoch(1), 0);
         }
         let lanes = (0..lanes).map(|_| LaneState::default()).collect();
-        let state = State { life: 0, fence, rows: BTreeMap::new(), lanes, lagging: false };
+        let state = State { life: 0, fence, rows: BTreeMap::new(), lanes, lagging: false, rows_visited: 0 };
         Self { shards, state: Arc::new(Mutex::new(state)), life: 0 }
     }
 
@@ -83,6 +84,11 @@ impl MemoryStore {
         let store = Self::new(shards, lanes);
         store.state().lagging = true;
         store
+    }
+
+    /// How many rows [`Store::load_rows`] has visited so far: what its callers cost.
+    pub fn rows_visited(&self) -> u64 {
+        self.state().rows_visited
     }
 
     /// The handle that plans this store's faults.
@@ -250,11 +256,15 @@ impl Store for MemoryStore {
         keys: Range<&[u8]>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), LoadError> {
-        let state = self.state();
+        let mut state = self.state();
         state.check_owned(shard, epoch)?;
         let row = |key: &[u8]| (shard, epoch, key.to_vec());
-        let mut rows = state.rows.range(row(keys.start)..row(keys.end));
-        let _ = rows.all(|((_, _, key), value)| visit(key, value));
+        let mut visited = 0;
+        let _ = state.rows.range(row(keys.start)..row(keys.end)).all(|((_, _, key), value)| {
+            visited += 1;
+            visit(key, value)
+        });
+        state.rows_visited += visited;
         Ok(())
     }
 
