@@ -1,5 +1,10 @@
 //! What an operator sees and does: dead letters, waiting messages, stuck entities, feeds.
 
+mod listed;
+mod rows;
+
+pub use listed::{DeadLetter, FeedProgress, LetterId, ParseLetterIdError, StuckEntity, WaitingMessage};
+
 use super::pending::Pending;
 use crate::{
     activation::ReplyTo,
@@ -12,116 +17,15 @@ use crate::{
     node::{Front, Ports},
     placement::ShardId,
     shard::{self, FEED_CLAIM, FEED_MARKS, FEED_NAME, decode_waiting},
-    store::{LoadError, OwnedShard, RowType, Store, row::take_u64},
-    timestamp::Timestamp,
+    store::{LoadError, RowType, Store},
 };
-use std::{
-    collections::BTreeMap, fmt, num::ParseIntError, ops::Range, str::FromStr, sync::Arc, time::Duration,
-};
+use rows::row_key;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Most rows of one page.
 pub const PAGE_MAX: usize = 1_000;
 /// How long an operation may take before its outcome is given back as unknown.
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Names a dead letter or a waiting message: its shard and its number there, which is never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LetterId {
-    /// The shard.
-    pub shard: ShardId,
-    /// The number.
-    pub number: u64,
-}
-
-impl fmt::Display for LetterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.shard.0, self.number)
-    }
-}
-
-/// The text is not the id of a letter.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not the id of a letter; the form is SHARD-NUMBER")]
-pub struct ParseLetterIdError;
-
-impl From<ParseIntError> for ParseLetterIdError {
-    fn from(_: ParseIntError) -> Self {
-        Self
-    }
-}
-
-impl FromStr for LetterId {
-    type Err = ParseLetterIdError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (shard, number) = text.split_once('-').ok_or(ParseLetterIdError)?;
-        Ok(Self { shard: ShardId(shard.parse()?), number: number.parse()? })
-    }
-}
-
-/// A message that was given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// Its name for [`Operator::retry`] and [`Operator::drop_letter`].
-    pub id: LetterId,
-    /// When it was given up.
-    pub at: Timestamp,
-    /// How often its handler panicked; 0 where it was given up without a try.
-    pub tries: u32,
-    /// Why it was given up.
-    pub reason: String,
-    /// The entity it was for.
-    pub target: EntityId,
-    /// Name of the message.
-    pub message: String,
-    /// The message, encoded.
-    pub body: Vec<u8>,
-}
-
-/// A message that waits for an entity that is parked or keeps failing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WaitingMessage {
-    /// Its place in the shard's waiting queue.
-    pub id: LetterId,
-    /// The entity it waits for.
-    pub target: EntityId,
-    /// Name of the message.
-    pub message: String,
-    /// Length of the encoded message.
-    pub len: usize,
-}
-
-/// An entity whose messages wait, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StuckEntity {
-    /// The entity.
-    pub target: EntityId,
-    /// Its stored state cannot be read: it waits for a build that can. Otherwise its handler panics, and it is tried again.
-    pub is_parked: bool,
-    /// What went wrong last.
-    pub reason: String,
-    /// Since when, as far as this process knows: a start begins anew.
-    pub since: Timestamp,
-    /// How often the first of its messages was tried in vain.
-    pub tries: u32,
-    /// How many of its messages wait.
-    pub waiting: u64,
-}
-
-/// A feed that has been used.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FeedProgress {
-    /// Its name.
-    pub name: String,
-    /// Messages applied, in all shards.
-    pub applied: u64,
-    /// The highest own number (row, offset) below which each shard has what is its.
-    pub own: u64,
-    /// Shards that have a mark of it.
-    pub shards: u32,
-    /// Somebody began to drop it, and has not finished: [`Operator::drop_feed`] goes on.
-    pub dropping: bool,
-}
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -444,56 +348,6 @@ impl<'r> Operator<'r> {
         }
         Ok(outcomes)
     }
-
-    /// Rows that are committed but not yet in the checkpoint are not seen by loads.
-    async fn make_loadable(&self) -> Result<(), OperatorError> {
-        let store = Arc::clone(self.store);
-        blocking(move || Ok(store.maintain()?)).await
-    }
-
-    /// Reads rows where nobody's executor waits for it.
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Rows) -> Result<T, OperatorError> + Send + 'static,
-    ) -> Result<T, OperatorError> {
-        let store = Arc::clone(self.store);
-        blocking(move || read(&Rows { owned: store.owned()?, store })).await
-    }
-
-    /// A page reads the rows it has, and no others; what the shards hold besides is not looked at.
-    async fn page<T: Send + 'static>(
-        &self,
-        after: Option<LetterId>,
-        limit: usize,
-        row_type: RowType,
-        decode: impl Fn(LetterId, &[u8]) -> Option<T> + Send + 'static,
-    ) -> Result<Vec<T>, OperatorError> {
-        self.make_loadable().await?;
-        let (layout, limit) = (self.front.layout, limit.min(PAGE_MAX));
-        self.read(move |rows| {
-            let mut page = Vec::new();
-            for shard in layout.iter() {
-                let from = match after {
-                    Some(after) if shard < after.shard => continue,
-                    Some(after) if shard == after.shard => after.number.checked_add(1),
-                    _ => Some(0),
-                };
-                let Some(from) = from else { continue };
-                if page.len() == limit {
-                    break;
-                }
-                let (from, below) = (row_key(row_type, from), [row_type as u8 + 1]);
-                rows.visit(shard, &from..&below, |key, value| {
-                    let mut rest = &key[1..];
-                    let id = LetterId { shard, number: take_u64(&mut rest)? };
-                    page.push(decode(id, value)?);
-                    Some(page.len() < limit)
-                })?;
-            }
-            Ok(page)
-        })
-        .await
-    }
 }
 
 /// The port that the answers to a question come to. It is closed however the asking ends, for its future may be dropped.
@@ -508,50 +362,6 @@ impl Drop for OpenPort<'_> {
     }
 }
 
-/// The rows of a store, to be read where it may block.
-struct Rows {
-    store: Arc<dyn Store>,
-    owned: Vec<OwnedShard>,
-}
-
-impl Rows {
-    /// Visits rows as [`Store::load_rows`] does; `visit` says `None` of a row that it cannot read.
-    fn visit(
-        &self,
-        shard: ShardId,
-        keys: Range<&[u8]>,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Option<bool>,
-    ) -> Result<(), OperatorError> {
-        let owned = self.owned.iter().find(|owned| owned.shard == shard);
-        let mut is_read = true;
-        self.store.load_rows(
-            shard,
-            owned.ok_or(LoadError::NotOwned(shard))?.epoch,
-            keys,
-            &mut |key, value| {
-                let go_on = visit(key, value);
-                is_read = go_on.is_some();
-                go_on == Some(true)
-            },
-        )?;
-        if is_read { Ok(()) } else { Err(OperatorError::Row(shard)) }
-    }
-}
-
-fn row_key(row_type: RowType, number: u64) -> Vec<u8> {
-    [&[row_type as u8][..], &number.to_be_bytes()].concat()
-}
-
-/// Blocks a thread that is there for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, OperatorError> + Send + 'static,
-) -> Result<T, OperatorError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(OperatorError::Unknown(error.to_string())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -561,6 +371,7 @@ mod tests {
         placement::{Epoch, Shards},
         requests::{Reply, ReplyClass},
         store::{Batch, LaneId, batch::put, memory::MemoryStore},
+        timestamp::Timestamp,
     };
     use std::{
         future::Future,
