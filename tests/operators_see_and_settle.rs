@@ -1,7 +1,19 @@
 //! An operator lists what was given up or waits, tries it again or drops it, and sees every feed.
 
-use entity_runtime::{Refusal, client::OperatorError, entity::Entity};
-use entity_runtime_tests::running::{Counts, Explode, Grow, Ledger, Note, builder, now, small_limits};
+use entity_runtime::{
+    Limits, Refusal,
+    activation::ReplyTo,
+    client::OperatorError,
+    entity::Entity,
+    error::Bound,
+    kernel::{Event, OPERATIONS_MAX, Outcome},
+    placement::ShardId,
+};
+use entity_runtime_tests::{
+    driven::{Driven, kinds, with},
+    entities::Account,
+    running::{Counts, Explode, Grow, Ledger, Note, builder, now, small_limits},
+};
 use std::time::Duration;
 
 #[tokio::test]
@@ -148,4 +160,23 @@ async fn every_stuck_entity_is_listed_however_many_there_are() {
     assert_eq!(runtime.operator().stuck(7).await.unwrap(), all[..7]);
     assert!(all.windows(2).all(|two| two[0].since <= two[1].since));
     runtime.shutdown().await;
+}
+
+#[test]
+fn more_words_than_are_kept_are_refused_and_the_others_answered() {
+    let mut driven = Driven::new(with::<Account>(kinds()), Limits::default(), 1, 1, 1);
+    let (mut busy, mut told) = (0, 0);
+    for slot in 0..OPERATIONS_MAX as u64 + 2 {
+        let to = ReplyTo { connection: 9, slot };
+        driven.step(0, Event::DeadLetter { shard: ShardId(0), number: 7, retry: None, to });
+    }
+    driven.settle();
+    for (_, outcome) in &driven.told {
+        match outcome {
+            Outcome::Refused(Refusal::Busy(Bound::Intake)) => busy += 1,
+            Outcome::Refused(Refusal::NoDeadLetter(7)) => told += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((busy, told), (2, OPERATIONS_MAX));
 }

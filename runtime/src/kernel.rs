@@ -62,6 +62,7 @@ use crate::{
 };
 use counters::Counts;
 use feed::OpenFeed;
+pub use lane::OPERATIONS_MAX;
 use lane::{LaneWork, MARK_LEN, MARKS_LEN, Operated, Operation, ROW_LEN, SECTION_LEN};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,6 +1,6 @@
 //! Those who feed under a name, and what each of them may be told.
 
-use super::{FeedNews, FeedReceipt, Kernel, Operated, Operation, Outcome, Output};
+use super::{FeedNews, FeedReceipt, Kernel, OPERATIONS_MAX, Operated, Operation, Outcome, Output};
 use crate::{
     activation::ReplyTo,
     error::{Bound, Refusal},
@@ -99,7 +99,7 @@ impl Kernel {
                         && asked.to == to
                         && matches!(asked.what, Operated::Feed { feed: other, .. } if other == feed)
                 };
-                if !operations.iter().any(is_same) {
+                if operations.len() < OPERATIONS_MAX && !operations.iter().any(is_same) {
                     let what = Operated::Feed { feed, question };
                     operations.push_back(Operation { shard, what, to });
                 }

@@ -5,7 +5,7 @@ use crate::{
     activation::{ReplyTo, Slot},
     feeds::{DropStep, FeedId, FeedQuestion},
     message::Envelope,
-    placement::ShardId,
+    placement::{SHARDS_MAX, ShardId},
     store::{LaneId, NoRoom},
     timestamp::Timestamp,
 };
@@ -107,6 +107,9 @@ impl LaneWork {
     }
 }
 
+/// Most questions of operators and feeds that wait for one lane: a few for every shard there can be. Beyond it an operator
+/// is told busy, and a feed asks again by itself.
+pub const OPERATIONS_MAX: usize = 4 * SHARDS_MAX as usize;
 /// What a shard takes in a batch beside what is counted one by one: the head of its section and the row of its counters.
 pub(super) const SECTION_LEN: usize = 96;
 /// What a row of marks takes without its window, a client's row, or the trimming of an outbox.

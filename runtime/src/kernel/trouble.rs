@@ -4,7 +4,7 @@
 //! that fails for longer than a second, or is parked, lets go of its streams: its messages are consumed into its durable
 //! waiting queue, in order, and tried from there.
 
-use super::{Kernel, Operated, Operation, Outcome, Output, refusal};
+use super::{Kernel, OPERATIONS_MAX, Operated, Operation, Outcome, Output, refusal};
 use crate::{
     activation::{Activation, Behind, Mail, Origin, Phase, Slot, Trouble, Waiting},
     error::{Bound, Refusal},
@@ -355,6 +355,10 @@ impl Kernel {
             self.put_now(Output::Reply(operation.to, Outcome::Refused(Refusal::Unavailable)));
             return;
         };
+        if self.lanes[lane].operations.len() == OPERATIONS_MAX {
+            self.put_now(Output::Reply(operation.to, Outcome::Refused(Refusal::Busy(Bound::Intake))));
+            return;
+        }
         self.lanes[lane].operations.push_back(operation);
     }
 
