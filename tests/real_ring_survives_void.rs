@@ -3,13 +3,13 @@
 use entity_runtime::{
     AskError, Refusal, Runtime,
     entity::Entity,
-    placement::{Epoch, ShardId, Shards},
+    placement::{self, Epoch, ShardId, Shards},
     store::{
         Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Store,
         memory::MemoryStore,
     },
 };
-use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note};
+use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note, builder, small_limits};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -326,4 +326,23 @@ async fn a_store_that_dies_while_the_runtime_stops_holds_nobody_up() {
     tokio::time::timeout(Duration::from_mins(1), stopping).await.expect("the stop ends").unwrap();
     let told = asked.await.unwrap().unwrap_err();
     assert!(matches!(&told, AskError::Unknown(_)), "{told}");
+}
+
+#[tokio::test]
+async fn a_load_that_is_fenced_voids_its_lane_and_no_more() {
+    let store = MemoryStore::new(shards(), 2);
+    let faults = store.faults();
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = builder(directory.path(), small_limits()).store(Arc::new(store)).start().await.unwrap();
+    let client = runtime.client();
+    for number in 0..40 {
+        // Nothing is on its way to be fenced: that the shard had another owner meanwhile shows in the load alone.
+        let key = format!("fresh{number}");
+        faults.advance_epoch(shards().place(placement::hash(Ledger::KIND, &key)));
+        assert!(client.ask(Ledger::at(&key), Counts).await.is_ok_and(|counts| counts.is_empty()));
+        client.ask(Ledger::at(&key), Note { number, mirror: None }).await.unwrap();
+        assert_eq!(client.ask(Ledger::at(&key), Counts).await.unwrap(), BTreeMap::from([(number, 1)]));
+    }
+    assert_eq!(runtime.failure(), None);
+    runtime.shutdown().await;
 }

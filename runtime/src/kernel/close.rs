@@ -129,7 +129,8 @@ impl Kernel {
     /// The lane's batches from some number on did not become durable: forgets everything of its shards and loads them
     /// anew (P13).
     pub(super) fn voided(&mut self, lane: LaneId, voids: u64) {
-        let index = self.lane_index(lane);
+        // None of this kernel's shards need lie in it: every worker is told.
+        let Some(index) = self.lanes.iter().position(|work| work.id == lane) else { return };
         if voids <= self.lanes[index].voids {
             return;
         }

@@ -34,7 +34,15 @@ struct Queue {
     waiting: VecDeque<Submitted>,
     /// How often the lane was voided; submissions from before are void.
     voids: u64,
+    /// A load was fenced: what the lane's workers have in memory is another owner's past.
+    is_stale: bool,
     ended: bool,
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && !self.is_stale && !self.ended
+    }
 }
 
 /// The batches on their way to a lane, in the order of their place in it.
@@ -66,9 +74,18 @@ impl LaneQueue {
         self.filled.notify_one();
     }
 
+    /// A load was fenced: the writer voids the lane, as it does where a commit is, behind what it commits now.
+    pub(crate) fn stale(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_stale = true;
+        self.filled.notify_one();
+    }
+
+    fn take_stale(&self) -> bool {
+        std::mem::take(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_stale)
+    }
+
     fn has_come(&self) -> bool {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        !queue.waiting.is_empty() || queue.ended
+        !self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_idle()
     }
 
     /// Waits for batches and takes them all. `Some(empty)`: a quiet moment. `None`: ended and empty.
@@ -81,7 +98,7 @@ impl LaneQueue {
             drop(queue);
             let came = patience.look(|| self.has_come());
             queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            if !came && queue.waiting.is_empty() && !queue.ended {
+            if !came && queue.is_idle() {
                 let waited = self.filled.wait_timeout(queue, QUIET_AFTER);
                 queue = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
@@ -174,6 +191,11 @@ impl Writer {
         let mut quiet_done = false;
         let mut patience = Patience::default();
         while let Some(voids) = self.queue.take(&mut taken, &mut patience) {
+            if self.queue.take_stale() {
+                self.group.extend(taken.drain(..));
+                self.void();
+                continue;
+            }
             if taken.is_empty() {
                 if !std::mem::replace(&mut quiet_done, true)
                     && let Err(error) = self.engine.quiet()

@@ -75,15 +75,42 @@ impl Loader {
 pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
     super::thread(shared, "entity-loader".into(), |shared| {
         while let Some(job) = shared.loader.take() {
-            if let Err(error) = run(shared, job) {
-                shared.fail(unreadable(&error));
-                return;
+            match run(shared, job) {
+                Ok(()) => {}
+                // Whoever asked works on memory of before. Its commits will be fenced too; where none is on its way, only
+                // this tells it, and it asks again under the epoch it finds then (P12, P13).
+                Err(Fault::Fenced(at)) => {
+                    let lane = shared.store.lane_of(at);
+                    tracing::warn!(shard = %at, lane = lane.0, "a load was fenced; its lane is void");
+                    shared.lanes[lane.0 as usize].stale();
+                }
+                Err(Fault::Fatal(error)) => {
+                    shared.fail(unreadable(&error));
+                    return;
+                }
             }
         }
     })
 }
 
-fn run(shared: &Shared, job: Job) -> Result<(), LoadError> {
+/// Why a job was not done.
+enum Fault {
+    /// The shard has another epoch than the one asked under.
+    Fenced(ShardId),
+    /// The node cannot go on.
+    Fatal(LoadError),
+}
+
+impl From<LoadError> for Fault {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::NotOwned(shard) => Self::Fenced(shard),
+            LoadError::Io(_) => Self::Fatal(error),
+        }
+    }
+}
+
+fn run(shared: &Shared, job: Job) -> Result<(), Fault> {
     match job {
         Job::Shard { worker, shard, part, resets } => {
             if 0 < resets {
@@ -91,7 +118,8 @@ fn run(shared: &Shared, job: Job) -> Result<(), LoadError> {
                 shared.store.maintain()?;
             }
             let owned = shared.store.owned()?.into_iter().find(|owned| owned.shard == shard);
-            let owned = owned.ok_or(LoadError::NotOwned(shard))?;
+            // Nobody could give it back: there is no other owner than a fault's.
+            let owned = owned.ok_or(Fault::Fatal(LoadError::NotOwned(shard)))?;
             let rows = load::shard(&*shared.store, shard, owned.epoch, part)?;
             shared.intakes[worker].push(Event::ShardLoaded { resets, owned, rows });
         }

@@ -417,10 +417,7 @@ impl Sim {
         self.trace.note(self.now, format_args!("lane {} void, {} batches", id.0, members.len()));
         self.void(id, members);
         for worker in 0..self.workers {
-            let node = self.node.as_ref().expect("called with a node");
-            if node.kernels[worker].lanes().contains(&id) {
-                self.tell(worker, Event::Voided { lane: id, voids });
-            }
+            self.tell(worker, Event::Voided { lane: id, voids });
         }
     }
 

@@ -41,7 +41,7 @@ impl FromStr for LetterId {
 /// A message that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Its name for [`Operator::retry`] and [`Operator::drop_letter`].
+    /// Its name for [`Operator::retry`](super::Operator::retry) and [`Operator::drop_letter`](super::Operator::drop_letter).
     pub id: LetterId,
     /// When it was given up.
     pub at: Timestamp,
@@ -98,6 +98,6 @@ pub struct FeedProgress {
     pub own: u64,
     /// Shards that have a mark of it.
     pub shards: u32,
-    /// Somebody began to drop it, and has not finished: [`Operator::drop_feed`] goes on.
+    /// Somebody began to drop it, and has not finished: [`Operator::drop_feed`](super::Operator::drop_feed) goes on.
     pub dropping: bool,
 }
