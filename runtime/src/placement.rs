@@ -1,4 +1,9 @@
-//! Where an entity belongs: its hash, and the shard whose range the hash falls in.
+//! Where an entity belongs: its hash, and the shard whose range the hash falls in; and what the nodes that own
+//! shards are called.
+
+mod name;
+
+pub use name::{NODE_NAME_LEN_MAX, NodeName, NodeNameError};
 
 use std::fmt;
 
