@@ -5,7 +5,7 @@ use entity_runtime::{
     entity::{Entity, Handle, KindOf},
     kernel::{
         Action, Arrival, Event, FeedReceipt, ImageTicket, Kernel, NextTurn, Outcome, Output, Provenance,
-        Receipt, Submission,
+        Receipt, Seat, Submission,
     },
     kinds::Kinds,
     limits::Limits,
@@ -155,12 +155,14 @@ impl Driven {
         self.lanes = (0..self.store.lanes()).map(|lane| self.store.open_lane(LaneId(lane))).collect();
         self.voids = vec![0; self.lanes.len()];
         let layout = self.store.shards();
+        let owned = self.store.owned().expect("a memory store can be read");
         self.kernels = (0..workers)
             .map(|worker| {
-                let hosted = layout.iter().filter(|shard| shard.0 as usize % workers == worker).collect();
                 let lane_of = |shard| self.store.lane_of(shard);
+                let is_mine = |shard: ShardId| shard.0 as usize % workers == worker;
+                let seat = Seat::new(layout, lane_of, &owned, is_mine);
                 let (kinds, limits) = (Arc::clone(&self.kinds), self.limits.clone());
-                let kernel = Kernel::new(kinds, limits, layout, hosted, lane_of, worker as u64, self.now);
+                let kernel = Kernel::new(kinds, limits, seat, worker as u64, self.now);
                 kernel.be_careful(u64::from(self.careful))
             })
             .collect();

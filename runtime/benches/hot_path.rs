@@ -9,7 +9,7 @@ use entity_runtime::{
     codec,
     entity::KindOf,
     feeds::FeedId,
-    kernel::{Action, Arrival, Event, Kernel, Provenance},
+    kernel::{Action, Arrival, Event, Kernel, Provenance, Seat},
     kinds::Kinds,
     message::Envelope,
     placement::{self, Epoch, ShardId, Shards},
@@ -117,9 +117,11 @@ impl Bench {
         let mut kinds = Kinds::default();
         assert!(kinds.register(Box::new(KindOf::<Account>::new())));
         let limits = entity_runtime::Limits::default();
-        let hosted = layout.iter().collect();
+        let owned: Vec<_> =
+            layout.iter().map(|shard| OwnedShard { shard, epoch: Epoch(1), number: 0 }).collect();
+        let seat = Seat::new(layout, |_| LANE, &owned, |_| true);
         let now = Timestamp::from_millis(1);
-        let kernel = Kernel::new(Arc::new(kinds), limits, layout, hosted, |_| LANE, 1, now);
+        let kernel = Kernel::new(Arc::new(kinds), limits, seat, 1, now);
         let mut bench =
             Self { kernel, layout, feed: FeedId::of("bench"), numbers: HashMap::new(), own: 0, now };
         bench.step(Event::Tick);

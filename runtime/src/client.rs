@@ -324,6 +324,9 @@ impl<R> Ask<R> {
                 Outcome::Refused(refusal) => {
                     return Err(refused(refusal, id.is_some() && is_again, self.knows));
                 }
+                Outcome::Elsewhere => {
+                    return Err(refused(Refusal::Unavailable, id.is_some() && is_again, self.knows));
+                }
                 Outcome::Unknown(reason) => {
                     is_again = true;
                     why = reason;

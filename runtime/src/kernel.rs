@@ -34,6 +34,7 @@ mod gauge;
 mod lane;
 mod mailboxes;
 mod passivate;
+mod seat;
 mod streams;
 mod stuck;
 mod trouble;
@@ -46,6 +47,7 @@ pub use event::{
     Submission,
 };
 pub use gauge::TurnGauge;
+pub use seat::Seat;
 pub use stuck::{Stuck, StuckPage};
 
 use crate::{
@@ -88,13 +90,18 @@ pub struct Kernel {
     kinds: Rc<SharedKinds>,
     limits: Limits,
     layout: Shards,
-    /// By shard number; `None` for shards of other workers.
+    /// By shard number; `None` for shards of other workers and nodes.
     shards: Vec<Option<Box<Shard>>>,
-    /// The shards hosted here.
+    /// The shards hosted here, in order.
     hosted: Vec<ShardId>,
     lanes: Vec<LaneWork>,
-    /// The lane of every shard, also of other workers'.
+    /// By shard number: its lane, here and with other workers of this node.
     lane_of: Vec<LaneId>,
+    /// By shard number: whether a worker of this node hosts it, so that its lane is one of this node's.
+    in_node: Vec<bool>,
+    /// By shard number: resets of those that were hosted here and have left, so that no late answer to an earlier stay
+    /// meets a later one (P12).
+    left: BTreeMap<ShardId, u64>,
     activations: Activations,
     activation_bytes: usize,
     /// Bytes of what is held for shards that are loading.
@@ -146,33 +153,21 @@ fn refusal(why: NoRoom) -> Refusal {
 }
 
 impl Kernel {
-    /// A kernel that hosts `hosted` of the store's shards. It serves none before they are loaded: the first
+    /// A kernel that hosts some of the store's shards. It serves none before they are loaded: the first
     /// [`Kernel::step`] asks for them, whatever its event.
-    pub fn new(
-        kinds: Arc<Kinds>,
-        limits: Limits,
-        layout: Shards,
-        hosted: Vec<ShardId>,
-        lane_of: impl Fn(ShardId) -> LaneId,
-        seed: u64,
-        now: Timestamp,
-    ) -> Self {
-        let lane_of: Vec<LaneId> = layout.iter().map(lane_of).collect();
-        let lane_ids: BTreeSet<LaneId> = hosted.iter().map(|shard| lane_of[shard.0 as usize]).collect();
-        let lanes: Vec<LaneWork> = lane_ids.into_iter().map(LaneWork::new).collect();
-        let mut shards: Vec<Option<Box<Shard>>> = layout.iter().map(|_| None).collect();
-        for &id in &hosted {
-            let lane = lanes.iter().position(|lane| lane.id == lane_of[id.0 as usize]).expect("just listed");
-            shards[id.0 as usize] = Some(Box::new(Shard::new(id, lane)));
-        }
+    pub fn new(kinds: Arc<Kinds>, limits: Limits, seat: Seat, seed: u64, now: Timestamp) -> Self {
+        let Seat { layout, lane_of, in_node, hosted } = seat;
+        let lane_ids: BTreeSet<LaneId> = lane_of.iter().copied().collect();
         let mut kernel = Self {
             kinds: Rc::new(SharedKinds(kinds)),
             limits,
             layout,
-            shards,
-            hosted,
-            lanes,
+            shards: layout.iter().map(|_| None).collect(),
+            hosted: Vec::new(),
+            lanes: lane_ids.into_iter().map(LaneWork::new).collect(),
             lane_of,
+            in_node,
+            left: BTreeMap::new(),
             activations: Activations::default(),
             activation_bytes: 0,
             held_bytes: 0,
@@ -200,6 +195,9 @@ impl Kernel {
             counters: Counters::default(),
             actions: Vec::new(),
         };
+        for shard in hosted {
+            kernel.seat(shard);
+        }
         for at in 0..kernel.hosted.len() {
             kernel.load_shard(kernel.hosted[at]);
         }
@@ -210,7 +208,7 @@ impl Kernel {
     fn load_shard(&mut self, id: ShardId) {
         let part = OutboxPart {
             len_max: self.limits.stream_window,
-            bytes_max: self.limits.outbox_memory_max / self.hosted.len(),
+            bytes_max: self.limits.outbox_memory_max / self.hosted.len().max(1),
         };
         let resets = self.host(id).resets;
         self.actions.push(Action::LoadShard { shard: id, part, resets });
@@ -240,6 +238,9 @@ impl Kernel {
                 self.operator_asks(Operation { shard, what: Operated::DropFeed { name, step }, to });
             }
             Event::ListStuck { from, to } => self.list_stuck(from, to),
+            Event::Host { shard } => self.host_shard(shard),
+            Event::InNode { shard, is } => self.in_node[shard.0 as usize] = is,
+            Event::SendAgain { target } => self.send_again(target),
             Event::Tick => self.tick(),
             Event::Drain => {
                 self.draining = true;
@@ -274,7 +275,7 @@ impl Kernel {
         self
     }
 
-    /// The lanes of this kernel's shards.
+    /// The lanes its shards may be in, in order.
     pub fn lanes(&self) -> Vec<LaneId> {
         self.lanes.iter().map(|lane| lane.id).collect()
     }

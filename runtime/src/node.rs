@@ -27,11 +27,11 @@ pub(crate) use suspects::Suspects;
 
 use crate::{
     clock::{Clock, random_u128},
-    kernel::{Arrival, Counters, Event, Kernel, Output, Receipt, TurnGauge},
+    kernel::{Arrival, Counters, Event, Kernel, Output, Receipt, Seat, TurnGauge},
     kinds::Kinds,
     limits::Limits,
     placement::{ShardId, Shards},
-    store::{Batch, LaneId, LoadError, Store},
+    store::{Batch, LaneId, LoadError, OwnedShard, Store},
     worker::{Host, WorkerSeat},
 };
 use std::{
@@ -230,9 +230,10 @@ impl Node {
             node.threads.push(lane::spawn(&shared, lane)?);
         }
         let seed = random_u128() as u64;
+        let owned: Arc<[OwnedShard]> = shared.store.owned().map_err(io::Error::other)?.into();
         let seats = (0..workers).map(|worker| {
-            let shared = Arc::clone(&shared);
-            WorkerSeat { shared, worker, seed: seed.wrapping_add(worker as u64) }
+            let (shared, owned) = (Arc::clone(&shared), Arc::clone(&owned));
+            WorkerSeat { shared, worker, owned, seed: seed.wrapping_add(worker as u64) }
         });
         node.host = Some(Host::start(seats.collect()).await?);
         node.serving().await?;
@@ -338,19 +339,13 @@ fn thread(
 }
 
 /// The kernel of one worker.
-pub(crate) fn kernel(shared: &Shared, worker: usize, seed: u64) -> Kernel {
-    let hosted = shared.layout.iter().filter(|shard| shared.worker_of(*shard) == worker).collect();
-    Kernel::new(
-        Arc::clone(&shared.kinds),
-        shared.limits.clone(),
-        shared.layout,
-        hosted,
-        |shard| shared.store.lane_of(shard),
-        seed,
-        shared.clock.now(),
-    )
-    .watched_by(Arc::clone(&shared.gauges[worker]))
-    .be_careful(if shared.suspects.is_some() { suspects::CAREFUL_TURNS } else { 0 })
+pub(crate) fn kernel(shared: &Shared, worker: usize, owned: &[OwnedShard], seed: u64) -> Kernel {
+    let (kinds, limits) = (Arc::clone(&shared.kinds), shared.limits.clone());
+    let lane_of = |shard| shared.store.lane_of(shard);
+    let seat = Seat::new(shared.layout, lane_of, owned, |shard| shared.worker_of(shard) == worker);
+    Kernel::new(kinds, limits, seat, seed, shared.clock.now())
+        .watched_by(Arc::clone(&shared.gauges[worker]))
+        .be_careful(if shared.suspects.is_some() { suspects::CAREFUL_TURNS } else { 0 })
 }
 
 /// The node stops because its store cannot be read.

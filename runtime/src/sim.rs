@@ -263,7 +263,7 @@ impl Sim {
             // A rejection is a reply like any other: the handler's `Err`.
             Outcome::Done(reply) => Some(crate::codec::decode(&reply.body).map_err(AskError::Reply)),
             Outcome::Refused(refusal) => Some(Err(AskError::Refused(refusal.clone()))),
-            Outcome::Waiting | Outcome::Unknown(_) => None,
+            Outcome::Waiting | Outcome::Elsewhere | Outcome::Unknown(_) => None,
         }
     }
 

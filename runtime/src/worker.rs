@@ -8,7 +8,7 @@
 use crate::{
     kernel::{Action, Event, Kernel, NextTurn},
     node::{self, Intake, Patience, Shared},
-    store::LaneId,
+    store::{LaneId, OwnedShard},
     timestamp::Timestamp,
 };
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
@@ -44,6 +44,8 @@ impl Waker {
 pub(crate) struct WorkerSeat {
     pub(crate) shared: Arc<Shared>,
     pub(crate) worker: usize,
+    /// What the store owns at the start, with other workers' shards.
+    pub(crate) owned: Arc<[OwnedShard]>,
     pub(crate) seed: u64,
 }
 
@@ -116,7 +118,7 @@ struct Worker {
 
 impl Worker {
     fn new(seat: WorkerSeat) -> Self {
-        let kernel = node::kernel(&seat.shared, seat.worker, seat.seed);
+        let kernel = node::kernel(&seat.shared, seat.worker, &seat.owned, seat.seed);
         let intake = Arc::clone(&seat.shared.intakes[seat.worker]);
         Self {
             lanes: kernel.lanes(),

@@ -152,6 +152,7 @@ impl<'r> Operator<'r> {
                 let page = told.into_iter().next().map(|outcome| match outcome {
                     Outcome::Done(reply) => Ok(StuckPage::decode(&reply.body).expect("just encoded")),
                     Outcome::Refused(refusal) => Err(refusal.into()),
+                    Outcome::Elsewhere => Err(Refusal::Unavailable.into()),
                     Outcome::Unknown(why) => Err(OperatorError::Unknown(why)),
                     Outcome::Waiting => unreachable!("only a message waits"),
                 });
@@ -317,6 +318,7 @@ impl<'r> Operator<'r> {
         told.into_iter().try_for_each(|outcome| match outcome {
             Outcome::Done(_) | Outcome::Waiting => Ok(()),
             Outcome::Refused(refusal) => Err(refusal.into()),
+            Outcome::Elsewhere => Err(Refusal::Unavailable.into()),
             Outcome::Unknown(why) => Err(OperatorError::Unknown(why)),
         })
     }

@@ -36,7 +36,7 @@ impl Kernel {
                     lane.arrivals.push_back(arrival);
                 }
                 Some(_) => self.hold(arrival),
-                None => self.refuse(&arrival, Refusal::Unavailable),
+                None => self.send_elsewhere(&arrival),
             }
         }
     }
@@ -120,10 +120,7 @@ impl Kernel {
 
     /// Judges one arrival. What is fresh is taken and returned; everything else is answered here.
     fn judge(&mut self, arrival: Arrival) -> Option<Taken> {
-        let Some(shard) = self.shard_mut(arrival.shard) else {
-            self.refuse(&arrival, Refusal::Unavailable);
-            return None;
-        };
+        let shard = self.host(arrival.shard);
         assert_eq!(shard.phase, ShardPhase::Serving, "what arrives for a shard that is loading is held");
         match arrival.from {
             Provenance::Request { .. } => self.judge_request(arrival),
@@ -239,7 +236,7 @@ impl Kernel {
     /// another message, which taking this one would make look like a repeat (P13).
     fn is_void(&self, target: ShardId, source: ShardId, voids: u64) -> bool {
         let lane = &self.lanes[self.shard(target).expect("judged at the door").lane];
-        self.lane_of[source.0 as usize] == lane.id && voids < lane.voids
+        self.is_in_lane(source, lane.id) && voids < lane.voids
     }
 
     fn judge_stream(&mut self, arrival: Arrival, source: ShardId, number: u64) -> Option<Taken> {

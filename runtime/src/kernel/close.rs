@@ -2,7 +2,8 @@
 
 use super::{Action, Counts, FeedNews, ImageTicket, Kernel, Outcome, Output, Submission, event::VOIDED};
 use crate::{
-    activation::{Origin, Phase, Slot},
+    activation::{Listener, Origin, Phase, ReplyTo, Slot},
+    placement::ShardId,
     shard::{Kept, ShardPhase, ShardRows},
     store::{
         Batch, LaneId, OwnedShard, RowType,
@@ -37,7 +38,7 @@ impl Kernel {
         self.hand_over(lane);
     }
 
-    fn submit(&mut self, lane: usize, touched: &[crate::placement::ShardId]) {
+    fn submit(&mut self, lane: usize, touched: &[ShardId]) {
         let kinds = self.kinds();
         let number = self.lanes[lane].number + 1;
         let mut batch = match self.spare.pop() {
@@ -129,8 +130,7 @@ impl Kernel {
     /// The lane's batches from some number on did not become durable: forgets everything of its shards and loads them
     /// anew (P13).
     pub(super) fn voided(&mut self, lane: LaneId, voids: u64) {
-        // None of this kernel's shards need lie in it: every worker is told.
-        let Some(index) = self.lanes.iter().position(|work| work.id == lane) else { return };
+        let index = self.lane_index(lane);
         if voids <= self.lanes[index].voids {
             return;
         }
@@ -164,33 +164,39 @@ impl Kernel {
         let mut lost_feeds = Vec::new();
         for at in 0..self.hosted.len() {
             let id = self.hosted[at];
-            let open: Vec<_> = self.open_feeds.keys().copied().collect();
-            let shard = self.host(id);
-            if shard.lane != index {
+            if self.host(id).lane != index {
                 continue;
             }
-            lost_feeds.extend(open.into_iter().map(|feed| (feed, id)));
-            let listeners = std::mem::take(&mut shard.listeners);
-            let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
-            let counted = shard.counted;
-            let streams_held = shard.inboxes.values().filter(|inbox| 0 < inbox.held()).count();
-            shard.reset();
-            self.kept = self.kept.with(counted, Kept::default());
-            self.outbox_memory -= outbox_memory;
-            self.streams_held -= streams_held;
-            self.load_shard(id);
-            for listener in listeners.into_values().flatten() {
+            lost_feeds.extend(self.open_feeds.keys().map(|feed| (*feed, id)));
+            for listener in self.forget_memory(id) {
                 self.put_now(Output::Reply(listener.to, Outcome::Unknown(VOIDED.into())));
             }
+            self.host(id).reset();
+            self.load_shard(id);
         }
         for arrival in arrivals {
             self.host(arrival.shard).held.push_back(arrival);
         }
-        self.forget_activations(index);
+        for to in self.forget_activations(|kernel, shard| kernel.host(shard).lane == index) {
+            self.put_now(Output::Reply(to, Outcome::Unknown(VOIDED.into())));
+        }
         for (feed, shard) in lost_feeds {
             self.lose_feed(feed, shard);
         }
         self.settle_voided(before.accepted);
+    }
+
+    /// Takes what a shard has in memory out of the sums over all shards. Returns the further callers of its requests.
+    pub(super) fn forget_memory(&mut self, id: ShardId) -> Vec<Listener> {
+        let shard = self.host(id);
+        let listeners = std::mem::take(&mut shard.listeners);
+        let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
+        let counted = shard.counted;
+        let streams_held = shard.inboxes.values().filter(|inbox| 0 < inbox.held()).count();
+        self.kept = self.kept.with(counted, Kept::default());
+        self.outbox_memory -= outbox_memory;
+        self.streams_held -= streams_held;
+        listeners.into_values().flatten().collect()
     }
 
     /// After a void only what is in other lanes may still be in flight; the rest was voided.
@@ -213,12 +219,13 @@ impl Kernel {
         self.counters.voided = accepted - accounted;
     }
 
-    /// Lets go of all activations of a lane, telling the callers whose messages lie in their mailboxes.
-    fn forget_activations(&mut self, lane: usize) {
+    /// Lets go of all activations of some shards. Returns the callers whose messages lay in their mailboxes.
+    pub(super) fn forget_activations(&mut self, of: impl Fn(&mut Self, ShardId) -> bool) -> Vec<ReplyTo> {
+        let mut callers = Vec::new();
         for index in 0..self.activations.slots() {
             let Some((slot, activation)) = self.activations.at(index) else { continue };
             let shard = activation.shard;
-            if self.host(shard).lane != lane {
+            if !of(self, shard) {
                 continue;
             }
             let gone = self.activations.remove(slot).expect("just seen");
@@ -227,14 +234,14 @@ impl Kernel {
                 self.retries.remove(&(trouble.retry_at, slot));
             }
             for mail in gone.mailbox.into_iter().flat_map(|mailbox| *mailbox) {
-                let to = match mail.origin {
-                    Origin::Request { listener, .. } => listener.to,
-                    Origin::Query(to) | Origin::Volatile(Some(to)) => to,
-                    _ => continue,
-                };
-                self.put_now(Output::Reply(to, Outcome::Unknown(VOIDED.into())));
+                match mail.origin {
+                    Origin::Request { listener, .. } => callers.push(listener.to),
+                    Origin::Query(to) | Origin::Volatile(Some(to)) => callers.push(to),
+                    _ => {}
+                }
             }
         }
+        callers
     }
 
     pub(super) fn shard_loaded(&mut self, resets: u64, owned: OwnedShard, rows: ShardRows) {

@@ -176,6 +176,25 @@ pub enum Event {
         /// Who is told.
         to: ReplyTo,
     },
+    /// This worker hosts a shard from now on: the store owns it.
+    Host {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// A worker of this node hosts a shard from now on, or none does any more. Told of other workers' shards too: between
+    /// shards of one lane messages go before they are durable, and only within a node (P13).
+    InNode {
+        /// The shard.
+        shard: ShardId,
+        /// Whether one does.
+        is: bool,
+    },
+    /// A shard is served by another owner than before: what was handed to the old one and is not acknowledged may be lost,
+    /// and goes again at once.
+    SendAgain {
+        /// The receiving shard.
+        target: ShardId,
+    },
     /// Time has passed.
     Tick,
     /// The node is stopping: begin nothing new. Messages in outboxes stay there and go on at the next start, or entities
@@ -259,6 +278,8 @@ pub enum Outcome {
     Waiting,
     /// Nothing happened.
     Refused(Refusal),
+    /// Nothing happened: the shard is not hosted where it was asked. Ask its owner.
+    Elsewhere,
     /// It may have happened; ask again with the same id.
     Unknown(String),
 }
@@ -335,7 +356,9 @@ impl Output {
     #[must_use]
     pub fn into_void(self) -> Option<Self> {
         match self {
-            Self::Reply(to, Outcome::Refused(refusal)) => Some(Self::Reply(to, Outcome::Refused(refusal))),
+            Self::Reply(to, outcome @ (Outcome::Refused(_) | Outcome::Elsewhere)) => {
+                Some(Self::Reply(to, outcome))
+            }
             Self::Reply(to, _) => Some(Self::Reply(to, Outcome::Unknown(VOIDED.into()))),
             Self::FeedReceipt(receipt) => {
                 Some(Self::FeedReceipt(FeedReceipt { news: FeedNews::Lost, ..receipt }))

@@ -89,8 +89,7 @@ impl Kernel {
     /// Takes a feed's question; a run answers it, with room for what the answer writes.
     pub(super) fn feed_asks(&mut self, feed: FeedId, shard: ShardId, question: FeedQuestion, to: ReplyTo) {
         match self.shard(shard).map(|shard| (shard.phase, shard.lane)) {
-            None => self.tell_feeder(to, feed, shard, FeedNews::Refused(Refusal::Unavailable)),
-            Some((ShardPhase::Loading, _)) => self.tell_feeder(to, feed, shard, FeedNews::Lost),
+            None | Some((ShardPhase::Loading, _)) => self.tell_feeder(to, feed, shard, FeedNews::Lost),
             Some((ShardPhase::Serving, lane)) => {
                 let operations = &mut self.lanes[lane].operations;
                 // It asks again and again while a lane does not answer; one question is enough.

@@ -38,7 +38,7 @@ impl Kernel {
         let mut far = Vec::new();
         for (source, target) in std::mem::take(&mut self.lanes[lane].sending) {
             let window = self.limits.stream_window;
-            let same_lane = self.lane_of[target.0 as usize] == lane_id;
+            let same_lane = self.is_in_lane(target, lane_id);
             let shard = self.host(source);
             let (epoch, resets) = (shard.epoch, shard.resets);
             let outbox = shard.outboxes.get_mut(&target).expect("a stream to send on has an outbox");

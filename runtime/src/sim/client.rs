@@ -184,6 +184,7 @@ impl Sim {
                 let refusal = refusal.clone();
                 self.refused(ticket, &refusal, outcome);
             }
+            Outcome::Elsewhere => self.again(ticket),
             Outcome::Unknown(_) => {
                 self.seen.unknown += 1;
                 self.again(ticket);

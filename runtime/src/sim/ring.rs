@@ -2,7 +2,7 @@
 
 use super::{Due, Sim};
 use crate::{
-    kernel::{Action, Arrival, Event, ImageTicket, Kernel, Outcome, Output, Submission},
+    kernel::{Action, Arrival, Event, ImageTicket, Kernel, Outcome, Output, Seat, Submission},
     load,
     placement::ShardId,
     shard::{OutboxPart, OutboxTicket},
@@ -98,13 +98,14 @@ impl Sim {
                 unloadable: VecDeque::new(),
             })
             .collect();
+        let owned = store.owned().expect("a store that was just opened can be read");
         let kernels: Vec<Kernel> = (0..self.workers)
             .map(|worker| {
-                let hosted = self.layout.iter().filter(|shard| self.worker_of(*shard) == worker).collect();
                 let lane_of = |shard| store.lane_of(shard);
+                let seat = Seat::new(self.layout, lane_of, &owned, |shard| self.worker_of(shard) == worker);
                 let (kinds, limits) = (Arc::clone(&self.kinds), self.limits.clone());
                 let seed = self.seed ^ self.life << 8 ^ worker as u64;
-                Kernel::new(kinds, limits, self.layout, hosted, lane_of, seed, now)
+                Kernel::new(kinds, limits, seat, seed, now)
             })
             .collect();
         let workers = kernels.iter().map(|_| WorkerRing::default()).collect();
