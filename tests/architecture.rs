@@ -76,6 +76,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
             "store",
         ],
     ),
+    ("handoff", Lower, &["timestamp", "placement", "store"]),
     ("store", Ring, &["placement"]),
     ("load", Ring, &["placement", "shard", "store"]),
     (
@@ -145,8 +146,19 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
 ];
 
 /// What of the store a room of the lower floor may name: rows and batches are values, an engine is not.
-const STORE_WITHOUT_IO: &[&str] =
-    &["row", "batch", "Row", "RowType", "Batch", "ImageKey", "LaneId", "NoRoom", "OwnedShard"];
+const STORE_WITHOUT_IO: &[&str] = &[
+    "row",
+    "batch",
+    "Row",
+    "RowType",
+    "Batch",
+    "TransferId",
+    "OwnershipRecord",
+    "ImageKey",
+    "LaneId",
+    "NoRoom",
+    "OwnedShard",
+];
 
 /// Rooms that may touch files, sockets, threads and clocks.
 const WORLD: &[&str] = &["store", "clock", "worker", "node"];

@@ -122,6 +122,9 @@ pub mod shard;
 // What a worker decides, without I/O.
 pub mod kernel;
 
+// Moving one shard to another node, without I/O.
+pub mod handoff;
+
 // Batches in, rows out.
 pub mod store;
 

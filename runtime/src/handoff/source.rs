@@ -1,0 +1,408 @@
+//! The node that gives a shard away.
+
+use super::{HandOffLimits, Message, Piece, Transfer, pieces::Chain};
+use crate::{
+    store::{Batch, Row},
+    timestamp::Timestamp,
+};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Where the source of a hand-off stands.
+///
+/// ```text
+///  Offered ──Ready──► Starting ──CopyFrom──► Copying ──all staged──► Sealing ──durable──► Sealed ──Accepted──► Moving ──► (ended)
+///     │                  │                     │                        │                   ▲
+///     └── refused, no answer, too much written ┴──► (withdrawn)         └ void: Lost        └─ a start from a durable seal
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The target has not answered.
+    Offered,
+    /// The kernel tells from when on it gives its sections.
+    Starting,
+    /// Rows are read, sections follow.
+    Copying,
+    /// The seal is on its way to the log.
+    Sealing,
+    /// Nobody serves the shard before the target does.
+    Sealed,
+    /// The target has it; MOVED is on its way to the log.
+    Moving,
+    /// Nothing more is done.
+    Ended,
+}
+
+/// What happens to a source.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// The target says something.
+    Heard(Message),
+    /// Loads find everything from before the first section that is given: the copy may begin.
+    CopyFrom,
+    /// Rows were read, in key order; `next` is the key to go on from.
+    RowsRead {
+        /// The rows.
+        rows: Vec<Row>,
+        /// `None`: they were the last.
+        next: Option<Vec<u8>>,
+        /// As it was asked with.
+        attempt: u32,
+    },
+    /// A section of the shard is durable.
+    Section(Batch),
+    /// The seal is durable, and every section before it was given.
+    Sealed,
+    /// The kernel has lost the shard's memory, and with it what it was to give.
+    Voided {
+        /// Whether the store has the seal.
+        is_sealed: bool,
+    },
+    /// MOVED is durable.
+    Moved,
+    /// Time has passed.
+    Tick,
+}
+
+/// What a source wants done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SourceAction {
+    /// Tell the target.
+    Send(Message),
+    /// Let the kernel give the shard's sections from now on, and say from when a copy may begin.
+    GiveSections,
+    /// Let the kernel give them no more.
+    KeepSections,
+    /// Read rows from a key on, up to about so many bytes, one row at least.
+    ReadRows {
+        /// Where to begin.
+        from: Vec<u8>,
+        /// How much.
+        bytes: usize,
+        /// To be returned with the answer: an answer to an earlier attempt is dropped.
+        attempt: u32,
+    },
+    /// Seal the shard.
+    Seal,
+    /// Write MOVED.
+    WriteMoved,
+    /// It is over.
+    End(SourceEnd),
+}
+
+/// How a hand-off ended at its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceEnd {
+    /// The target owns the shard.
+    Moved,
+    /// The shard stays, for this reason.
+    Withdrawn(String),
+}
+
+/// The source of one hand-off.
+#[derive(Debug)]
+pub struct Source {
+    transfer: Transfer,
+    limits: HandOffLimits,
+    view: u64,
+    phase: Phase,
+    attempt: u32,
+    /// The target takes pieces of this attempt.
+    ready: bool,
+    /// Rows are being read.
+    reading: bool,
+    /// Where reading goes on; `None` when all rows were read.
+    next_row: Option<Vec<u8>>,
+    /// Sections behind what was sent.
+    backlog: VecDeque<Batch>,
+    backlog_bytes: usize,
+    /// Sent and not staged yet, with their numbers.
+    unstaged: VecDeque<(u64, Bytes)>,
+    unstaged_bytes: usize,
+    /// Number of the last piece that has one.
+    last: u64,
+    chain: Chain,
+    rows: u64,
+    /// The end was sent, or is on its way.
+    is_complete: bool,
+    /// When something was last heard that brought it on.
+    heard_at: Timestamp,
+    sent_at: Timestamp,
+    actions: Vec<SourceAction>,
+}
+
+impl Source {
+    /// Offers a shard that is owned here.
+    pub fn offer(
+        transfer: Transfer,
+        view: u64,
+        limits: HandOffLimits,
+        now: Timestamp,
+    ) -> (Self, Vec<SourceAction>) {
+        let mut source = Self::new(transfer, view, limits, Phase::Offered, now);
+        source.send_offer(now);
+        let actions = std::mem::take(&mut source.actions);
+        (source, actions)
+    }
+
+    /// Goes on with a hand-off whose seal was found in the store.
+    pub fn resume(transfer: Transfer, limits: HandOffLimits, now: Timestamp) -> (Self, Vec<SourceAction>) {
+        let mut source = Self::new(transfer, 0, limits, Phase::Sealed, now);
+        source.send_offer(now);
+        let actions = std::mem::take(&mut source.actions);
+        (source, actions)
+    }
+
+    fn new(transfer: Transfer, view: u64, limits: HandOffLimits, phase: Phase, now: Timestamp) -> Self {
+        Self {
+            transfer,
+            limits,
+            view,
+            phase,
+            attempt: 1,
+            ready: false,
+            reading: false,
+            next_row: Some(Vec::new()),
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            unstaged: VecDeque::new(),
+            unstaged_bytes: 0,
+            last: 0,
+            chain: Chain::default(),
+            rows: 0,
+            is_complete: false,
+            heard_at: now,
+            sent_at: now,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Which hand-off it is.
+    pub fn transfer(&self) -> &Transfer {
+        &self.transfer
+    }
+
+    /// Whether the shard's seal is durable or may be: from there on it cannot be withdrawn.
+    pub fn is_past_seal(&self) -> bool {
+        matches!(self.phase, Phase::Sealing | Phase::Sealed | Phase::Moving)
+    }
+
+    /// Takes one event and returns what is to be done, in order.
+    pub fn step(&mut self, event: SourceEvent, now: Timestamp) -> Vec<SourceAction> {
+        match event {
+            SourceEvent::Heard(message) => self.hear(message, now),
+            SourceEvent::CopyFrom if self.phase == Phase::Starting => self.phase = Phase::Copying,
+            SourceEvent::RowsRead { rows, next, attempt } if self.reading && attempt == self.attempt => {
+                self.reading = false;
+                self.rows += rows.len() as u64;
+                self.next_row = next;
+                self.push(&Piece::rows(self.transfer.shard, self.transfer.epoch, &rows), now);
+            }
+            SourceEvent::Section(batch) => self.section(batch),
+            SourceEvent::Sealed if self.phase == Phase::Sealing => self.phase = Phase::Sealed,
+            SourceEvent::Voided { is_sealed } => self.voided(is_sealed, now),
+            SourceEvent::Moved if self.phase == Phase::Moving => {
+                self.phase = Phase::Ended;
+                self.actions.push(SourceAction::End(SourceEnd::Moved));
+            }
+            SourceEvent::Tick => self.tick(now),
+            // Late: of an attempt that is over.
+            _ => {}
+        }
+        self.go_on(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Gives up, where that is still possible: returns nothing behind the seal.
+    pub fn withdraw(&mut self, why: &str) -> Vec<SourceAction> {
+        if matches!(self.phase, Phase::Offered | Phase::Starting | Phase::Copying) {
+            self.end_withdrawn(why.to_owned());
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn end_withdrawn(&mut self, why: String) {
+        assert!(
+            !matches!(self.phase, Phase::Sealed | Phase::Moving | Phase::Ended),
+            "behind a durable seal there is no way back"
+        );
+        if self.phase != Phase::Offered {
+            self.actions.push(SourceAction::KeepSections);
+        }
+        self.phase = Phase::Ended;
+        self.actions.push(SourceAction::Send(Message::Withdrawn));
+        self.actions.push(SourceAction::End(SourceEnd::Withdrawn(why)));
+    }
+
+    fn hear(&mut self, message: Message, now: Timestamp) {
+        match message {
+            Message::Ready { attempt } if attempt == self.attempt && !self.ready => {
+                self.ready = true;
+                self.heard_at = now;
+                if self.phase == Phase::Offered {
+                    self.phase = Phase::Starting;
+                    self.actions.push(SourceAction::GiveSections);
+                }
+            }
+            Message::Staged { attempt, through } if attempt == self.attempt => {
+                // A number that was never given would be a target that counts on its own.
+                while let Some((number, body)) = self.unstaged.front()
+                    && *number <= through
+                {
+                    self.unstaged_bytes -= body.len();
+                    self.unstaged.pop_front();
+                    self.heard_at = now;
+                }
+            }
+            Message::Refused { reason } => match self.phase {
+                Phase::Offered | Phase::Starting | Phase::Copying => self.end_withdrawn(reason),
+                // It must take the shard some day; it is asked again with the next tick.
+                Phase::Sealed if self.ready => self.begin_anew(),
+                _ => {}
+            },
+            Message::Lost => match self.phase {
+                Phase::Offered | Phase::Starting | Phase::Copying => {
+                    self.end_withdrawn(format!("{} has lost what it had staged", self.transfer.target));
+                }
+                Phase::Sealed if self.ready => {
+                    self.begin_anew();
+                    self.send_offer(now);
+                }
+                _ => {}
+            },
+            Message::Accepted if self.phase == Phase::Sealed => {
+                self.phase = Phase::Moving;
+                self.unstaged.clear();
+                self.unstaged_bytes = 0;
+                self.actions.push(SourceAction::WriteMoved);
+            }
+            // Repeats, and what only a target is told.
+            _ => {}
+        }
+    }
+
+    fn section(&mut self, batch: Batch) {
+        if !matches!(self.phase, Phase::Starting | Phase::Copying | Phase::Sealing) {
+            return;
+        }
+        self.backlog_bytes += batch.bytes().len();
+        self.backlog.push_back(batch);
+        let is_too_much = self.limits.backlog_bytes_max < self.backlog_bytes;
+        if is_too_much && self.phase != Phase::Sealing {
+            self.end_withdrawn("it is written to faster than it can be moved".into());
+        }
+    }
+
+    /// The kernel gives no more sections, and whether the seal is in the log is read from the store.
+    fn voided(&mut self, is_sealed: bool, now: Timestamp) {
+        match self.phase {
+            Phase::Sealing if is_sealed => {
+                self.phase = Phase::Sealed;
+                self.begin_anew();
+                self.send_offer(now);
+            }
+            Phase::Starting | Phase::Copying | Phase::Sealing => {
+                self.end_withdrawn("its memory was lost meanwhile".into());
+            }
+            Phase::Moving => self.actions.push(SourceAction::WriteMoved),
+            Phase::Offered | Phase::Sealed | Phase::Ended => {}
+        }
+    }
+
+    /// Behind the seal everything is in the store: all of it goes again.
+    fn begin_anew(&mut self) {
+        assert_eq!(self.phase, Phase::Sealed, "only a sealed shard has all its rows in the store");
+        self.attempt += 1;
+        self.ready = false;
+        self.reading = false;
+        self.next_row = Some(Vec::new());
+        self.backlog.clear();
+        self.backlog_bytes = 0;
+        self.unstaged.clear();
+        self.unstaged_bytes = 0;
+        self.last = 0;
+        self.chain = Chain::default();
+        self.rows = 0;
+        self.is_complete = false;
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        let may_withdraw = matches!(self.phase, Phase::Offered | Phase::Starting | Phase::Copying);
+        if may_withdraw && self.heard_at + self.limits.patience <= now {
+            let patience = self.limits.patience;
+            self.end_withdrawn(format!("{} has said nothing for {patience:?}", self.transfer.target));
+        }
+        if now < self.sent_at + self.limits.resend_after {
+            return;
+        }
+        match self.phase {
+            Phase::Offered => self.send_offer(now),
+            Phase::Sealed if !self.ready => self.send_offer(now),
+            Phase::Copying | Phase::Sealing | Phase::Sealed => {
+                for (number, body) in &self.unstaged {
+                    let (attempt, number, body) = (self.attempt, *number, body.clone());
+                    self.actions.push(SourceAction::Send(Message::Piece { attempt, number, body }));
+                }
+                if !self.unstaged.is_empty() {
+                    self.sent_at = now;
+                } else if self.is_complete {
+                    // Everything is staged there, and the word that it was accepted may be lost.
+                    self.send_offer(now);
+                }
+            }
+            Phase::Starting | Phase::Moving | Phase::Ended => {}
+        }
+    }
+
+    /// Does what has become possible.
+    fn go_on(&mut self, now: Timestamp) {
+        let ships = matches!(self.phase, Phase::Copying | Phase::Sealing | Phase::Sealed);
+        if !ships || !self.ready {
+            return;
+        }
+        if let Some(from) = &self.next_row {
+            if !self.reading && self.unstaged_bytes < self.limits.window_bytes {
+                self.reading = true;
+                let (from, bytes) = (from.clone(), self.limits.chunk_bytes);
+                self.actions.push(SourceAction::ReadRows { from, bytes, attempt: self.attempt });
+            }
+            return;
+        }
+        while self.unstaged_bytes < self.limits.window_bytes
+            && let Some(batch) = self.backlog.pop_front()
+        {
+            self.backlog_bytes -= batch.bytes().len();
+            self.push(&Piece::Section(batch), now);
+        }
+        match self.phase {
+            Phase::Copying if self.backlog_bytes + self.unstaged_bytes <= self.limits.seal_bytes => {
+                self.phase = Phase::Sealing;
+                self.actions.push(SourceAction::Seal);
+            }
+            Phase::Sealed if self.backlog.is_empty() && !self.is_complete => {
+                self.is_complete = true;
+                let (rows, hash) = (self.rows, self.chain.digest());
+                self.push(&Piece::End { rows, hash }, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn push(&mut self, piece: &Piece, now: Timestamp) {
+        let body = piece.encode();
+        self.last += 1;
+        self.chain = self.chain.with(&body);
+        self.unstaged_bytes += body.len();
+        self.unstaged.push_back((self.last, body.clone()));
+        self.sent_at = now;
+        let (attempt, number) = (self.attempt, self.last);
+        self.actions.push(SourceAction::Send(Message::Piece { attempt, number, body }));
+    }
+
+    fn send_offer(&mut self, now: Timestamp) {
+        self.sent_at = now;
+        let (attempt, view) = (self.attempt, self.view);
+        let transfer = self.transfer.clone();
+        self.actions.push(SourceAction::Send(Message::Offer { transfer, attempt, view }));
+    }
+}

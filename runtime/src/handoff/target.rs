@@ -1,0 +1,299 @@
+//! The node that takes a shard over.
+
+use super::{HandOffLimits, Message, Piece, Transfer, pieces::Chain};
+use crate::{store::Batch, timestamp::Timestamp};
+use std::collections::VecDeque;
+
+/// Where the target of a hand-off stands.
+///
+/// ```text
+///  Clearing ──cleared──► Staging ──the end, and all staged──► Accepting ──durable──► Accepted
+///     ▲                     │ withdrawn, nothing heard, pieces that do not fit ──► (ended)
+///     └── a new attempt ────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A place is cleared of what an earlier transfer left.
+    Clearing,
+    /// Pieces are taken.
+    Staging,
+    /// ACCEPT is on its way to the log.
+    Accepting,
+    /// It is owned here.
+    Accepted,
+    /// Nothing more is done.
+    Ended,
+}
+
+/// What happens to a target.
+#[derive(Debug)]
+pub enum TargetEvent {
+    /// The source says something.
+    Heard(Message),
+    /// The place is clear.
+    Cleared,
+    /// What was to be staged is, durably.
+    Staged,
+    /// It could not be staged, for this reason.
+    StagingFailed(String),
+    /// ACCEPT is durable.
+    Accepted,
+    /// ACCEPT was lost with its lane's memory, and is not in the store.
+    Voided,
+    /// Time has passed.
+    Tick,
+}
+
+/// What a target wants done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TargetAction {
+    /// Tell the source.
+    Send(Message),
+    /// Clear the place for the transfer's pieces.
+    Clear,
+    /// Write these sections there, in order, durably.
+    Stage(Vec<Batch>),
+    /// Write ACCEPT.
+    WriteAccept {
+        /// Rows that were copied.
+        rows: u64,
+        /// Hash over all pieces.
+        hash: u64,
+    },
+    /// The shard is owned here: serve it.
+    Serve,
+    /// It is over, and what was staged may go.
+    End(String),
+}
+
+/// The target of one hand-off.
+#[derive(Debug)]
+pub struct Target {
+    transfer: Transfer,
+    limits: HandOffLimits,
+    phase: Phase,
+    attempt: u32,
+    /// Number of the last piece taken, and of the last one staged.
+    taken: u64,
+    staged: u64,
+    chain: Chain,
+    rows: u64,
+    /// Taken and not being staged yet.
+    waiting: VecDeque<Batch>,
+    waiting_bytes: usize,
+    /// Number of the last piece that is being staged.
+    staging: Option<u64>,
+    /// The end was taken.
+    is_complete: bool,
+    heard_at: Timestamp,
+    actions: Vec<TargetAction>,
+}
+
+impl Target {
+    /// Begins with an offer that was judged good.
+    pub fn new(
+        transfer: Transfer,
+        attempt: u32,
+        limits: HandOffLimits,
+        now: Timestamp,
+    ) -> (Self, Vec<TargetAction>) {
+        let target = Self {
+            transfer,
+            limits,
+            phase: Phase::Clearing,
+            attempt,
+            taken: 0,
+            staged: 0,
+            chain: Chain::default(),
+            rows: 0,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            staging: None,
+            is_complete: false,
+            heard_at: now,
+            actions: Vec::new(),
+        };
+        (target, vec![TargetAction::Clear])
+    }
+
+    /// Which hand-off it is.
+    pub fn transfer(&self) -> &Transfer {
+        &self.transfer
+    }
+
+    /// Whether nothing more will come of it.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Accepted | Phase::Ended)
+    }
+
+    /// Takes one event and returns what is to be done, in order.
+    pub fn step(&mut self, event: TargetEvent, now: Timestamp) -> Vec<TargetAction> {
+        match event {
+            TargetEvent::Heard(message) => {
+                self.heard_at = now;
+                self.hear(message);
+            }
+            TargetEvent::Cleared if self.phase == Phase::Clearing => {
+                self.phase = Phase::Staging;
+                self.send(Message::Ready { attempt: self.attempt });
+            }
+            TargetEvent::Staged => self.has_staged(),
+            TargetEvent::StagingFailed(why) if self.phase != Phase::Accepted => {
+                self.send(Message::Refused { reason: why.clone() });
+                self.end(why);
+            }
+            TargetEvent::Accepted if self.phase == Phase::Accepting => {
+                self.phase = Phase::Accepted;
+                self.send(Message::Accepted);
+                self.actions.push(TargetAction::Serve);
+            }
+            TargetEvent::Voided if self.phase == Phase::Accepting => self.write_accept(),
+            TargetEvent::Tick => {
+                let has_gone = self.heard_at + 2 * self.limits.patience <= now;
+                if has_gone && matches!(self.phase, Phase::Clearing | Phase::Staging) {
+                    // A source behind its seal offers again, and then everything is sent again.
+                    self.end(format!("{} says nothing any more", self.transfer.source));
+                }
+            }
+            // Late: of what has ended since.
+            _ => {}
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Offer { attempt, .. } if self.phase == Phase::Accepted || attempt == self.attempt => {
+                match self.phase {
+                    Phase::Accepted => self.send(Message::Accepted),
+                    Phase::Staging => {
+                        self.send(Message::Ready { attempt });
+                        self.send_staged();
+                    }
+                    Phase::Clearing | Phase::Accepting | Phase::Ended => {}
+                }
+            }
+            Message::Offer { attempt, .. } if self.attempt < attempt && self.phase == Phase::Staging => {
+                self.begin_anew(attempt);
+            }
+            Message::Piece { attempt, number, body } if attempt == self.attempt => {
+                if self.phase == Phase::Accepted {
+                    self.send(Message::Accepted);
+                } else if self.phase == Phase::Staging {
+                    self.take(number, &body);
+                }
+            }
+            Message::Withdrawn if matches!(self.phase, Phase::Clearing | Phase::Staging) => {
+                self.end("its source has withdrawn it".into());
+            }
+            _ => {}
+        }
+    }
+
+    fn begin_anew(&mut self, attempt: u32) {
+        self.attempt = attempt;
+        self.phase = Phase::Clearing;
+        self.taken = 0;
+        self.staged = 0;
+        self.chain = Chain::default();
+        self.rows = 0;
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.is_complete = false;
+        // What is being staged is cleared behind it, for a store does one after the other.
+        self.staging = None;
+        self.actions.push(TargetAction::Clear);
+    }
+
+    fn take(&mut self, number: u64, body: &[u8]) {
+        if number != self.taken + 1 || self.is_complete {
+            // A repeat, or one before it is missing and comes again.
+            self.send_staged();
+            return;
+        }
+        let piece = match Piece::decode(body) {
+            Ok(piece) => piece,
+            Err(error) => return self.give_up(format!("piece {number}: {error}")),
+        };
+        self.taken = number;
+        match piece {
+            Piece::End { rows, hash } => {
+                if (rows, hash) != (self.rows, self.chain.digest()) {
+                    let (mine, had) = (self.chain.digest(), self.rows);
+                    return self.give_up(format!(
+                        "what came is not what was sent: {had} rows of {rows}, hash {mine:016x} and not {hash:016x}"
+                    ));
+                }
+                self.is_complete = true;
+                self.stage();
+                return;
+            }
+            Piece::Rows(batch) | Piece::Section(batch) => {
+                let section = batch.sections().next().expect("a piece has one section");
+                if section.shard != self.transfer.shard {
+                    return self.give_up(format!("piece {number} is of {}", section.shard));
+                }
+                if section.number == 0 {
+                    self.rows += section.writes().count() as u64;
+                }
+                self.waiting_bytes += body.len();
+                self.waiting.push_back(batch);
+            }
+        }
+        self.chain = self.chain.with(body);
+        if self.limits.backlog_bytes_max < self.waiting_bytes {
+            return self.give_up("more was sent than fits".into());
+        }
+        self.stage();
+    }
+
+    /// What came cannot be what its source has. Behind its seal it will send everything again.
+    fn give_up(&mut self, why: String) {
+        tracing::error!(shard = %self.transfer.shard, source = %self.transfer.source, why, "a hand-off is given up");
+        self.send(Message::Lost);
+        self.end(why);
+    }
+
+    fn stage(&mut self) {
+        if self.staging.is_some() || self.phase != Phase::Staging {
+            return;
+        }
+        if self.waiting.is_empty() {
+            if self.is_complete {
+                self.staged = self.taken;
+                self.phase = Phase::Accepting;
+                self.write_accept();
+            }
+            return;
+        }
+        self.staging = Some(self.taken - u64::from(self.is_complete));
+        self.waiting_bytes = 0;
+        self.actions.push(TargetAction::Stage(std::mem::take(&mut self.waiting).into()));
+    }
+
+    fn has_staged(&mut self) {
+        let Some(through) = self.staging.take() else { return };
+        self.staged = through;
+        self.send_staged();
+        self.stage();
+    }
+
+    fn write_accept(&mut self) {
+        let (rows, hash) = (self.rows, self.chain.digest());
+        self.actions.push(TargetAction::WriteAccept { rows, hash });
+    }
+
+    fn send_staged(&mut self) {
+        self.send(Message::Staged { attempt: self.attempt, through: self.staged });
+    }
+
+    fn send(&mut self, message: Message) {
+        self.actions.push(TargetAction::Send(message));
+    }
+
+    fn end(&mut self, why: String) {
+        self.phase = Phase::Ended;
+        self.waiting.clear();
+        self.actions.push(TargetAction::End(why));
+    }
+}

@@ -1,0 +1,371 @@
+//! Two nodes, a network that loses, doubles and reorders, and crashes of either side: the shard arrives whole, and never two
+//! serve it.
+
+use super::{
+    HandOffLimits, Message, Source, SourceAction, SourceEnd, SourceEvent, Target, TargetAction, TargetEvent,
+    Transfer, newest_writes,
+};
+use crate::{
+    placement::{Epoch, ShardId},
+    sim::Random,
+    store::{
+        Batch, Row, TransferId,
+        batch::{delete, delete_range, put},
+    },
+    timestamp::Timestamp,
+};
+use std::{collections::BTreeMap, time::Duration};
+
+const SHARD: ShardId = ShardId(3);
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn apply(rows: &mut Rows, sections: &[Batch]) {
+    for (key, value) in newest_writes(sections) {
+        match value {
+            Some(value) => drop(rows.insert(key, value)),
+            None => drop(rows.remove(&key)),
+        }
+    }
+}
+
+/// What the source's store knows of the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owned {
+    Here,
+    Sealed(TransferId),
+    Moved,
+}
+
+struct World {
+    random: Random,
+    now: Timestamp,
+    limits: HandOffLimits,
+    /// The source's log of the shard, and how much of it loads find.
+    log: Vec<Batch>,
+    loadable: usize,
+    owned: Owned,
+    source: Option<Source>,
+    /// Sections before this one are not given.
+    gives_from: Option<usize>,
+    transfers: u128,
+    target: Option<Target>,
+    /// What the target has staged, and whether it has accepted.
+    staged: Rows,
+    accepted: bool,
+    to_source: Vec<Message>,
+    to_target: Vec<Message>,
+    withdrawn: u32,
+    lost: u32,
+    /// No more messages are lost, and nobody crashes.
+    healed: bool,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let limits = HandOffLimits {
+            window_bytes: 200,
+            chunk_bytes: 60,
+            backlog_bytes_max: 4_000,
+            seal_bytes: 100,
+            ..HandOffLimits::default()
+        };
+        let mut world = Self {
+            random: Random::new(seed),
+            now: Timestamp::from_millis(1),
+            limits,
+            log: Vec::new(),
+            loadable: 0,
+            owned: Owned::Here,
+            source: None,
+            gives_from: None,
+            transfers: 0,
+            target: None,
+            staged: Rows::new(),
+            accepted: false,
+            to_source: Vec::new(),
+            to_target: Vec::new(),
+            withdrawn: 0,
+            lost: 0,
+            healed: false,
+        };
+        for _ in 0..60 {
+            world.write();
+        }
+        world
+    }
+
+    /// A turn's batch at the source, durable at once.
+    fn write(&mut self) {
+        assert_eq!(self.owned, Owned::Here, "nothing is written behind the seal");
+        let number = self.log.len() as u64 + 1;
+        let key = |random: &mut Random| [b"k".as_slice(), &random.below(40).to_be_bytes()].concat();
+        let mut batch = Batch::new();
+        let random = &mut self.random;
+        batch.section(SHARD, Epoch(1), number, |out| {
+            put(&[&key(random)], &[&number.to_le_bytes()], out);
+            match random.below(8) {
+                0 => delete(&[&key(random)], out),
+                1 => delete_range(&[b"k"], 5, 5 + random.below(3), out),
+                _ => {}
+            }
+        });
+        self.log.push(batch.clone());
+        if self.gives_from.is_some() {
+            self.source_event(SourceEvent::Section(batch));
+        }
+    }
+
+    fn transfer(id: TransferId) -> Transfer {
+        let (source, target) = ("a".parse().unwrap(), "b".parse().unwrap());
+        Transfer { id, shard: SHARD, epoch: Epoch(2), source, target }
+    }
+
+    /// The source begins, or goes on with what its store says.
+    fn start_source(&mut self) {
+        let limits = self.limits.clone();
+        let (source, actions) = match self.owned {
+            Owned::Here => {
+                self.transfers += 1;
+                Source::offer(Self::transfer(TransferId(self.transfers)), 7, limits, self.now)
+            }
+            Owned::Sealed(id) => Source::resume(Self::transfer(id), limits, self.now),
+            Owned::Moved => return,
+        };
+        self.source = Some(source);
+        self.source_actions(actions);
+    }
+
+    fn source_event(&mut self, event: SourceEvent) {
+        let Some(source) = &mut self.source else { return };
+        let actions = source.step(event, self.now);
+        self.source_actions(actions);
+    }
+
+    fn source_actions(&mut self, actions: Vec<SourceAction>) {
+        for action in actions {
+            match action {
+                SourceAction::Send(message) => self.to_target.push(message),
+                SourceAction::GiveSections => {
+                    self.gives_from = Some(self.log.len());
+                    self.source_event(SourceEvent::CopyFrom);
+                }
+                SourceAction::KeepSections => self.gives_from = None,
+                SourceAction::ReadRows { from, bytes, attempt } => {
+                    // A copy begins with everything from before the first section that is given.
+                    let least = if from.is_empty() { self.log.len() } else { self.loadable };
+                    self.loadable = self.random.between(least as u64, self.log.len() as u64) as usize;
+                    let mut rows = Rows::new();
+                    apply(&mut rows, &self.log[..self.loadable]);
+                    let (mut read, mut len, mut next): (Vec<Row>, usize, Option<Vec<u8>>) =
+                        Default::default();
+                    for (key, value) in rows.range(from..) {
+                        if bytes <= len {
+                            next = Some(key.clone());
+                            break;
+                        }
+                        len += key.len() + value.len();
+                        read.push((key.clone(), value.clone()));
+                    }
+                    if self.random.chance(300) && self.owned == Owned::Here {
+                        self.write();
+                    }
+                    self.source_event(SourceEvent::RowsRead { rows: read, next, attempt });
+                }
+                SourceAction::Seal => {
+                    assert_eq!(self.owned, Owned::Here);
+                    self.write();
+                    let id = self.source.as_ref().expect("it asked").transfer().id;
+                    self.owned = Owned::Sealed(id);
+                    self.gives_from = None;
+                    self.source_event(SourceEvent::Sealed);
+                }
+                SourceAction::WriteMoved => {
+                    self.owned = Owned::Moved;
+                    self.source_event(SourceEvent::Moved);
+                }
+                SourceAction::End(SourceEnd::Moved) => self.source = None,
+                SourceAction::End(SourceEnd::Withdrawn(_)) => {
+                    assert_eq!(self.owned, Owned::Here, "behind the seal nothing is withdrawn");
+                    self.withdrawn += 1;
+                    self.source = None;
+                    self.gives_from = None;
+                }
+            }
+        }
+    }
+
+    fn target_event(&mut self, event: TargetEvent) {
+        let Some(target) = &mut self.target else { return };
+        let actions = target.step(event, self.now);
+        self.target_actions(actions);
+    }
+
+    fn target_actions(&mut self, actions: Vec<TargetAction>) {
+        for action in actions {
+            match action {
+                TargetAction::Send(message) => {
+                    self.lost += u32::from(message == Message::Lost);
+                    self.to_source.push(message);
+                }
+                TargetAction::Clear => {
+                    self.staged.clear();
+                    self.target_event(TargetEvent::Cleared);
+                }
+                TargetAction::Stage(sections) => {
+                    apply(&mut self.staged, &sections);
+                    self.target_event(TargetEvent::Staged);
+                }
+                TargetAction::WriteAccept { .. } => {
+                    assert!(matches!(self.owned, Owned::Sealed(_)), "accepted before the seal: two owners");
+                    assert!(!self.accepted, "a shard is accepted once");
+                    self.accepted = true;
+                    self.target_event(TargetEvent::Accepted);
+                }
+                TargetAction::Serve => {}
+                TargetAction::End(_) => self.target = None,
+            }
+        }
+    }
+
+    /// A message reaches the target's node, which may know nothing of the hand-off.
+    fn reach_target(&mut self, message: Message) {
+        let is_known = self.target.as_ref().is_some_and(|target| match &message {
+            Message::Offer { transfer, .. } => target.transfer() == transfer,
+            _ => true,
+        });
+        match message {
+            _ if self.accepted => self.to_source.push(Message::Accepted),
+            Message::Offer { transfer, attempt, .. } if !is_known => {
+                let (target, actions) = Target::new(transfer, attempt, self.limits.clone(), self.now);
+                self.target = Some(target);
+                self.target_actions(actions);
+            }
+            message if is_known => self.target_event(TargetEvent::Heard(message)),
+            Message::Piece { .. } => {
+                self.lost += 1;
+                self.to_source.push(Message::Lost);
+            }
+            _ => {}
+        }
+    }
+
+    fn deliver(&mut self) {
+        for _ in 0..self.random.below(6) {
+            let to_target = self.random.chance(500);
+            let queue = if to_target { &mut self.to_target } else { &mut self.to_source };
+            if queue.is_empty() {
+                continue;
+            }
+            // Mostly in order, as a connection is.
+            let at = if self.random.chance(100) { self.random.below(queue.len() as u64) as usize } else { 0 };
+            let message = match self.random.below(1_000) {
+                lost if lost < 60 && !self.healed => {
+                    queue.remove(at);
+                    continue;
+                }
+                doubled if doubled < 120 => queue[at].clone(),
+                _ => queue.remove(at),
+            };
+            if to_target {
+                self.reach_target(message);
+            } else {
+                self.source_event(SourceEvent::Heard(message));
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.now = self.now + Duration::from_millis(self.random.below(60));
+        if self.source.is_none() {
+            self.start_source();
+        }
+        if self.owned == Owned::Here && self.random.chance(200) {
+            self.write();
+        }
+        self.deliver();
+        if self.random.chance(200) {
+            self.source_event(SourceEvent::Tick);
+            self.target_event(TargetEvent::Tick);
+        }
+        match self.random.below(1_000) {
+            // The target restarts: what was staged and not accepted is swept.
+            0..4 if !self.healed => {
+                self.target = None;
+                if !self.accepted {
+                    self.staged.clear();
+                }
+            }
+            4..8 if !self.healed => {
+                self.source = None;
+                self.gives_from = None;
+                // Messages of its former life are still on their way.
+            }
+            // All memory of the source's lane is lost.
+            8..11 if !self.healed && self.owned == Owned::Here => {
+                self.gives_from = None;
+                self.source_event(SourceEvent::Voided { is_sealed: false });
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_shard_arrives_whole_whatever_is_lost_and_whoever_crashes() {
+    let (mut withdrawn, mut lost, mut writes) = (0, 0, 0);
+    for seed in 0..400 {
+        let mut world = World::new(seed);
+        for step in 0.. {
+            world.healed = 2_000 < step;
+            assert!(step < 20_000, "seed {seed}: {:?} and {:?}", world.source, world.target);
+            world.step();
+            if world.owned == Owned::Moved {
+                break;
+            }
+        }
+        let mut rows = Rows::new();
+        apply(&mut rows, &world.log);
+        assert!(world.accepted, "seed {seed}");
+        assert_eq!(world.staged, rows, "seed {seed}");
+        withdrawn += world.withdrawn;
+        lost += world.lost;
+        writes += world.log.len();
+    }
+    // What is claimed above was really met.
+    assert!(100 < withdrawn && 20 < lost && 400 * 70 < writes, "{withdrawn} {lost} {writes}");
+}
+
+#[test]
+fn pieces_that_are_not_what_was_sent_are_not_accepted() {
+    let mut world = World::new(1);
+    world.healed = true;
+    while world.owned == Owned::Here {
+        world.step();
+    }
+    // One byte of a value is another one, on a network whose checksums do not see it.
+    let spoilt = |message: &mut Message| {
+        if let Message::Piece { body, .. } = message {
+            let mut bytes = body.to_vec();
+            *bytes.last_mut().unwrap() ^= 1;
+            *body = bytes.into();
+        }
+    };
+    (world.target, world.to_target, world.to_source) = (None, Vec::new(), Vec::new());
+    world.source_event(SourceEvent::Heard(Message::Lost));
+    let mut spoilt_one = false;
+    for _ in 0..2_000 {
+        let is_second =
+            |message: &&mut Message| matches!(message, Message::Piece { attempt: 2, number: 2, .. });
+        if !spoilt_one && let Some(second) = world.to_target.iter_mut().find(is_second) {
+            spoilt(second);
+            spoilt_one = true;
+        }
+        world.step();
+    }
+    assert_eq!(world.owned, Owned::Moved);
+    let mut rows = Rows::new();
+    apply(&mut rows, &world.log);
+    assert_eq!(world.staged, rows);
+    assert!(spoilt_one && 0 < world.lost, "the target saw that the pieces do not hash as they were sent");
+}
