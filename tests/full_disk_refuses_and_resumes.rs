@@ -104,7 +104,7 @@ impl Medium for SimulatedDisk {
             EmbeddedConfig { segment_bytes: 4 << 20, tail_bytes: LOG_BUDGET, ..EmbeddedConfig::default() };
         let disk = Arc::new(self.clone());
         let store = match self.used() {
-            0 => EmbeddedStore::found_on(disk, &Founding { cluster: 1, store: 2, shards }, &config),
+            0 => EmbeddedStore::found_on(disk, &Founding::founder(1, 2, shards), &config),
             _ => EmbeddedStore::open_on(disk, &config),
         };
         let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>().workers(2);

@@ -5,8 +5,8 @@ use entity_runtime::{
     entity::Entity,
     placement::{self, Epoch, ShardId, Shards},
     store::{
-        Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Store,
-        memory::MemoryStore,
+        Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Ownership, Position,
+        StageError, StagedRow, Store, StoreIdentity, TransferId, memory::MemoryStore,
     },
 };
 use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note, builder, small_limits};
@@ -121,8 +121,16 @@ impl Store for Troubled {
         self.store.lane_of(shard)
     }
 
+    fn identity(&self) -> StoreIdentity {
+        self.store.identity()
+    }
+
     fn owned(&self) -> Result<Vec<OwnedShard>, LoadError> {
         self.store.owned()
+    }
+
+    fn ownership(&self) -> Result<Vec<(ShardId, Ownership)>, LoadError> {
+        self.store.ownership()
     }
 
     fn load_rows(
@@ -137,6 +145,43 @@ impl Store for Troubled {
 
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
         self.store.load_images(keys)
+    }
+
+    fn begin_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError> {
+        self.store.begin_staging(shard, epoch, transfer)
+    }
+
+    fn stage(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        transfer: TransferId,
+        rows: &[StagedRow<'_>],
+    ) -> Result<(), StageError> {
+        self.store.stage(shard, epoch, transfer, rows)
+    }
+
+    fn load_staged(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        transfer: TransferId,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StageError> {
+        self.store.load_staged(shard, epoch, transfer, keys, visit)
+    }
+
+    fn sweep_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError> {
+        self.store.sweep_staging(shard, epoch, transfer)
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
+        self.store.note(name)
+    }
+
+    fn keep_note(&self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+        self.store.keep_note(name, bytes)
     }
 
     fn loadable(&self, lane: LaneId) -> Position {

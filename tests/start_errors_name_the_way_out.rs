@@ -37,7 +37,7 @@ async fn what_was_forgotten_in_the_program_is_named() {
     let text = error(on(directory.path()).segment_bytes(1 << 20)).await;
     assert!(text.contains(".segment_bytes("), "{text}");
     let disk = SimulatedDisk::new(1);
-    let founding = Founding { cluster: 1, store: 2, shards: Shards::new(8).unwrap() };
+    let founding = Founding::founder(1, 2, Shards::new(8).unwrap());
     let config = EmbeddedConfig { segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
     let store = EmbeddedStore::found_on(Arc::new(disk), &founding, &config).unwrap();
     let text = error(on(directory.path()).store(Arc::new(store))).await;

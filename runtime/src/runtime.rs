@@ -204,7 +204,7 @@ impl Builder {
 fn open_or_found(path: &Path, config: &EmbeddedConfig, shards: Shards) -> Result<EmbeddedStore, OpenError> {
     match EmbeddedStore::open(path, config) {
         Err(OpenError::NotFounded { .. }) => {
-            let founding = Founding { cluster: random_u128(), store: random_u128(), shards };
+            let founding = Founding::founder(random_u128(), random_u128(), shards);
             EmbeddedStore::found(path, &founding, config)
         }
         opened => opened,

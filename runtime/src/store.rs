@@ -8,6 +8,10 @@
 //! 3. A batch under a stale epoch, or out of number for one of its shards, changes nothing.
 //! 4. [`Store::load_rows`] and [`Store::load_images`] return the newest committed rows up to [`Store::loadable`].
 //!
+//! Whose a shard is, is such a durable fact too ([`Ownership`]). It changes by records in the shard's own sections, so that
+//! the fence, the chain and the crash behaviour are those of every other commit. What a shard brings along when it comes is
+//! staged beside the log before ([`Store::stage`]), and is of nobody until the record that accepts it is durable.
+//!
 //! Engines do blocking I/O and know no clock, thread or channel: the worker's ring gives each lane a thread of its own,
 //! and the simulator calls them in the order of its seed.
 
@@ -17,11 +21,19 @@ mod conformance;
 pub mod disk;
 pub mod embedded;
 mod fence;
+mod founding;
 pub mod memory;
+mod notes;
+mod ownership;
 pub mod row;
+mod staging;
 
 pub use batch::{Batch, Section};
+pub use founding::{Founding, StoreIdentity};
+pub use notes::{NOTE_BYTES_MAX, NOTE_NAME_LEN_MAX};
+pub use ownership::{FOUNDED, Ownership, OwnershipRecord, TransferId};
 pub use row::{Row, RowType, Write};
+pub use staging::{STAGED_KEY_LEN_MAX, StageError, StagedRow};
 
 use crate::placement::{Epoch, ShardId, Shards};
 use std::{ops::Range, path::Path};
@@ -67,7 +79,8 @@ pub enum CommitError {
     /// memory is void; shards still owned may be loaded and served again.
     #[error("{0} is owned under another epoch or its batches do not continue")]
     Fenced(ShardId),
-    /// Nothing of the group was written, for another reason. The lane's memory is void, as after `Fenced`.
+    /// Nothing of the group was written, for another reason: what it would accept is not staged, say. The lane's memory is
+    /// void, as after `Fenced`.
     #[error("the group was not written: {0}")]
     Failed(std::io::Error),
     /// The group may be written or not. Commit the same group again: what was written is known by its numbers.
@@ -115,11 +128,20 @@ pub trait Store: Send + Sync + 'static {
     /// The lane of a shard. It never changes while the store is open.
     fn lane_of(&self, shard: ShardId) -> LaneId;
 
+    /// Who this store is, for other nodes (P19).
+    fn identity(&self) -> StoreIdentity;
+
     /// The shards this store owns.
     ///
     /// # Errors
     /// The medium failed.
     fn owned(&self) -> Result<Vec<OwnedShard>, LoadError>;
+
+    /// What this store knows of every shard that is or was here: all that are not [`Ownership::Foreign`], in order.
+    ///
+    /// # Errors
+    /// The medium failed.
+    fn ownership(&self) -> Result<Vec<(ShardId, Ownership)>, LoadError>;
 
     /// The writing end of a lane. Taken once for each lane.
     ///
@@ -131,7 +153,8 @@ pub trait Store: Send + Sync + 'static {
     /// false.
     ///
     /// # Errors
-    /// The shard is not owned under `epoch`, or the medium failed.
+    /// The shard is neither owned nor sealed under `epoch`, or the medium failed. It may have been found out last, behind
+    /// rows that are none then.
     fn load_rows(
         &self,
         shard: ShardId,
@@ -156,8 +179,62 @@ pub trait Store: Send + Sync + 'static {
     /// The values of images, `None` for an entity that has none. Same order as `keys`.
     ///
     /// # Errors
-    /// A shard is not owned under its epoch, or the medium failed.
+    /// A shard is neither owned nor sealed under its epoch, or the medium failed.
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError>;
+
+    /// Begins to stage a shard that is on its way here, to be owned under `epoch` (P18). Nothing is staged then: whatever an
+    /// earlier transfer left of the shard is dropped, also one under the same epoch or of the same id. Durable when it
+    /// returns, and forgotten by the next open unless it was accepted.
+    ///
+    /// # Errors
+    /// See [`StageError`]. Nothing is staged then either.
+    fn begin_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError>;
+
+    /// Stages rows, in ascending order of their keys, over those that the transfer staged before. Durable when it returns;
+    /// commits and loads go on beside it.
+    ///
+    /// # Errors
+    /// See [`StageError`]. None of the rows is staged then.
+    fn stage(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        transfer: TransferId,
+        rows: &[StagedRow<'_>],
+    ) -> Result<(), StageError>;
+
+    /// Visits what was staged so far, as [`Store::load_rows`] does: to count and hash it before it is accepted.
+    ///
+    /// # Errors
+    /// See [`StageError`].
+    fn load_staged(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        transfer: TransferId,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StageError>;
+
+    /// Gives a staging up: it can no longer be accepted, and its rows are dropped. No error where there is none.
+    ///
+    /// # Errors
+    /// See [`StageError`].
+    fn sweep_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError>;
+
+    /// A note that was kept; `None` if none was under this name, which is of lower-case letters, digits and hyphens.
+    ///
+    /// # Errors
+    /// The medium failed, or the note is damaged: [`io::ErrorKind::InvalidData`](std::io::ErrorKind::InvalidData).
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, LoadError>;
+
+    /// Keeps a small value beside the shards, in place of the one under the same name: what a node knows of others (P19).
+    /// Durable when it returns; after a crash before that it is the new one or the old.
+    ///
+    /// # Errors
+    /// The medium failed. Where it was full, or the note is longer than [`NOTE_BYTES_MAX`]
+    /// ([`io::ErrorKind::InvalidInput`](std::io::ErrorKind::InvalidInput)), the old note is there and the store goes on.
+    fn keep_note(&self, name: &str, bytes: &[u8]) -> Result<(), LoadError>;
 
     /// Up to which position of a lane loads see what was committed. What was committed later must be kept in memory
     /// by whoever may need it (P12). It only rises, and a load that *begins* after it was read sees at least as much; one
@@ -199,7 +276,8 @@ pub trait Store: Send + Sync + 'static {
     /// Whether [`Store::maintain`] has work: the log has grown past a share of its budget, or segments are missing.
     fn wants_maintenance(&self) -> bool;
 
-    /// Moves committed rows to where loads find them and frees what is no longer needed. Blocks for as long as it
+    /// Moves committed rows to where loads find them and frees what is no longer needed, the rows of shards that moved
+    /// away among it. Blocks for as long as it
     /// takes; commits go on beside it, and a second call waits for the first.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ impl Storage {
             cache_bytes: 1 << 20,
             shards: Some(shards),
         };
-        let founding = Founding { cluster: u128::from(seed) + 1, store: u128::from(seed) + 2, shards };
+        let founding = Founding::founder(u128::from(seed) + 1, u128::from(seed) + 2, shards);
         Self::Embedded { disk: SimulatedDisk::new(seed), config, founding, founded: false }
     }
 

@@ -4,7 +4,13 @@
 //!
 //! ```text
 //! batch   := format:u8 = 1, section*
-//! section := shard:varint, epoch:varint, number:varint, len:u32le, write*       len counts the bytes of the writes
+//! section := shard:varint, epoch:varint, number:varint, len:u32le, own?, write*     len counts all that follows it
+//! own     := 3:u8, record                                                      change of ownership
+//! record  := 1:u8, transfer:u128le, from:name, rows:varint, hash:u64le         accept
+//!          | 2:u8, transfer:u128le, to:name                                    seal
+//!          | 3:u8, transfer:u128le, epoch:varint                               moved
+//!          | 4:u8, transfer:u128le                                             reopen
+//! name    := len:varint, text
 //! write   := 0:u8, key_len:varint, key, value_len:varint, value                 put
 //!          | 1:u8, key_len:varint, key                                          delete
 //!          | 2:u8, prefix_len:varint, prefix, from:varint, through:varint       delete a range of numbers
@@ -14,7 +20,10 @@
 //! * A batch holds shards of one lane and is all or nothing (P13).
 //! * A shard has at most one section in a batch, and its sections are numbered 1, 2, 3... from the epoch's start: a
 //!   store that has number n applies n + 1 next, knows n again, and refuses everything else.
+//! * What changes the ownership of a shard stands first in its section, so that one look at one byte tells that there is
+//!   nothing of the kind.
 
+use super::ownership::OwnershipRecord;
 use super::row::{Write, put_varint, take, take_varint};
 use crate::placement::{Epoch, ShardId};
 
@@ -22,6 +31,7 @@ const FORMAT: u8 = 1;
 const PUT: u8 = 0;
 const DELETE: u8 = 1;
 const DELETE_RANGE: u8 = 2;
+const OWN: u8 = 3;
 
 /// Most numbers one range may delete. The checkpoint takes them one by one, and what a batch costs must be bounded by
 /// its writer; a longer range is several.
@@ -82,7 +92,9 @@ impl Batch {
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, BatchError> {
         let batch = Self { bytes };
         for section in sections(&batch.bytes) {
-            for write in section?.writes() {
+            let section = section?;
+            section.record().transpose()?;
+            for write in section.writes() {
                 write?;
             }
         }
@@ -154,10 +166,27 @@ fn take_section<'b>(rest: &mut &'b [u8]) -> Option<Section<'b>> {
 }
 
 impl<'b> Section<'b> {
+    /// Whether it changes the ownership of its shard.
+    pub fn has_record(&self) -> bool {
+        self.writes.first() == Some(&OWN)
+    }
+
+    /// How it changes the ownership of its shard. An error only where the bytes come from outside a [`Batch`].
+    pub fn record(&self) -> Option<Result<OwnershipRecord, BatchError>> {
+        let mut rest = self.writes.strip_prefix(&[OWN])?;
+        Some(OwnershipRecord::take(&mut rest).ok_or(BatchError))
+    }
+
     /// Its writes, in order. They are errors only where the bytes come from outside a [`Batch`].
     pub fn writes(&self) -> impl Iterator<Item = Result<Write<'b>, BatchError>> + use<'b> {
         let mut rest = self.writes;
         let mut failed = false;
+        if let Some(mut record) = self.writes.strip_prefix(&[OWN]) {
+            // One that cannot be read stays where it is, and is no write either.
+            if OwnershipRecord::take(&mut record).is_some() {
+                rest = record;
+            }
+        }
         std::iter::from_fn(move || {
             if failed || rest.is_empty() {
                 return None;
@@ -186,6 +215,12 @@ fn take_write<'b>(rest: &mut &'b [u8]) -> Option<Write<'b>> {
         }
         _ => None,
     }
+}
+
+/// Appends a change of ownership: the first thing in its section, and the only one of it.
+pub fn own(record: &OwnershipRecord, out: &mut Vec<u8>) {
+    out.push(OWN);
+    record.encode(out);
 }
 
 /// Appends a put. The key is given in parts, its type byte first, so that no caller builds it.
@@ -224,6 +259,7 @@ fn put_parts(parts: &[&[u8]], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::TransferId;
 
     #[test]
     fn a_batch_comes_back_as_it_was_written() {
@@ -246,6 +282,37 @@ mod tests {
             ]
         );
         assert_eq!(sections[1].writes().count(), 0);
+    }
+
+    #[test]
+    fn a_change_of_ownership_stands_first_and_alone() {
+        let record = OwnershipRecord::Seal { transfer: TransferId(u128::MAX), to: "b".parse().unwrap() };
+        let section = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut batch = Batch::new();
+            batch.section(ShardId(1), Epoch(1), 1, write);
+            Batch::from_bytes(batch.into_buffer())
+        };
+        let batch = section(&|out| {
+            own(&record, out);
+            delete(&[b"k"], out);
+        })
+        .unwrap();
+        let first = batch.sections().next().unwrap();
+        assert!(first.has_record());
+        assert_eq!(first.record(), Some(Ok(record.clone())));
+        assert_eq!(first.writes().collect::<Vec<_>>(), [Ok(Write::Delete { key: b"k" })]);
+        let second = section(&|out| {
+            delete(&[b"k"], out);
+            own(&record, out);
+        });
+        assert_eq!(second, Err(BatchError));
+        let twice = section(&|out| {
+            own(&record, out);
+            own(&record, out);
+        });
+        assert_eq!(twice, Err(BatchError));
+        let ordinary = section(&|out| delete(&[b"k"], out)).unwrap();
+        assert_eq!(ordinary.sections().next().unwrap().record(), None);
     }
 
     proptest::proptest! {

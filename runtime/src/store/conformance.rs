@@ -95,7 +95,7 @@ fn shards() -> Shards {
 }
 
 fn founding() -> Founding {
-    Founding { cluster: 1, store: 2, shards: shards() }
+    Founding::founder(1, 2, shards())
 }
 
 /// Small segments, so that a few commits walk through several.

@@ -10,11 +10,11 @@
 //! There is one lane. A commit touches the log alone; [`Store::maintain`] reads the durable log itself, so the hot path
 //! keeps no table of rows, and what was committed since the last round must be kept by whoever needs it (P12).
 //! Opening replays the tail of the log into the checkpoint by the same code and is then ready to load everything.
-//! The bytes are in `docs/format.md`.
+//! What is staged of a shard on its way here goes into the checkpoint directly, under the stay that is yet to begin; the log
+//! has only the record that accepts it. The bytes are in `docs/format.md`.
 //!
 //! # Caveats
 //! * One disk: what it loses after a sync is lost.
-//! * Ownership is OWNED for every shard; sealing and moving shards come with the hand-off (P17, P18).
 
 mod checkpoint;
 mod error;
@@ -22,37 +22,43 @@ mod group;
 mod identity;
 mod lane;
 mod log;
+mod maintain;
+mod notes;
 mod recover;
 mod room;
 mod round;
 mod segment;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use super::founding::Founding;
 pub use error::OpenError;
-pub use identity::Founding;
 pub use segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
-use checkpoint::Checkpoint;
 use checkpoint::snapshot::SnapshotCheckpoint;
 use checkpoint::sorted::SortedCheckpoint;
+use checkpoint::{Checkpoint, bookkeeping};
 use identity::{BOOT, Boot, FOUNDING, FOUNDING_NEW};
 use lane::LogLane;
 use log::{Log, Segments};
-use round::Round;
 use segment::StoreId;
-use walk::Walk;
 
 use super::disk::{Disk, DiskLock, LockError, RealDisk};
 use super::fence::Fence;
-use super::{ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Store, batch};
+use super::staging::Stagings;
+use super::{
+    ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Ownership, Position, StageError, StagedRow, Store,
+    StoreIdentity, TransferId,
+};
 use crate::placement::{Epoch, ShardId, Shards};
 
 /// The checkpoint's directory.
@@ -123,10 +129,18 @@ pub(super) struct Inner {
     founding: Founding,
     boot: Mutex<Boot>,
     was_clean: bool,
-    /// Numbers of what is committed.
+    /// Ownership and numbers of what is committed.
     fence: Mutex<Fence>,
-    /// Numbers of what is in the checkpoint; held for a whole maintenance, so that there is one at a time.
+    /// Ownership and numbers of what is in the checkpoint; held for a whole maintenance, so that there is one at a time.
     covered: Mutex<Fence>,
+    /// What is staged and not accepted yet.
+    stagings: Mutex<Stagings>,
+    /// Stays that are over and stagings that will never be accepted: their rows are still to be dropped.
+    ended: Mutex<BTreeSet<(ShardId, Epoch)>>,
+    /// Held for each ingestion, for the checkpoint takes one at a time.
+    ingesting: Mutex<()>,
+    /// Held while a note is read or replaced.
+    notes: Mutex<()>,
     /// The checkpoint's position.
     loadable: AtomicU64,
     config: EmbeddedConfig,
@@ -201,7 +215,7 @@ impl EmbeddedStore {
 
     /// How often the store was opened, this time included (P19).
     pub fn boot(&self) -> u64 {
-        self.inner.boot.lock().unwrap_or_else(PoisonError::into_inner).count
+        lock(&self.inner.boot).count
     }
 
     /// Whether the run before this one ended with [`EmbeddedStore::close`], or there was none.
@@ -224,7 +238,7 @@ impl EmbeddedStore {
         // From here on nothing is committed, so that the checkpoint taken now is of everything.
         self.inner.log.fail(io::Error::other("the store is closed"));
         self.inner.maintain()?;
-        let mut boot = self.inner.boot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boot = lock(&self.inner.boot);
         *boot = boot.change(&*self.inner.disk, self.inner.log.store, boot.count, true)?;
         Ok(())
     }
@@ -248,7 +262,7 @@ impl EmbeddedStore {
                     return Err(OpenError::NotEmpty { place: place.to_owned(), name: name.clone() });
                 }
             }
-            let _lock = lock(&*disk, place)?;
+            let _lock = lock_disk(&*disk, place)?;
             for name in names.iter().filter(|name| ![LOCK, LOST_AND_FOUND].contains(&name.as_str())) {
                 disk.remove(name).map_err(failed)?;
             }
@@ -274,7 +288,7 @@ impl EmbeddedStore {
         if !disk.list().map_err(failed)?.iter().any(|name| name == FOUNDING) {
             return Err(OpenError::NotFounded { place: place.to_owned() });
         }
-        let lock = lock(&*disk, place)?;
+        let lock = lock_disk(&*disk, place)?;
         let founding = Founding::read(&*disk)?;
         if let Some(configured) = config.shards
             && configured != founding.shards
@@ -297,18 +311,16 @@ impl EmbeddedStore {
                 Box::new(SnapshotCheckpoint::open(Arc::clone(&disk), store).map_err(failed)?)
             }
         };
-        let (position, numbers) = checkpoint::read_bookkeeping(&*checkpoint)
-            .map_err(|error| corrupt_or(CHECKPOINT, 0, failed, error))?;
-        let mut fence = Fence::new(founding.shards.count());
-        for shard in founding.shards.iter() {
-            fence.own(shard, Epoch(1), 0);
-        }
-        for owned in numbers {
-            if owned.shard.0 >= founding.shards.count() {
-                let what = format!("it has a row of {}, which does not exist", owned.shard);
+        let books =
+            bookkeeping::read(&*checkpoint).map_err(|error| corrupt_or(CHECKPOINT, 0, failed, error))?;
+        let position = books.position;
+        let mut fence = Fence::founded(founding.shards, founding.owns);
+        for (shard, ownership) in books.shards {
+            if shard.0 >= founding.shards.count() {
+                let what = format!("it has a row of {shard}, which does not exist");
                 return Err(OpenError::Corrupt { file: CHECKPOINT.into(), position, what });
             }
-            fence.own(owned.shard, owned.epoch, owned.number);
+            fence.set(shard, ownership);
         }
         let found = recover::recover(&*disk, store, position, config.segment_bytes)?;
         let log = Log::new(Arc::clone(&disk), store, config.segment_bytes, config.tail_bytes, found);
@@ -320,6 +332,10 @@ impl EmbeddedStore {
             was_clean: boot.clean,
             fence: Mutex::new(fence.clone()),
             covered: Mutex::new(fence),
+            stagings: Mutex::default(),
+            ended: Mutex::default(),
+            ingesting: Mutex::default(),
+            notes: Mutex::default(),
             loadable: AtomicU64::new(position),
             config: config.clone(),
             directory: match checkpoint_place {
@@ -343,7 +359,7 @@ impl EmbeddedStore {
     }
 }
 
-fn lock(disk: &dyn Disk, place: &str) -> Result<Box<dyn DiskLock>, OpenError> {
+fn lock_disk(disk: &dyn Disk, place: &str) -> Result<Box<dyn DiskLock>, OpenError> {
     disk.lock().map_err(|error| match error {
         LockError::Held(by) => OpenError::Locked { place: place.to_owned(), by },
         LockError::Io(error) => OpenError::io(place, error),
@@ -375,19 +391,11 @@ fn may_found_over(disk: &dyn Disk, name: &str) -> io::Result<bool> {
 
 impl Inner {
     fn fence(&self) -> MutexGuard<'_, Fence> {
-        self.fence.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.fence)
     }
 
     fn loadable(&self) -> u64 {
         self.loadable.load(Ordering::Acquire)
-    }
-
-    /// Brings the checkpoint up to the end of the log, before anything is served.
-    fn replay(&self) -> io::Result<()> {
-        let mut covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
-        self.rounds(&mut covered)?;
-        *self.fence() = covered.clone();
-        Ok(())
     }
 
     /// Opens for commits: from here on a crash is no clean end.
@@ -396,93 +404,20 @@ impl Inner {
             Err(error) if is_full(&error) => self.log.set_disk_full(true),
             made => made?,
         }
-        let mut boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boot = lock(&self.boot);
         *boot = boot.change(&*self.disk, self.log.store, boot.count + 1, false)?;
         Ok(())
     }
 
-    fn maintain(&self) -> Result<(), LoadError> {
-        let mut covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
-        // Segments before rounds: room is what commits wait for. The checkpoint is tried on a full disk too, for it
-        // may free segments.
-        let spares = self.log.make_spares();
-        let rounds = self.rounds(&mut covered);
-        let spares = spares.and_then(|()| self.log.make_spares());
-        let mut full = false;
-        for result in [spares, rounds] {
-            match result {
-                Err(error) if is_full(&error) => full = true,
-                result => result?,
-            }
-        }
-        self.log.set_disk_full(full);
-        Ok(())
-    }
-
-    /// Ingests the log up to what is durable now.
-    fn rounds(&self, covered: &mut Fence) -> io::Result<()> {
-        let through = self.log.durable();
-        while self.loadable() < through {
-            self.round(covered, through)?;
-        }
-        Ok(())
-    }
-
-    fn round(&self, covered: &mut Fence, through: u64) -> io::Result<()> {
-        let live = self.log.live();
-        let mut walk = Walk::new(&live, self.log.store, self.loadable());
-        let mut spans = Vec::new();
-        let mut len = 0;
-        while len < self.config.round_bytes
-            && let Some(span) = walk.next_span(through)?
-        {
-            len += span.len();
-            spans.push(span);
-        }
-        if spans.is_empty() {
-            return Err(invalid(format!(
-                "what was durable at position {} can no longer be read",
-                walk.position
-            )));
-        }
-        let mut after = covered.clone();
-        let mut touched = vec![false; self.founding.shards.count() as usize];
-        let mut round = Round::default();
-        for bytes in spans.iter().flat_map(walk::Span::batches) {
-            for section in batch::sections(bytes) {
-                let section = section.map_err(|error| invalid(error.to_string()))?;
-                if !after.continues_with(&section) {
-                    let (shard, number) = (section.shard, section.number);
-                    return Err(invalid(format!(
-                        "section {number} of {shard} does not continue its numbers"
-                    )));
-                }
-                after.own(section.shard, section.epoch, section.number);
-                touched[section.shard.0 as usize] = true;
-                round
-                    .add(&section)
-                    .ok_or_else(|| invalid(format!("a section of {} is unreadable", section.shard)))?;
-            }
-        }
-        let shards = after.owned().into_iter().filter(|owned| touched[owned.shard.0 as usize]);
-        let bookkeeping = checkpoint::bookkeeping(walk.position, shards);
-        self.checkpoint.ingest(&mut round.into_sorted(bookkeeping))?;
-        *covered = after;
-        self.loadable.store(walk.position, Ordering::Release);
-        self.log.recycle(walk.position);
-        Ok(())
-    }
-
-    fn check_owned(&self, shard: ShardId, epoch: Epoch) -> Result<(), LoadError> {
-        if self.fence().epoch(shard) != Some(epoch) {
-            return Err(LoadError::NotOwned(shard));
-        }
-        Ok(())
+    /// Under which stay the rows of a shard lie.
+    fn stay(&self, shard: ShardId, epoch: Epoch) -> Result<Epoch, LoadError> {
+        self.fence().stay(shard, epoch).ok_or(LoadError::NotOwned(shard))
     }
 }
 
-fn invalid(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+/// Takes a mutex whose holders leave whole values behind, whatever ended them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -506,6 +441,10 @@ impl Store for EmbeddedStore {
         Ok(self.inner.fence().owned())
     }
 
+    fn ownership(&self) -> Result<Vec<(ShardId, Ownership)>, LoadError> {
+        Ok(self.inner.fence().known())
+    }
+
     fn open_lane(&self, lane: LaneId) -> Box<dyn Lane> {
         assert_eq!(lane, LaneId(0), "an embedded store has one lane");
         let taken = self.inner.lane_taken.swap(true, Ordering::AcqRel);
@@ -520,21 +459,72 @@ impl Store for EmbeddedStore {
         keys: Range<&[u8]>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), LoadError> {
-        self.inner.check_owned(shard, epoch)?;
-        let from = checkpoint::row_key(shard, epoch, keys.start);
-        let below = checkpoint::row_key(shard, epoch, keys.end);
+        let stay = self.inner.stay(shard, epoch)?;
+        let from = checkpoint::row_key(shard, stay, keys.start);
+        let below = checkpoint::row_key(shard, stay, keys.end);
         self.inner
             .checkpoint
             .scan(&from, &below, &mut |key, value| visit(&key[checkpoint::PREFIX..], value))?;
-        Ok(())
+        // If it ended meanwhile its rows may have been dropped, and what was read is no answer.
+        self.inner.stay(shard, epoch).map(drop)
     }
 
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
         let load = |image: &ImageKey| {
-            self.inner.check_owned(image.shard, image.epoch)?;
-            Ok(self.inner.checkpoint.get(&checkpoint::row_key(image.shard, image.epoch, &image.key))?)
+            let stay = self.inner.stay(image.shard, image.epoch)?;
+            Ok(self.inner.checkpoint.get(&checkpoint::row_key(image.shard, stay, &image.key))?)
         };
-        keys.iter().map(load).collect()
+        let images = keys.iter().map(load).collect::<Result<_, LoadError>>()?;
+        // As with rows.
+        let fence = self.inner.fence();
+        match keys.iter().find(|image| fence.stay(image.shard, image.epoch).is_none()) {
+            Some(image) => Err(LoadError::NotOwned(image.shard)),
+            None => Ok(images),
+        }
+    }
+
+    fn begin_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError> {
+        self.inner.begin_staging(shard, epoch, transfer)
+    }
+
+    fn stage(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        transfer: TransferId,
+        rows: &[StagedRow<'_>],
+    ) -> Result<(), StageError> {
+        self.inner.stage(shard, epoch, transfer, rows)
+    }
+
+    fn load_staged(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        transfer: TransferId,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StageError> {
+        self.inner.load_staged(shard, epoch, transfer, keys, visit)
+    }
+
+    fn sweep_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError> {
+        self.inner.sweep_staging(shard, epoch, transfer)
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
+        let _one = lock(&self.inner.notes);
+        Ok(notes::read(&*self.inner.disk, self.inner.log.store, name)?)
+    }
+
+    fn keep_note(&self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+        let _one = lock(&self.inner.notes);
+        Ok(notes::write(&*self.inner.disk, self.inner.log.store, name, bytes)?)
+    }
+
+    fn identity(&self) -> StoreIdentity {
+        let Founding { cluster, store, .. } = self.inner.founding;
+        StoreIdentity { cluster, store, boot: self.boot(), durable: Position(self.inner.log.durable()) }
     }
 
     fn batch_bytes_max(&self) -> u64 {
@@ -570,7 +560,9 @@ impl Store for EmbeddedStore {
     }
 
     fn wants_maintenance(&self) -> bool {
-        self.inner.log.wants_spares() || self.tail_bytes() > self.inner.config.tail_bytes / 4
+        self.inner.log.wants_spares()
+            || self.tail_bytes() > self.inner.config.tail_bytes / 4
+            || !lock(&self.inner.ended).is_empty()
     }
 
     fn maintain(&self) -> Result<(), LoadError> {

@@ -9,15 +9,19 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fence::Fence;
+use super::notes::check_note;
+use super::ownership::accepts;
+use super::staging::{Stagings, check_rows};
 use super::{
-    Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Position, Store, Write,
+    Batch, CommitError, Founding, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Ownership, Position,
+    StageError, StagedRow, Store, StoreIdentity, TransferId, Write,
 };
 use crate::placement::{Epoch, ShardId, Shards};
 
 /// A store in memory. Clones share its contents; see [`MemoryStore::restart`] for what survives a node.
 #[derive(Clone)]
 pub struct MemoryStore {
-    shards: Shards,
+    founding: Founding,
     state: Arc<Mutex<State>>,
     /// Which life of the store this handle belongs to.
     life: u64,
@@ -25,14 +29,20 @@ pub struct MemoryStore {
 
 struct State {
     life: u64,
+    /// Ownership and numbers of what is committed.
     fence: Fence,
+    /// The same of what is loadable.
+    covered: Fence,
     rows: BTreeMap<RowId, Vec<u8>>,
+    /// What is staged and not accepted yet. Its rows lie among the others, under a stay that nobody has.
+    stagings: Stagings,
+    notes: BTreeMap<String, Vec<u8>>,
     lanes: Vec<LaneState>,
     lagging: bool,
     rows_visited: u64,
 }
 
-/// Rows lie under the epoch of their section, so that a shard that left and came back does not meet its past (P16).
+/// Rows lie under their stay, so that a shard that left and came back does not meet its past (P16).
 type RowId = (ShardId, Epoch, Vec<u8>);
 
 #[derive(Default)]
@@ -68,22 +78,40 @@ impl MemoryStore {
     /// # Panics
     /// `lanes` is zero.
     pub fn new(shards: Shards, lanes: u32) -> Self {
-        assert!(lanes > 0, "a store has a lane");
-        let mut fence = Fence::new(shards.count());
-        for shard in shards.iter() {
-            fence.own(shard, Epoch(1), 0);
-        }
-        let lanes = (0..lanes).map(|_| LaneState::default()).collect();
-        let state = State { life: 0, fence, rows: BTreeMap::new(), lanes, lagging: false, rows_visited: 0 };
-        Self { shards, state: Arc::new(Mutex::new(state)), life: 0 }
+        Self::founded(&Founding::founder(1, 1, shards), lanes)
     }
 
-    /// The same, but what is committed becomes loadable only when [`Store::maintain`] is called, as with a log and its
-    /// checkpoint.
+    /// A store as any other is founded, with `lanes` lanes.
+    ///
+    /// # Panics
+    /// `lanes` is zero.
+    pub fn founded(founding: &Founding, lanes: u32) -> Self {
+        assert!(lanes > 0, "a store has a lane");
+        let fence = Fence::founded(founding.shards, founding.owns);
+        let state = State {
+            life: 0,
+            covered: fence.clone(),
+            fence,
+            rows: BTreeMap::new(),
+            stagings: Stagings::default(),
+            notes: BTreeMap::new(),
+            lanes: (0..lanes).map(|_| LaneState::default()).collect(),
+            lagging: false,
+            rows_visited: 0,
+        };
+        Self { founding: *founding, state: Arc::new(Mutex::new(state)), life: 0 }
+    }
+
+    /// As [`MemoryStore::new`], and [lagging](MemoryStore::lag).
     pub fn lagging(shards: Shards, lanes: u32) -> Self {
-        let store = Self::new(shards, lanes);
-        store.state().lagging = true;
-        store
+        Self::new(shards, lanes).lag()
+    }
+
+    /// From here on what is committed becomes loadable only when [`Store::maintain`] is called, as with a log and its
+    /// checkpoint.
+    pub fn lag(self) -> Self {
+        self.state().lagging = true;
+        self
     }
 
     /// How many rows [`Store::load_rows`] has visited so far: what its callers cost.
@@ -107,6 +135,10 @@ impl MemoryStore {
             (lane.taken, lane.hung, lane.full) = (false, false, None);
             lane.reserved = (0, 0);
             lane.plan.clear();
+        }
+        let unaccepted: Vec<_> = state.stagings.drain().collect();
+        for (shard, epoch) in unaccepted {
+            state.drop_stay(shard, epoch);
         }
         Self { life: state.life, ..self.clone() }
     }
@@ -156,17 +188,12 @@ impl Faults {
     /// rows are those committed before.
     pub fn advance_epoch(&self, shard: ShardId) {
         let mut state = lock(&self.state);
-        let Some(old) = state.fence.epoch(shard) else { return };
+        let Some(Ownership::Owned { epoch, stay, .. }) = state.fence.get(shard).cloned() else { return };
         let lane = shard.0 as usize % state.lanes.len();
         state.make_loadable(lane);
-        let rows: Vec<_> =
-            state.rows_of(shard, old).map(|((_, _, key), value)| (key.clone(), value.clone())).collect();
-        let new = Epoch(old.0 + 1);
-        for (key, value) in rows {
-            state.rows.remove(&(shard, old, key.clone()));
-            state.rows.insert((shard, new, key), value);
-        }
-        state.fence.own(shard, new, 0);
+        let given_back = Ownership::Owned { epoch: Epoch(epoch.0 + 1), stay, number: 0 };
+        state.fence.set(shard, given_back.clone());
+        state.covered.set(shard, given_back);
     }
 
     fn plan(&self, lane: LaneId, fault: Fault) {
@@ -179,17 +206,24 @@ impl Faults {
 }
 
 impl State {
-    fn rows_of(&self, shard: ShardId, epoch: Epoch) -> impl Iterator<Item = (&RowId, &Vec<u8>)> {
-        self.rows
-            .range((shard, epoch, Vec::new())..)
-            .take_while(move |((row_shard, row_epoch, _), _)| (*row_shard, *row_epoch) == (shard, epoch))
+    fn stay(&self, shard: ShardId, epoch: Epoch) -> Result<Epoch, LoadError> {
+        self.fence.stay(shard, epoch).ok_or(LoadError::NotOwned(shard))
     }
 
-    fn check_owned(&self, shard: ShardId, epoch: Epoch) -> Result<(), LoadError> {
-        if self.fence.epoch(shard) != Some(epoch) {
-            return Err(LoadError::NotOwned(shard));
-        }
-        Ok(())
+    fn visit(
+        &self,
+        shard: ShardId,
+        stay: Epoch,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        let row = |key: &[u8]| (shard, stay, key.to_vec());
+        let mut rows = self.rows.range(row(keys.start)..row(keys.end));
+        let _ = rows.all(|((_, _, key), value)| visit(key, value));
+    }
+
+    fn drop_stay(&mut self, shard: ShardId, stay: Epoch) {
+        self.rows.retain(|(row_shard, row_stay, _), _| (*row_shard, *row_stay) != (shard, stay));
     }
 
     fn apply(&mut self, lane: usize, batches: &[Batch]) {
@@ -204,8 +238,13 @@ impl State {
     fn make_loadable(&mut self, lane: usize) {
         for batch in std::mem::take(&mut self.lanes[lane].pending) {
             for section in batch.sections() {
+                let shard = section.shard;
+                let stay = self.covered.take(&section).expect("a section is judged before it is applied");
+                if let Some(Ownership::Moved { .. }) = self.covered.get(shard) {
+                    self.drop_stay(shard, stay);
+                }
                 for write in section.writes() {
-                    let row = |key: &[u8]| (section.shard, section.epoch, key.to_vec());
+                    let row = |key: &[u8]| (shard, stay, key.to_vec());
                     match write.expect("a batch's bytes are checked when it is made") {
                         Write::Put { key, value } => drop(self.rows.insert(row(key), value.to_vec())),
                         Write::Delete { key } => drop(self.rows.remove(&row(key))),
@@ -226,9 +265,20 @@ impl State {
     }
 }
 
+impl MemoryStore {
+    /// The state, for one who changes it; a handle of before a restart is refused.
+    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.life != self.life {
+            return Err(io::Error::other("the store was restarted"));
+        }
+        Ok(state)
+    }
+}
+
 impl Store for MemoryStore {
     fn shards(&self) -> Shards {
-        self.shards
+        self.founding.shards
     }
 
     fn lanes(&self) -> u32 {
@@ -239,8 +289,18 @@ impl Store for MemoryStore {
         LaneId(shard.0 % self.lanes())
     }
 
+    fn identity(&self) -> StoreIdentity {
+        let Founding { cluster, store, .. } = self.founding;
+        let durable = self.state().lanes.iter().map(|lane| lane.position).sum();
+        StoreIdentity { cluster, store, boot: self.life + 1, durable: Position(durable) }
+    }
+
     fn owned(&self) -> Result<Vec<OwnedShard>, LoadError> {
         Ok(self.state().fence.owned())
+    }
+
+    fn ownership(&self) -> Result<Vec<(ShardId, Ownership)>, LoadError> {
+        Ok(self.state().fence.known())
     }
 
     fn open_lane(&self, lane: LaneId) -> Box<dyn Lane> {
@@ -257,10 +317,9 @@ impl Store for MemoryStore {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), LoadError> {
         let mut state = self.state();
-        state.check_owned(shard, epoch)?;
-        let row = |key: &[u8]| (shard, epoch, key.to_vec());
+        let stay = state.stay(shard, epoch)?;
         let mut visited = 0;
-        let _ = state.rows.range(row(keys.start)..row(keys.end)).all(|((_, _, key), value)| {
+        state.visit(shard, stay, keys, &mut |key, value| {
             visited += 1;
             visit(key, value)
         });
@@ -271,10 +330,76 @@ impl Store for MemoryStore {
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
         let state = self.state();
         let load = |image: &ImageKey| {
-            state.check_owned(image.shard, image.epoch)?;
-            Ok(state.rows.get(&(image.shard, image.epoch, image.key.clone())).cloned())
+            let stay = state.stay(image.shard, image.epoch)?;
+            Ok(state.rows.get(&(image.shard, stay, image.key.clone())).cloned())
         };
         keys.iter().map(load).collect()
+    }
+
+    fn begin_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError> {
+        let mut state = self.alive()?;
+        let State { fence, stagings, .. } = &mut *state;
+        let before = stagings.begin(fence, shard, epoch, transfer)?;
+        stagings.put_down(shard);
+        if let Some(before) = before {
+            state.drop_stay(shard, before);
+        }
+        Ok(())
+    }
+
+    fn stage(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        transfer: TransferId,
+        rows: &[StagedRow<'_>],
+    ) -> Result<(), StageError> {
+        check_rows(shard, rows)?;
+        let mut state = self.alive()?;
+        state.stagings.take_up(shard, epoch, transfer)?;
+        for (key, value) in rows {
+            let row = (shard, epoch, key.to_vec());
+            match value {
+                Some(value) => drop(state.rows.insert(row, value.to_vec())),
+                None => drop(state.rows.remove(&row)),
+            }
+        }
+        state.stagings.put_down(shard);
+        Ok(())
+    }
+
+    fn load_staged(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        transfer: TransferId,
+        keys: Range<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StageError> {
+        let mut state = self.alive()?;
+        state.stagings.take_up(shard, epoch, transfer)?;
+        state.visit(shard, epoch, keys, visit);
+        state.stagings.put_down(shard);
+        Ok(())
+    }
+
+    fn sweep_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError> {
+        let mut state = self.alive()?;
+        if state.stagings.take_up(shard, epoch, transfer).is_ok() {
+            state.drop_stay(shard, epoch);
+            state.stagings.remove(shard);
+        }
+        Ok(())
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
+        Ok(self.state().notes.get(name).cloned())
+    }
+
+    fn keep_note(&self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+        check_note(name, bytes)?;
+        self.alive()?.notes.insert(name.to_owned(), bytes.to_vec());
+        Ok(())
     }
 
     fn loadable(&self, lane: LaneId) -> Position {
@@ -352,8 +477,14 @@ impl Lane for MemoryLane {
         for section in group.iter().flat_map(Batch::sections) {
             assert_eq!(section.shard.0 as usize % lanes, self.lane, "{} is not of this lane", section.shard);
         }
-        let repeated = state.fence.judge(group)?;
-        state.apply(self.lane, &group[repeated..]);
+        let judged = state.fence.judge(group)?;
+        let fresh = &group[judged.repeated..];
+        if judged.has_records {
+            let accepted: Vec<_> = accepts(fresh.iter().flat_map(Batch::sections)).collect();
+            state.stagings.hold(&accepted)?;
+            state.stagings.accepted(&accepted);
+        }
+        state.apply(self.lane, fresh);
         if fault.is_some() {
             return Err(CommitError::Unknown(io::Error::other("planned to be unknown, applied")));
         }

@@ -1,10 +1,11 @@
-//! Who a store is: what was fixed when it was founded, and how often it was opened.
+//! Who a store is, on disk: what was fixed when it was founded, and how often it was opened.
 
 use std::io;
 
 use super::OpenError;
 use super::segment::StoreId;
-use crate::placement::{SHARDS_DEFAULT, Shards};
+use crate::placement::Shards;
+use crate::store::Founding;
 use crate::store::disk::{Disk, DiskFile, read_whole};
 
 /// The founding record. Its presence is what makes a directory a store.
@@ -27,31 +28,7 @@ const BOOT_MAGIC: &[u8; 8] = b"ENTITBOO";
 const BOOT_SLOT: u64 = 512;
 const BOOT_LEN: usize = 64;
 
-/// What is fixed when a store is founded (P17).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Founding {
-    /// The cluster this store founds.
-    pub cluster: u128,
-    /// The store's UUID: its identity among its peers (P19).
-    pub store: u128,
-    /// The number of shards, all of them owned under epoch 1.
-    pub shards: Shards,
-}
-
 impl Founding {
-    /// A new cluster and store with random identities and [`SHARDS_DEFAULT`] shards.
-    ///
-    /// # Errors
-    /// The system has no randomness to give.
-    pub fn random() -> io::Result<Self> {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-        let (cluster, store) = bytes.split_at(16);
-        let id = |bytes: &[u8]| u128::from_le_bytes(bytes.try_into().expect("sixteen bytes"));
-        let shards = Shards::new(SHARDS_DEFAULT).expect("the default is a power of two");
-        Ok(Self { cluster: id(cluster), store: id(store), shards })
-    }
-
     fn encode(&self) -> [u8; FOUNDING_LEN] {
         let mut bytes = [0; FOUNDING_LEN];
         bytes[0..8].copy_from_slice(FOUNDING_MAGIC);
@@ -62,6 +39,8 @@ impl Founding {
         bytes[48..52].copy_from_slice(&self.shards.count().to_le_bytes());
         bytes[56..64].copy_from_slice(&HASH_SEED.to_le_bytes());
         bytes[64..80].copy_from_slice(HASH);
+        bytes[80..88].copy_from_slice(&self.placement.to_le_bytes());
+        bytes[88] = u8::from(self.owns);
         let checksum = crc32c::crc32c(&bytes[..92]);
         bytes[92..96].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -85,7 +64,13 @@ impl Founding {
             return Err(corrupt("it names a layout or hash this build does not know"));
         }
         let shards = Shards::new(word(48)).ok_or_else(|| corrupt("its number of shards is impossible"))?;
-        Ok(Self { cluster: id(16), store: id(32), shards })
+        let placement = u64::from_le_bytes(bytes[80..88].try_into().expect("eight bytes"));
+        let owns = match bytes[88] {
+            0 => false,
+            1 => true,
+            _ => return Err(corrupt("it neither owns all shards nor none")),
+        };
+        Ok(Self { cluster: id(16), store: id(32), shards, placement, owns })
     }
 
     /// Writes the record and gives it its name: the one step that founds.
@@ -182,9 +167,11 @@ mod tests {
 
     #[test]
     fn a_founding_record_comes_back_and_every_flipped_bit_is_seen() {
-        let founding = Founding { cluster: 5, store: 6, shards: Shards::new(64).unwrap() };
+        let founding = Founding { placement: 7, ..Founding::joined(5, 6, Shards::new(64).unwrap()) };
         let bytes = founding.encode();
         assert_eq!(Founding::decode(&bytes).unwrap(), founding);
+        let founder = Founding { owns: true, ..founding };
+        assert_eq!(Founding::decode(&founder.encode()).unwrap(), founder);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -1,14 +1,15 @@
 //! The writing end of the log: one write and one sync for a group of batches.
 //!
-//! Nobody else writes here, so a batch that does not continue or does not fit is a bug and no case to go on from: every
-//! error is fatal and stops the node (P13).
+//! Nobody else writes here, so a batch that does not continue or does not fit is a bug and no case to go on from: such an
+//! error is fatal and stops the node (P13). Only what would be accepted and is not staged fails for itself.
 
 use std::io;
 use std::sync::Arc;
 
-use super::Inner;
 use super::group::{ALIGN, GroupHeader, HEADER, encode_group, group_len, record_len};
 use super::segment::Segment;
+use super::{Inner, lock};
+use crate::store::ownership::accepts;
 use crate::store::{Batch, CommitError, Lane, Position};
 
 /// The one lane of an embedded store.
@@ -103,16 +104,24 @@ impl Lane for LogLane {
     fn commit(&mut self, group: &[Batch]) -> Result<Position, CommitError> {
         self.inner.log.check().map_err(CommitError::Fatal)?;
         let judged = self.inner.fence().judge(group);
-        let repeated = judged.map_err(|error| CommitError::Fatal(io::Error::other(error.to_string())))?;
-        let fresh = &group[repeated..];
+        let judged = judged.map_err(|error| CommitError::Fatal(io::Error::other(error.to_string())))?;
+        let fresh = &group[judged.repeated..];
+        let pieces = self.cut(fresh)?;
+        let mut accepted = Vec::new();
+        if judged.has_records {
+            accepted.extend(accepts(fresh.iter().flat_map(Batch::sections)));
+            lock(&self.inner.stagings).hold(&accepted)?;
+        }
         let mut rest = fresh;
-        for piece in self.cut(fresh)? {
+        for piece in pieces {
             let (batches, behind) = rest.split_at(piece.batches);
             self.write(batches, piece.opens_segment)?;
             rest = behind;
             self.quiet = false;
         }
         self.inner.fence().advance(fresh);
+        // Only now, for whoever finds neither a staging nor an owner takes the rows for nobody's.
+        lock(&self.inner.stagings).accepted(&accepted);
         Ok(Position(self.position))
     }
 

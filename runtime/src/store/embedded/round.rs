@@ -4,11 +4,14 @@
 //! read, and nothing is allocated per row.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::checkpoint::{Bookkeeping, PREFIX, SortedRows, prefix};
+use super::checkpoint::bookkeeping::Bookkeeping;
+use super::checkpoint::{PREFIX, SortedRows, prefix};
+use crate::placement::{Epoch, ShardId};
 use crate::store::{Section, Write};
 
 /// The newest writes of a stretch of the log, by row.
@@ -38,9 +41,9 @@ enum Value<'b> {
 }
 
 impl<'b> Round<'b> {
-    /// Takes over the writes of a section. `None` if they cannot be read.
-    pub(super) fn add(&mut self, section: &Section<'b>) -> Option<()> {
-        let (shard, stay) = (section.shard.0, section.epoch.0);
+    /// Takes over the writes of a section, made during this stay. `None` if they cannot be read.
+    pub(super) fn add(&mut self, section: &Section<'b>, stay: Epoch) -> Option<()> {
+        let (shard, stay) = (section.shard.0, stay.0);
         for write in section.writes() {
             match write.ok()? {
                 Write::Put { key, value } => *self.row(shard, stay, key, None) = Value::Put(value),
@@ -82,15 +85,22 @@ impl<'b> Round<'b> {
         &mut rows[row as usize].value
     }
 
-    /// The rows in key order, with the checkpoint's rows about itself behind them.
-    pub(super) fn into_sorted(mut self, bookkeeping: Vec<Bookkeeping>) -> Sorted<'b> {
-        self.rows.retain(|row| !matches!(row.value, Value::Vanished));
+    /// The rows in key order, without those of stays that ended, and with the checkpoint's rows about itself behind them.
+    pub(super) fn into_sorted(
+        mut self,
+        ended: &BTreeSet<(ShardId, Epoch)>,
+        mut bookkeeping: Vec<Bookkeeping>,
+    ) -> Sorted<'b> {
+        self.rows.retain(|row| {
+            !matches!(row.value, Value::Vanished) && !ended.contains(&(ShardId(row.shard), Epoch(row.stay)))
+        });
+        bookkeeping.sort_unstable();
         self.rows.sort_unstable_by(RowWrite::compare);
         Sorted {
             rows: self.rows.into_iter(),
             bookkeeping: bookkeeping.into_iter(),
             key: Vec::new(),
-            value: Vec::new(),
+            value: None,
         }
     }
 }
@@ -124,14 +134,14 @@ pub(super) struct Sorted<'b> {
     rows: std::vec::IntoIter<RowWrite<'b>>,
     bookkeeping: std::vec::IntoIter<Bookkeeping>,
     key: Vec<u8>,
-    value: Vec<u8>,
+    value: Option<Vec<u8>>,
 }
 
 impl SortedRows for Sorted<'_> {
     fn next(&mut self) -> Option<(&[u8], Option<&[u8]>)> {
         let Some(row) = self.rows.next() else {
             (self.key, self.value) = self.bookkeeping.next()?;
-            return Some((&self.key, Some(&self.value)));
+            return Some((&self.key, self.value.as_deref()));
         };
         self.key.clear();
         self.key.extend_from_slice(&prefix(row.shard, row.stay));
@@ -150,15 +160,14 @@ impl SortedRows for Sorted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::{Epoch, ShardId};
     use crate::store::{Batch, batch};
 
     fn sorted(batches: &[Batch]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut round = Round::default();
         for section in batches.iter().flat_map(Batch::sections) {
-            round.add(&section).unwrap();
+            round.add(&section, section.epoch).unwrap();
         }
-        let mut sorted = round.into_sorted(vec![(vec![0xff; 13], b"about".to_vec())]);
+        let mut sorted = round.into_sorted(&BTreeSet::new(), vec![(vec![0xff; 13], Some(b"about".to_vec()))]);
         let mut rows = Vec::new();
         while let Some((key, value)) = sorted.next() {
             rows.push((key[PREFIX.min(key.len())..].to_vec(), value.map(<[u8]>::to_vec)));
@@ -212,5 +221,20 @@ mod tests {
             ],
             "7 vanished; 5, 6 and 8 may be in the checkpoint, and 8 is covered too"
         );
+    }
+    #[test]
+    fn rows_of_a_stay_that_ended_are_left_out_and_those_of_the_next_are_not_mixed_with_them() {
+        let row = written(|out| batch::put(&[b"a"], &[b"1"], out));
+        let section = row.sections().next().unwrap();
+        let mut round = Round::default();
+        for stay in [1, 5, 9] {
+            round.add(&section, Epoch(stay)).unwrap();
+        }
+        let ended = [(ShardId(1), Epoch(1)), (ShardId(2), Epoch(9))].into();
+        let mut sorted = round.into_sorted(&ended, Vec::new());
+        for stay in [5, 9] {
+            assert_eq!(sorted.next().unwrap().0, [&prefix(1, stay)[..], b"a"].concat());
+        }
+        assert!(sorted.next().is_none());
     }
 }

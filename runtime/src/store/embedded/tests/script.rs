@@ -23,7 +23,7 @@ pub(super) fn config() -> EmbeddedConfig {
 }
 
 pub(super) fn founding() -> Founding {
-    Founding { cluster: 1, store: 2, shards: Shards::new(SHARDS).unwrap() }
+    Founding::founder(1, 2, Shards::new(SHARDS).unwrap())
 }
 
 pub(super) fn found(disk: &SimulatedDisk) -> Result<EmbeddedStore, OpenError> {

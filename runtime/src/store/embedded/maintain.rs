@@ -1,0 +1,217 @@
+//! Maintenance: the durable log into the checkpoint, round after round, and what ended out of it. Also how a store
+//! recovers when it is opened.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+
+use super::checkpoint::bookkeeping::{self, Bookkeeping, Changes};
+use super::checkpoint::prefix;
+use super::round::Round;
+use super::walk::{Span, Walk};
+use super::{Inner, is_full, lock};
+use crate::placement::{Epoch, ShardId};
+use crate::store::fence::Fence;
+use crate::store::{LoadError, OwnershipRecord, batch};
+
+/// How many rows of an ended stay are dropped at once: what other ingestions wait for.
+const DROPPED_AT_ONCE: usize = 1 << 14;
+
+impl Inner {
+    /// Brings the checkpoint up to the end of the log, before anything is served, and drops what nobody will read.
+    pub(super) fn replay(&self) -> io::Result<()> {
+        let mut covered = lock(&self.covered);
+        self.rounds(&mut covered)?;
+        *self.fence() = covered.clone();
+        // Now the checkpoint is of all that was committed: a staging left in it was not accepted, and never will be.
+        let books = bookkeeping::read(&*self.checkpoint)?;
+        lock(&self.ended).extend(books.staged.into_iter().chain(books.ended));
+        match self.drop_ended() {
+            Err(error) if is_full(&error) => Ok(()),
+            dropped => dropped,
+        }
+    }
+
+    pub(super) fn maintain(&self) -> Result<(), LoadError> {
+        let mut covered = lock(&self.covered);
+        // Segments before rounds: room is what commits wait for. The checkpoint is tried on a full disk too, for it
+        // may free segments.
+        let spares = self.log.make_spares();
+        let rounds = self.rounds(&mut covered).and_then(|()| self.drop_ended());
+        let spares = spares.and_then(|()| self.log.make_spares());
+        let mut full = false;
+        for result in [spares, rounds] {
+            match result {
+                Err(error) if is_full(&error) => full = true,
+                result => result?,
+            }
+        }
+        self.log.set_disk_full(full);
+        Ok(())
+    }
+
+    /// Takes the checkpoint for one ingestion.
+    pub(super) fn ingesting(&self) -> MutexGuard<'_, ()> {
+        lock(&self.ingesting)
+    }
+
+    /// Drops the rows of a stay or staging that is over, unless they were dropped before.
+    pub(super) fn drop_stay(&self, shard: ShardId, stay: Epoch) -> io::Result<()> {
+        let from = prefix(shard.0, stay.0);
+        // An epoch from another node may be the highest there is.
+        let below = stay.0.checked_add(1).map_or(prefix(shard.0 + 1, 0), |next| prefix(shard.0, next));
+        loop {
+            // Looked up anew each time: if it was dropped meanwhile, a staging may lie there that is not over.
+            let _ingesting = self.ingesting();
+            if !lock(&self.ended).contains(&(shard, stay)) {
+                return Ok(());
+            }
+            let mut rows: Vec<Bookkeeping> = Vec::new();
+            self.checkpoint.scan(&from, &below, &mut |key, _| {
+                rows.push((key.to_vec(), None));
+                rows.len() < DROPPED_AT_ONCE
+            })?;
+            let is_last = rows.len() < DROPPED_AT_ONCE;
+            if is_last && (!rows.is_empty() || bookkeeping::has_stay(&*self.checkpoint, shard, stay)?) {
+                rows.extend([bookkeeping::staged(shard, stay, None), bookkeeping::ended(shard, stay, false)]);
+            }
+            if !rows.is_empty() {
+                self.checkpoint.ingest(&mut Changes::new(rows))?;
+            }
+            if is_last {
+                lock(&self.ended).remove(&(shard, stay));
+                return Ok(());
+            }
+        }
+    }
+
+    fn drop_ended(&self) -> io::Result<()> {
+        loop {
+            let next = lock(&self.ended).first().copied();
+            let Some((shard, stay)) = next else { return Ok(()) };
+            self.drop_stay(shard, stay)?;
+        }
+    }
+
+    /// Ingests the log up to what is durable now.
+    fn rounds(&self, covered: &mut Fence) -> io::Result<()> {
+        let through = self.log.durable();
+        while self.loadable() < through {
+            self.round(covered, through)?;
+        }
+        Ok(())
+    }
+
+    fn round(&self, covered: &mut Fence, through: u64) -> io::Result<()> {
+        let live = self.log.live();
+        let mut walk = Walk::new(&live, self.log.store, self.loadable());
+        let mut spans = Vec::new();
+        let mut len = 0;
+        while len < self.config.round_bytes
+            && let Some(span) = walk.next_span(through)?
+        {
+            len += span.len();
+            spans.push(span);
+        }
+        if spans.is_empty() {
+            return Err(invalid(format!(
+                "what was durable at position {} can no longer be read",
+                walk.position
+            )));
+        }
+        let mut after = covered.clone();
+        let (round, changes) = self.coalesce(&spans, &mut after)?;
+        let ended = changes.ended;
+        let mut bookkeeping = vec![bookkeeping::position(walk.position)];
+        for (shard, ownership) in after.known() {
+            if changes.touched[shard.0 as usize] {
+                bookkeeping.push(bookkeeping::shard(shard, &ownership));
+            }
+        }
+        for (shard, stay) in changes.accepted {
+            bookkeeping.push(bookkeeping::staged(shard, stay, None));
+        }
+        for (shard, stay) in &ended {
+            bookkeeping.push(bookkeeping::ended(*shard, *stay, true));
+        }
+        {
+            let _ingesting = self.ingesting();
+            self.checkpoint.ingest(&mut round.into_sorted(&ended, bookkeeping))?;
+        }
+        *covered = after;
+        lock(&self.ended).extend(ended);
+        self.loadable.store(walk.position, Ordering::Release);
+        self.log.recycle(walk.position);
+        Ok(())
+    }
+
+    /// Takes the sections of a stretch of the log, each into the stay it was written in.
+    fn coalesce<'s>(&self, spans: &'s [Span], after: &mut Fence) -> io::Result<(Round<'s>, Changed)> {
+        let mut round = Round::default();
+        let mut changed = Changed {
+            touched: vec![false; self.founding.shards.count() as usize],
+            accepted: Vec::new(),
+            ended: BTreeSet::new(),
+        };
+        for bytes in spans.iter().flat_map(Span::batches) {
+            for section in batch::sections(bytes) {
+                let section = section.map_err(|error| invalid(error.to_string()))?;
+                let (shard, number) = (section.shard, section.number);
+                let stay = after.take(&section).ok_or_else(|| {
+                    invalid(format!("section {number} of {shard} does not continue its numbers"))
+                })?;
+                changed.touched[shard.0 as usize] = true;
+                if let Some(record) = section.record() {
+                    self.note_change(
+                        shard,
+                        stay,
+                        &record.map_err(|error| invalid(error.to_string()))?,
+                        &mut changed,
+                    )?;
+                }
+                round
+                    .add(&section, stay)
+                    .ok_or_else(|| invalid(format!("a section of {shard} is unreadable")))?;
+            }
+        }
+        Ok((round, changed))
+    }
+
+    fn note_change(
+        &self,
+        shard: ShardId,
+        stay: Epoch,
+        record: &OwnershipRecord,
+        changed: &mut Changed,
+    ) -> io::Result<()> {
+        match record {
+            OwnershipRecord::Accept { transfer, .. } => {
+                // It was synced before the record was written, so that it is missing only where the disk lost it.
+                if bookkeeping::read_staged(&*self.checkpoint, shard, stay)? != Some(*transfer) {
+                    return Err(invalid(format!(
+                        "the rows of {shard} that were accepted under {stay} are missing"
+                    )));
+                }
+                changed.accepted.push((shard, stay));
+            }
+            OwnershipRecord::Moved { .. } => {
+                changed.ended.insert((shard, stay));
+            }
+            OwnershipRecord::Seal { .. } | OwnershipRecord::Reopen { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+/// What a round changes beside rows.
+struct Changed {
+    /// By shard: whether it had a section.
+    touched: Vec<bool>,
+    accepted: Vec<(ShardId, Epoch)>,
+    ended: BTreeSet<(ShardId, Epoch)>,
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
