@@ -95,7 +95,7 @@ pub mod turn;
 // Bounds, each with what happens when it is reached.
 pub mod limits;
 
-// Entity to hash to shard.
+// Entity to hash to shard to node.
 pub mod placement;
 
 // The kinds a program registered.
