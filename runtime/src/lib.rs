@@ -98,6 +98,9 @@ pub mod limits;
 // Entity to hash to shard to node.
 pub mod placement;
 
+// Shard to the node that owns it, as far as is known.
+pub mod router;
+
 // The kinds a program registered.
 pub mod kinds;
 
