@@ -33,6 +33,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
     ("limits", Lower, &[]),
     ("placement", Lower, &[]),
     ("router", Lower, &["placement"]),
+    ("rebalance", Lower, &["timestamp", "placement"]),
     ("kinds", Lower, &["entity", "activation"]),
     ("stream", Lower, &["store"]),
     ("requests", Lower, &["timestamp", "message", "store"]),

@@ -101,6 +101,9 @@ pub mod placement;
 // Shard to the node that owns it, as far as is known.
 pub mod router;
 
+// Which shards are to be handed off, to whom, and when.
+pub mod rebalance;
+
 // The kinds a program registered.
 pub mod kinds;
 
