@@ -32,6 +32,8 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
     ("turn", Upper, &["entity", "message", "context"]),
     ("limits", Lower, &[]),
     ("placement", Lower, &[]),
+    ("router", Lower, &["placement"]),
+    ("rebalance", Lower, &["timestamp", "placement"]),
     ("kinds", Lower, &["entity", "activation"]),
     ("stream", Lower, &["store"]),
     ("requests", Lower, &["timestamp", "message", "store"]),

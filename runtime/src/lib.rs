@@ -95,8 +95,14 @@ pub mod turn;
 // Bounds, each with what happens when it is reached.
 pub mod limits;
 
-// Entity to hash to shard.
+// Entity to hash to shard to node.
 pub mod placement;
+
+// Shard to the node that owns it, as far as is known.
+pub mod router;
+
+// Which shards are to be handed off, to whom, and when.
+pub mod rebalance;
 
 // The kinds a program registered.
 pub mod kinds;

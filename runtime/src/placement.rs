@@ -1,9 +1,15 @@
-//! Where an entity belongs: its hash, and the shard whose range the hash falls in; and what the nodes that own
-//! shards are called.
+//! Where an entity belongs: its hash, the shard whose range the hash falls in, and the node the ring wishes for that
+//! shard; and what the nodes that own shards are called.
 
 mod name;
+mod parameters;
+mod ring;
+mod weight;
 
 pub use name::{NODE_NAME_LEN_MAX, NodeName, NodeNameError};
+pub use parameters::{PlacementDifference, PlacementParameters};
+pub use ring::{Move, Table, moves};
+pub use weight::{WEIGHT_MAX, Weight, WeightError};
 
 use std::fmt;
 
