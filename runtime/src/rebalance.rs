@@ -132,7 +132,8 @@ pub enum ReadyVerdict {
     Proceed,
     /// The target is not ready, or the shard is no longer meant for it: the offer does not hold.
     Withdraw,
-    /// Nothing like that is offered. Not a fault: the offer was withdrawn before the answer came.
+    /// Nothing like that is offered: nothing is to be done. Not a fault, the offer was withdrawn before the answer came, or this
+    /// is a repeat.
     Late,
 }
 
@@ -196,6 +197,11 @@ struct BackOff {
 }
 
 impl BackOff {
+    /// Waits until then at least, without a failure.
+    fn wait(&mut self, until: Timestamp) {
+        self.until = self.until.max(until);
+    }
+
     /// Waits longer than the time before. What fails while it waits was begun with what failed then, and counts once.
     fn fail(&mut self, now: Timestamp, settings: &Settings) {
         if now < self.until {
@@ -358,9 +364,9 @@ impl Rebalance {
             Answer::Refuses => back_off.fail(now, &self.settings),
             // Neither is at fault. Views agree as soon as gossip has gone round, or they differ for as long as a cut lasts.
             _ if self.table.as_ref().map(|table| table.digest()) != Some(ready.digest) => {
-                back_off.until = now + self.settings.stable_for;
+                back_off.wait(now + self.settings.stable_for);
             }
-            Answer::Busy => back_off.until = now + self.settings.busy_pause,
+            Answer::Busy => back_off.wait(now + self.settings.busy_pause),
             Answer::Accepts => {
                 self.targets.remove(&ready.from);
                 owned.stage = Stage::Copying { to: ready.from.clone() };
@@ -370,8 +376,8 @@ impl Rebalance {
         ReadyVerdict::Withdraw
     }
 
-    /// The seal is durable: from here on the shard can only arrive. Also told of a hand-off that was found sealed at the start,
-    /// and of one that was withdrawn too late.
+    /// The seal is submitted: from here on the shard can only arrive. Also told of a hand-off that was found sealed at the
+    /// start, and of one whose withdrawal came too late.
     pub fn sealed(&mut self, shard: ShardId, epoch: Epoch, to: &NodeName) {
         if let Some(owned) = self.shards.get_mut(&shard).filter(|owned| owned.epoch == epoch) {
             owned.stage = Stage::Sealed { to: to.clone() };
