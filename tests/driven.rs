@@ -4,8 +4,8 @@ use entity_runtime::{
     activation::{Listener, ReplyTo},
     entity::{Entity, Handle, KindOf},
     kernel::{
-        Action, Arrival, Event, FeedReceipt, ImageTicket, Kernel, NextTurn, Outcome, Output, Provenance,
-        Receipt, Seat, Submission,
+        Action, Arrival, Event, FeedReceipt, HandOffNews, ImageTicket, Kernel, NextTurn, Outcome, Output,
+        Provenance, Receipt, Seat, Submission,
     },
     kinds::Kinds,
     limits::Limits,
@@ -30,7 +30,8 @@ use std::{
 pub struct Driven {
     kinds: Arc<Kinds>,
     limits: Limits,
-    store: MemoryStore,
+    /// What the kernels stand on.
+    pub store: MemoryStore,
     lanes: Vec<Box<dyn Lane>>,
     voids: Vec<u64>,
     /// The kernels, one per worker.
@@ -62,6 +63,10 @@ pub struct Driven {
     pub room: Result<(), NoRoom>,
     /// The most that any kernel held after a step.
     pub peaks: Held,
+    /// What was told of shards that are handed off.
+    pub handed_off: Vec<(ShardId, HandOffNews)>,
+    /// Messages and receipts for shards that are not here.
+    pub sent_away: Vec<Output>,
     /// Last durable batch by worker and lane.
     durable: BTreeMap<(usize, LaneId), u64>,
     now: Timestamp,
@@ -121,7 +126,11 @@ impl Driven {
     /// The number of shards is not a power of two.
     pub fn new(kinds: Kinds, limits: Limits, shards: u32, lanes: u32, workers: usize) -> Self {
         let layout = Shards::new(shards).expect("a power of two");
-        let store = MemoryStore::lagging(layout, lanes);
+        Self::over(kinds, limits, MemoryStore::lagging(layout, lanes), workers)
+    }
+
+    /// Kernels over a store, serving what it owns.
+    pub fn over(kinds: Kinds, limits: Limits, store: MemoryStore, workers: usize) -> Self {
         let mut driven = Self {
             kinds: Arc::new(kinds),
             limits,
@@ -132,6 +141,8 @@ impl Driven {
             pending: VecDeque::new(),
             told: Vec::new(),
             feeds_told: Vec::new(),
+            handed_off: Vec::new(),
+            sent_away: Vec::new(),
             held_receipts: None,
             held_hands: None,
             images_held: false,
@@ -201,7 +212,16 @@ impl Driven {
         self.store.shards().place(placement::hash(kind, key))
     }
 
-    fn worker_of(&self, shard: ShardId) -> usize {
+    /// Whether the store owns the shard.
+    ///
+    /// # Panics
+    /// Never: memory does not fail.
+    pub fn owns(&self, shard: ShardId) -> bool {
+        self.store.owned().expect("memory does not fail").iter().any(|owned| owned.shard == shard)
+    }
+
+    /// The worker of a shard, where it is hosted.
+    pub fn worker_of(&self, shard: ShardId) -> usize {
         shard.0 as usize % self.kernels.len()
     }
 
@@ -247,6 +267,11 @@ impl Driven {
                     let images = self.store.load_images(&keys).expect("they are owned");
                     self.step(worker, Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
                 }
+                Action::Left(shard) => {
+                    for other in (0..self.kernels.len()).filter(|other| *other != worker) {
+                        self.step(other, Event::InNode { shard, is: false });
+                    }
+                }
                 Action::WantLoadable => {}
                 Action::Stop(error) => panic!("{error}"),
             }
@@ -270,6 +295,9 @@ impl Driven {
         match output {
             Output::Reply(to, outcome) => self.told.push((to, outcome)),
             Output::FeedReceipt(receipt) => self.feeds_told.push(receipt),
+            Output::HandOff(shard, news) => self.handed_off.push((shard, news)),
+            Output::Receipt(receipt) if !self.owns(receipt.source) => self.sent_away.push(output),
+            Output::Hand(ref arrival) if !self.owns(arrival.shard) => self.sent_away.push(output),
             Output::Receipt(receipt) => match &mut self.held_receipts {
                 Some(held) => held.push(receipt),
                 None => self.step(self.worker_of(receipt.source), Event::Receipts(vec![receipt])),

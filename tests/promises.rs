@@ -59,6 +59,9 @@ mod void_lets_nothing_out;
 // Real threads on lanes that fail, hang and end unknown keep all numbers exact.
 mod real_ring_survives_void;
 
+// A shard moves to another node with everything it has.
+mod handoff_loses_nothing;
+
 // A full disk refuses work, answers questions, and resumes.
 mod full_disk_refuses_and_resumes;
 

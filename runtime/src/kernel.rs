@@ -31,6 +31,7 @@ mod effects;
 mod event;
 mod feed;
 mod gauge;
+mod handoff;
 mod lane;
 mod mailboxes;
 mod passivate;
@@ -47,6 +48,7 @@ pub use event::{
     Submission,
 };
 pub use gauge::TurnGauge;
+pub use handoff::{HandOffNews, Order};
 pub use seat::Seat;
 pub use stuck::{Stuck, StuckPage};
 
@@ -241,6 +243,7 @@ impl Kernel {
             Event::Host { shard } => self.host_shard(shard),
             Event::InNode { shard, is } => self.in_node[shard.0 as usize] = is,
             Event::SendAgain { target } => self.send_again(target),
+            Event::HandOff { shard, order } => self.order(shard, order),
             Event::Tick => self.tick(),
             Event::Drain => {
                 self.draining = true;
@@ -285,9 +288,11 @@ impl Kernel {
     pub fn has_work(&self, lane: LaneId) -> bool {
         let Some(lane) = self.lanes.iter().find(|work| work.id == lane) else { return false };
         let waits = self.limits.undurable_bytes_max <= lane.undurable_bytes;
-        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty() || !lane.operations.is_empty();
+        let asked = !lane.operations.is_empty() || !lane.orders.is_empty();
+        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty() || asked;
         let chores = lane.trim_at.is_some_and(|at| at <= self.now) || self.expires(lane);
-        let unsent = !lane.touched.is_empty() || !lane.outputs.is_empty() || !lane.sending.is_empty();
+        let built = !lane.touched.is_empty() || !lane.records.is_empty();
+        let unsent = built || !lane.outputs.is_empty() || !lane.sending.is_empty();
         ((turns || chores) && !waits) || unsent || !lane.loads.is_empty()
     }
 
@@ -479,6 +484,7 @@ impl Kernel {
             self.run_arrivals(lane, room);
             if room.is_ok() {
                 self.feed_starved(false);
+                self.run_orders(lane);
             }
         }
         assert!(

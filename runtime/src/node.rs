@@ -142,6 +142,7 @@ impl Shared {
                 Output::FeedReceipt(receipt) => fed.push(receipt),
                 Output::Receipt(receipt) => receipts[self.worker_of(receipt.source)].push(receipt),
                 Output::Hand(arrival) => arrivals.push(arrival),
+                Output::HandOff(shard, _) => unreachable!("{shard} is handed off, and nobody ordered it"),
             }
         }
         if !replies.is_empty() {

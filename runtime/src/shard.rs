@@ -10,11 +10,11 @@ use crate::{
     feeds::{Claim, Feed, FeedId},
     kernel::Arrival,
     message::{ClientId, Envelope, RequestId},
-    placement::{Epoch, ShardId},
+    placement::{Epoch, NodeName, ShardId},
     reminders::{Reminder, Reminders},
     requests::Requests,
     store::{
-        RowType,
+        RowType, TransferId,
         batch::{delete, put},
         row::{put_varint, take, take_u32, take_u64, take_u128, take_varint},
     },
@@ -90,6 +90,8 @@ pub struct Changes {
     pub clients: BTreeSet<ClientId>,
     /// The head changed.
     pub head: bool,
+    /// This section seals the shard, by this transfer for this node.
+    pub seal: Option<(TransferId, NodeName)>,
     /// The shard is in the lane's list of touched shards.
     pub touched: bool,
 }
@@ -164,6 +166,10 @@ pub struct Shard {
     pub counted: Kept,
     /// Numbers of the dead letters; the letters themselves are in the store.
     pub dead: BTreeSet<u64>,
+    /// Bytes of its outboxes that may be on their way into memory.
+    pub outbox_asked: usize,
+    /// A copy of each section leaves with its batch: the shard is being handed off.
+    pub gives: bool,
     /// The batch being built.
     pub changes: Changes,
 }
@@ -204,8 +210,15 @@ impl Shard {
             waiting_bytes: 0,
             counted: Kept::default(),
             dead: BTreeSet::new(),
+            outbox_asked: 0,
+            gives: false,
             changes: Changes::default(),
         }
+    }
+
+    /// Whether its rows are read.
+    pub fn is_serving(&self) -> bool {
+        self.phase == ShardPhase::Serving
     }
 
     /// What it keeps now.

@@ -266,6 +266,10 @@ impl Worker {
                 }
                 Action::LoadOutbox(ticket) => shared.loader.outbox(self.worker, ticket),
                 Action::LoadImages(tickets) => shared.loader.images(self.worker, tickets),
+                Action::Left(left) => {
+                    let others = shared.intakes.iter().enumerate().filter(|(other, _)| *other != self.worker);
+                    others.for_each(|(_, intake)| intake.push(Event::InNode { shard: left, is: false }));
+                }
                 Action::WantLoadable => shared.want_loadable.store(true, Ordering::Release),
                 Action::Stop(error) => shared.fail(error.to_string()),
             }

@@ -1,18 +1,20 @@
 //! Closing a batch, and what comes back from the store: durable, void, loaded.
 
-use super::{Action, Counts, FeedNews, ImageTicket, Kernel, Outcome, Output, Submission, event::VOIDED};
+use super::{
+    Action, Counts, FeedNews, HandOffNews, ImageTicket, Kernel, Outcome, Output, Submission, event::VOIDED,
+};
 use crate::{
     activation::{Listener, Origin, Phase, ReplyTo, Slot},
     placement::ShardId,
     shard::{Kept, ShardPhase, ShardRows},
     store::{
-        Batch, LaneId, OwnedShard, RowType,
-        batch::{delete, put},
+        Batch, LaneId, OwnedShard, OwnershipRecord, RowType,
+        batch::{delete, own, put},
         row::{put_varint, take_varint},
     },
     stream::Outbox,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Row key of an entity's image.
 pub(super) fn image_key(kind: &str, key: &str) -> Vec<u8> {
@@ -32,15 +34,21 @@ impl Kernel {
             self.actions.push(Action::LoadImages(loads));
         }
         let touched = std::mem::take(&mut self.lanes[lane].touched);
-        if !touched.is_empty() || !self.lanes[lane].outputs.is_empty() {
-            self.submit(lane, &touched);
+        let built = !touched.is_empty() || !self.lanes[lane].records.is_empty();
+        if built || !self.lanes[lane].outputs.is_empty() {
+            let sealed = self.submit(lane, &touched);
+            for id in sealed {
+                self.leave(id);
+            }
         }
         self.hand_over(lane);
     }
 
-    fn submit(&mut self, lane: usize, touched: &[ShardId]) {
+    /// Submits the batch. Returns the shards it seals.
+    fn submit(&mut self, lane: usize, touched: &[ShardId]) -> Vec<ShardId> {
         let kinds = self.kinds();
         let number = self.lanes[lane].number + 1;
+        let mut sealed = Vec::new();
         let mut batch = match self.spare.pop() {
             Some(buffer) => Batch::reuse(buffer),
             None => Batch::with_capacity(self.lanes[lane].batch_bytes + 32 * touched.len()),
@@ -73,8 +81,13 @@ impl Kernel {
             shard.changes.feeds = fed;
             shard.number += 1;
             let images = std::mem::take(&mut shard.changes.images);
+            let seal = shard.changes.seal.take();
             let activations = &mut self.activations;
+            let begin = batch.bytes().len();
             batch.section(id, shard.epoch, shard.number, |out| {
+                if let Some((transfer, to)) = &seal {
+                    own(&OwnershipRecord::Seal { transfer: *transfer, to: to.clone() }, out);
+                }
                 shard.write_changes(out);
                 for &slot in &images {
                     let activation = activations.get_mut(slot).expect("a changed activation stays in memory");
@@ -92,7 +105,17 @@ impl Kernel {
                     }
                 }
             });
+            if shard.gives {
+                let section = batch.section_from(begin);
+                self.lanes[lane].output_bytes += section.bytes().len();
+                self.lanes[lane].outputs.push(Output::HandOff(id, HandOffNews::Section(section)));
+            }
+            if let Some((transfer, _)) = seal {
+                self.lanes[lane].outputs.push(Output::HandOff(id, HandOffNews::Sealed(transfer)));
+                sealed.push(id);
+            }
         }
+        self.write_records(lane, &mut batch);
         for &id in touched {
             self.count_kept(id);
             self.lanes[lane].has_clients |= 0 < self.host(id).requests.clients();
@@ -107,6 +130,7 @@ impl Kernel {
         let outputs = std::mem::take(&mut work.outputs);
         let submission = Submission { lane: work.id, voids: work.voids, number, batch, outputs };
         self.actions.push(Action::Commit(submission));
+        sealed
     }
 
     pub(super) fn durable(&mut self, lane: LaneId, through: u64) {
@@ -125,6 +149,7 @@ impl Kernel {
             self.counters.waiting = self.counters.waiting + counts.set_waiting - counts.left_waiting;
             // What left the waiting queue was counted as accepted when it came in.
         }
+        self.has_left(index, through);
     }
 
     /// The lane's batches from some number on did not become durable: forgets everything of its shards and loads them
@@ -154,6 +179,9 @@ impl Kernel {
         work.batch_bytes = 0;
         work.output_bytes = 0;
         work.counts = Counts::default();
+        work.leaving.clear();
+        let records = std::mem::take(&mut work.records);
+        let mut handed_off: BTreeSet<ShardId> = records.into_iter().map(|(shard, ..)| shard).collect();
         work.trim_at = None;
         work.expire_at = crate::timestamp::Timestamp::EPOCH;
         // Not submitted yet, so nobody else will answer them.
@@ -168,6 +196,9 @@ impl Kernel {
                 continue;
             }
             lost_feeds.extend(self.open_feeds.keys().map(|feed| (*feed, id)));
+            if self.host(id).gives {
+                handed_off.insert(id);
+            }
             for listener in self.forget_memory(id) {
                 self.put_now(Output::Reply(listener.to, Outcome::Unknown(VOIDED.into())));
             }
@@ -182,6 +213,9 @@ impl Kernel {
         }
         for (feed, shard) in lost_feeds {
             self.lose_feed(feed, shard);
+        }
+        for shard in handed_off {
+            self.put_now(Output::HandOff(shard, HandOffNews::Voided));
         }
         self.settle_voided(before.accepted);
     }
@@ -208,6 +242,7 @@ impl Kernel {
             .iter()
             .filter_map(|id| self.shard(*id))
             .map(|shard| shard.waiting.len() as u64)
+            .chain(self.lanes.iter().flat_map(|lane| &lane.leaving).map(|(_, waiting)| *waiting))
             .sum::<u64>();
         let pending: (u64, u64) = self
             .lanes

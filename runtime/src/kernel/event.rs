@@ -1,5 +1,6 @@
 //! What goes into a kernel and what comes out: events, actions, and what they carry.
 
+use super::{HandOffNews, Order};
 use crate::{
     activation::{Listener, ReplyTo, Slot},
     error::Refusal,
@@ -195,6 +196,13 @@ pub enum Event {
         /// The receiving shard.
         target: ShardId,
     },
+    /// A shard is handed off.
+    HandOff {
+        /// The shard.
+        shard: ShardId,
+        /// What this kernel is to do for it.
+        order: Order,
+    },
     /// Time has passed.
     Tick,
     /// The node is stopping: begin nothing new. Messages in outboxes stay there and go on at the next start, or entities
@@ -237,6 +245,8 @@ pub enum Action {
     LoadImages(Vec<ImageTicket>),
     /// Memory can be let go only when a checkpoint covers it: make one soon.
     WantLoadable,
+    /// The shard is not hosted here any more: the other workers of this node hear of it by [`Event::InNode`].
+    Left(ShardId),
     /// A shard holds rows this build cannot read: stop, and say so.
     Stop(RowError),
 }
@@ -265,8 +275,10 @@ pub enum Output {
     Receipt(Receipt),
     /// To a feed.
     FeedReceipt(FeedReceipt),
-    /// Messages to shards of another lane, or of volatile entities.
+    /// Messages to shards of another lane or node, or of volatile entities.
     Hand(Arrival),
+    /// Of a shard that is handed off.
+    HandOff(ShardId, HandOffNews),
 }
 
 /// What a caller is told.
@@ -365,7 +377,11 @@ impl Output {
             }
             // The sending end of a stream sends again after a while. A message must not leave: its turn never was, or
             // it is handed over again when its outbox has been read back.
-            Self::Receipt(_) | Self::Hand(_) => None,
+            // Of a shard that is handed off, nothing is given that is not durable.
+            Self::Receipt(_)
+            | Self::Hand(_)
+            | Self::HandOff(_, HandOffNews::CopyFrom(_) | HandOffNews::Section(_)) => None,
+            Self::HandOff(shard, _) => Some(Self::HandOff(shard, HandOffNews::Voided)),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! One lane as the kernel sees it: what waits for a turn, the batch being built, and what is not durable yet.
 
-use super::{Arrival, ImageTicket, Output, counters::Counts};
+use super::{Arrival, ImageTicket, Order, Output, counters::Counts};
 use crate::{
     activation::{ReplyTo, Slot},
     feeds::{DropStep, FeedId, FeedQuestion},
     message::Envelope,
-    placement::{SHARDS_MAX, ShardId},
-    store::{LaneId, NoRoom},
+    placement::{Epoch, SHARDS_MAX, ShardId},
+    store::{LaneId, NoRoom, OwnershipRecord},
     timestamp::Timestamp,
 };
 use std::{
@@ -56,6 +56,12 @@ pub(super) struct LaneWork {
     pub(super) expire_at: Timestamp,
     /// What operators and feeds ask for, done in the next run that has room.
     pub(super) operations: VecDeque<Operation>,
+    /// The same for hand-offs.
+    pub(super) orders: VecDeque<(ShardId, Order)>,
+    /// Ownership records of shards that are not hosted here, for the batch being built: epoch and number of their sections.
+    pub(super) records: Vec<(ShardId, Epoch, u64, OwnershipRecord)>,
+    /// Shards that were let go: the batch their seal is in, and how many messages waited in them.
+    pub(super) leaving: VecDeque<(u64, u64)>,
 }
 
 /// What is asked of one shard, beside messages.
@@ -103,6 +109,9 @@ impl LaneWork {
             without_room: false,
             expire_at: Timestamp::EPOCH,
             operations: VecDeque::new(),
+            orders: VecDeque::new(),
+            records: Vec::new(),
+            leaving: VecDeque::new(),
         }
     }
 }

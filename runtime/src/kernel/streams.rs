@@ -47,6 +47,7 @@ impl Kernel {
                 let bytes_max = free / 4;
                 free -= bytes_max;
                 let part = OutboxPart { len_max, bytes_max };
+                shard.outbox_asked += bytes_max;
                 wanted.push(OutboxTicket { source, epoch, target, from, part, resets });
             }
             while let Some((number, bytes)) = outbox.hand_next(window) {
@@ -101,6 +102,7 @@ impl Kernel {
             return;
         }
         let lane = shard.lane;
+        shard.outbox_asked -= ticket.part.bytes_max;
         self.lanes[lane].outbox_asked -= ticket.part.bytes_max;
         let outbox = self.host(source).outboxes.get_mut(&target).expect("it was asked for by its outbox");
         let before = outbox.bytes_in_memory();

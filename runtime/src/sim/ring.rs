@@ -242,6 +242,12 @@ impl Sim {
                 let pause = self.random.below(self.load_pause);
                 self.plan(pause, Due::LoadImages { life: self.life, worker, tickets });
             }
+            Action::Left(shard) => {
+                for other in (0..self.workers).filter(|other| *other != worker) {
+                    let event = Event::InNode { shard, is: false };
+                    self.plan(0, Due::Worker { life: self.life, worker: other, event });
+                }
+            }
             Action::WantLoadable => self.plan_maintenance(1_000),
             Action::Stop(error) => self.fail(&format!("a shard's rows cannot be read: {error}")),
         }
@@ -455,6 +461,7 @@ impl Sim {
             }
             Output::FeedReceipt(receipt) => self.plan(pause, Due::FeedReceipt(receipt)),
             Output::Hand(arrival) => self.hand(&arrival),
+            Output::HandOff(shard, _) => self.fail(&format!("nobody hands off {shard}")),
         }
     }
 

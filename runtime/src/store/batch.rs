@@ -118,6 +118,18 @@ impl Batch {
         &self.bytes
     }
 
+    /// A batch of the sections that begin `at` bytes into this one or behind.
+    ///
+    /// # Panics
+    /// No section begins there.
+    #[must_use]
+    pub fn section_from(&self, at: usize) -> Self {
+        let mut bytes = Vec::with_capacity(1 + self.bytes.len() - at);
+        bytes.push(FORMAT);
+        bytes.extend_from_slice(&self.bytes[at..]);
+        Self::from_bytes(bytes).expect("a section begins there")
+    }
+
     /// Whether nothing would be written.
     pub fn is_empty(&self) -> bool {
         self.bytes.len() == 1
