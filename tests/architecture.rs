@@ -79,6 +79,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         ],
     ),
     ("handoff", Lower, &["timestamp", "placement", "store"]),
+    ("mover", Lower, &["timestamp", "placement", "router", "rebalance", "kernel", "handoff", "store"]),
     ("store", Ring, &["placement"]),
     ("load", Ring, &["placement", "shard", "store"]),
     (
@@ -155,6 +156,7 @@ const STORE_WITHOUT_IO: &[&str] = &[
     "RowType",
     "Batch",
     "TransferId",
+    "Ownership",
     "OwnershipRecord",
     "ImageKey",
     "LaneId",

@@ -75,7 +75,7 @@ fn end(source: &mut Driven, target: &mut Driven, epoch: Epoch) {
 fn finish(source: &mut Driven, target: &mut Driven, epoch: Epoch) {
     source.settle();
     let mut told = std::mem::take(&mut source.handed_off);
-    assert_eq!(told.pop(), Some((SHARD, HandOffNews::Sealed(TRANSFER))));
+    assert!(matches!(told.pop(), Some((SHARD, HandOffNews::Sealed { transfer: TRANSFER, .. }))));
     let sections: Vec<Batch> = told
         .into_iter()
         .map(|(_, news)| match news {

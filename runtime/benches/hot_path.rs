@@ -149,7 +149,11 @@ impl Bench {
                         events.push(Event::Durable { lane, through });
                         self.kernel.recycle(&mut vec![submission.batch.into_buffer()]);
                     }
-                    Action::Hand(_) | Action::Put(_) | Action::LoadOutbox(_) | Action::Left(_) | Action::WantLoadable => {}
+                    Action::Hand(_)
+                    | Action::Put(_)
+                    | Action::LoadOutbox(_)
+                    | Action::Left(_)
+                    | Action::WantLoadable => {}
                     Action::Stop(error) => panic!("{error}"),
                 }
             }

@@ -71,24 +71,32 @@ pub enum Message {
         /// The hand-off.
         transfer: Transfer,
         /// Which attempt, from 1: pieces are numbered anew in each.
-        attempt: u32,
-        /// Digest of the view that names the target.
-        view: u64,
+        attempt: u64,
+        /// Digest of the table that names the target.
+        table: u64,
+        /// The seal is durable: the shard has nowhere else to go.
+        is_sealed: bool,
     },
     /// Target to source: send the pieces of this attempt.
     Ready {
         /// The attempt.
-        attempt: u32,
+        attempt: u64,
+        /// Digest of the target's table.
+        table: u64,
     },
     /// Target to source: not now.
-    Refused {
+    NotReady {
+        /// Digest of the target's table; 0 where it has none.
+        table: u64,
+        /// It only has too many others to take.
+        is_busy: bool,
         /// Why, in a sentence.
         reason: String,
     },
     /// Source to target.
     Piece {
         /// The attempt.
-        attempt: u32,
+        attempt: u64,
         /// Number of the piece in the attempt, from 1.
         number: u64,
         /// The encoded [`Piece`].
@@ -97,7 +105,7 @@ pub enum Message {
     /// Target to source: pieces up to this one are staged, or kept for it.
     Staged {
         /// The attempt.
-        attempt: u32,
+        attempt: u64,
         /// Number of the last one.
         through: u64,
     },

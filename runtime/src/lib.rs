@@ -131,6 +131,9 @@ pub mod kernel;
 // Moving one shard to another node, without I/O.
 pub mod handoff;
 
+// Every hand-off of one node, without I/O.
+pub mod mover;
+
 // Batches in, rows out.
 pub mod store;
 

@@ -47,7 +47,7 @@ pub enum SourceEvent {
         /// `None`: they were the last.
         next: Option<Vec<u8>>,
         /// As it was asked with.
-        attempt: u32,
+        attempt: u64,
     },
     /// A section of the shard is durable.
     Section(Batch),
@@ -80,7 +80,7 @@ pub enum SourceAction {
         /// How much.
         bytes: usize,
         /// To be returned with the answer: an answer to an earlier attempt is dropped.
-        attempt: u32,
+        attempt: u64,
     },
     /// Seal the shard.
     Seal,
@@ -99,14 +99,19 @@ pub enum SourceEnd {
     Withdrawn(String),
 }
 
+/// Attempts are numbered anew after a start, above all of those before.
+fn first_attempt(boot: u64) -> u64 {
+    boot << 32 | 1
+}
+
 /// The source of one hand-off.
 #[derive(Debug)]
 pub struct Source {
     transfer: Transfer,
     limits: HandOffLimits,
-    view: u64,
+    table: u64,
     phase: Phase,
-    attempt: u32,
+    attempt: u64,
     /// The target takes pieces of this attempt.
     ready: bool,
     /// Rows are being read.
@@ -132,34 +137,47 @@ pub struct Source {
 }
 
 impl Source {
-    /// Offers a shard that is owned here.
+    /// Offers a shard that is owned here. `boot` is how often this node was started.
     pub fn offer(
         transfer: Transfer,
-        view: u64,
+        boot: u64,
+        table: u64,
         limits: HandOffLimits,
         now: Timestamp,
     ) -> (Self, Vec<SourceAction>) {
-        let mut source = Self::new(transfer, view, limits, Phase::Offered, now);
+        let mut source = Self::new(transfer, boot, table, limits, Phase::Offered, now);
         source.send_offer(now);
         let actions = std::mem::take(&mut source.actions);
         (source, actions)
     }
 
     /// Goes on with a hand-off whose seal was found in the store.
-    pub fn resume(transfer: Transfer, limits: HandOffLimits, now: Timestamp) -> (Self, Vec<SourceAction>) {
-        let mut source = Self::new(transfer, 0, limits, Phase::Sealed, now);
+    pub fn resume(
+        transfer: Transfer,
+        boot: u64,
+        limits: HandOffLimits,
+        now: Timestamp,
+    ) -> (Self, Vec<SourceAction>) {
+        let mut source = Self::new(transfer, boot, 0, limits, Phase::Sealed, now);
         source.send_offer(now);
         let actions = std::mem::take(&mut source.actions);
         (source, actions)
     }
 
-    fn new(transfer: Transfer, view: u64, limits: HandOffLimits, phase: Phase, now: Timestamp) -> Self {
+    fn new(
+        transfer: Transfer,
+        boot: u64,
+        table: u64,
+        limits: HandOffLimits,
+        phase: Phase,
+        now: Timestamp,
+    ) -> Self {
         Self {
             transfer,
             limits,
-            view,
+            table,
             phase,
-            attempt: 1,
+            attempt: first_attempt(boot),
             ready: false,
             reading: false,
             next_row: Some(Vec::new()),
@@ -180,6 +198,11 @@ impl Source {
     /// Which hand-off it is.
     pub fn transfer(&self) -> &Transfer {
         &self.transfer
+    }
+
+    /// Whether the target has not answered yet.
+    pub fn is_offered(&self) -> bool {
+        self.phase == Phase::Offered
     }
 
     /// Whether the shard's seal is durable or may be: from there on it cannot be withdrawn.
@@ -236,7 +259,7 @@ impl Source {
 
     fn hear(&mut self, message: Message, now: Timestamp) {
         match message {
-            Message::Ready { attempt } if attempt == self.attempt && !self.ready => {
+            Message::Ready { attempt, .. } if attempt == self.attempt && !self.ready => {
                 self.ready = true;
                 self.heard_at = now;
                 if self.phase == Phase::Offered {
@@ -254,7 +277,7 @@ impl Source {
                     self.heard_at = now;
                 }
             }
-            Message::Refused { reason } => match self.phase {
+            Message::NotReady { reason, .. } => match self.phase {
                 Phase::Offered | Phase::Starting | Phase::Copying => self.end_withdrawn(reason),
                 // It must take the shard some day; it is asked again with the next tick.
                 Phase::Sealed if self.ready => self.begin_anew(),
@@ -401,8 +424,9 @@ impl Source {
 
     fn send_offer(&mut self, now: Timestamp) {
         self.sent_at = now;
-        let (attempt, view) = (self.attempt, self.view);
+        let (attempt, table) = (self.attempt, self.table);
+        let is_sealed = matches!(self.phase, Phase::Sealed | Phase::Moving);
         let transfer = self.transfer.clone();
-        self.actions.push(SourceAction::Send(Message::Offer { transfer, attempt, view }));
+        self.actions.push(SourceAction::Send(Message::Offer { transfer, attempt, table, is_sealed }));
     }
 }

@@ -70,9 +70,11 @@ pub enum TargetAction {
 #[derive(Debug)]
 pub struct Target {
     transfer: Transfer,
+    /// Digest of the table of this node when it was offered.
+    table: u64,
     limits: HandOffLimits,
     phase: Phase,
-    attempt: u32,
+    attempt: u64,
     /// Number of the last piece taken, and of the last one staged.
     taken: u64,
     staged: u64,
@@ -93,12 +95,14 @@ impl Target {
     /// Begins with an offer that was judged good.
     pub fn new(
         transfer: Transfer,
-        attempt: u32,
+        attempt: u64,
+        table: u64,
         limits: HandOffLimits,
         now: Timestamp,
     ) -> (Self, Vec<TargetAction>) {
         let target = Self {
             transfer,
+            table,
             limits,
             phase: Phase::Clearing,
             attempt,
@@ -126,6 +130,11 @@ impl Target {
         matches!(self.phase, Phase::Accepted | Phase::Ended)
     }
 
+    /// Whether everything has come and the shard is being accepted.
+    pub fn is_accepting(&self) -> bool {
+        self.phase == Phase::Accepting
+    }
+
     /// Takes one event and returns what is to be done, in order.
     pub fn step(&mut self, event: TargetEvent, now: Timestamp) -> Vec<TargetAction> {
         match event {
@@ -135,11 +144,11 @@ impl Target {
             }
             TargetEvent::Cleared if self.phase == Phase::Clearing => {
                 self.phase = Phase::Staging;
-                self.send(Message::Ready { attempt: self.attempt });
+                self.send(Message::Ready { attempt: self.attempt, table: self.table });
             }
             TargetEvent::Staged => self.has_staged(),
             TargetEvent::StagingFailed(why) if self.phase != Phase::Accepted => {
-                self.send(Message::Refused { reason: why.clone() });
+                self.send(Message::NotReady { table: self.table, is_busy: false, reason: why.clone() });
                 self.end(why);
             }
             TargetEvent::Accepted if self.phase == Phase::Accepting => {
@@ -167,7 +176,7 @@ impl Target {
                 match self.phase {
                     Phase::Accepted => self.send(Message::Accepted),
                     Phase::Staging => {
-                        self.send(Message::Ready { attempt });
+                        self.send(Message::Ready { attempt, table: self.table });
                         self.send_staged();
                     }
                     Phase::Clearing | Phase::Accepting | Phase::Ended => {}
@@ -190,7 +199,7 @@ impl Target {
         }
     }
 
-    fn begin_anew(&mut self, attempt: u32) {
+    fn begin_anew(&mut self, attempt: u64) {
         self.attempt = attempt;
         self.phase = Phase::Clearing;
         self.taken = 0;

@@ -46,6 +46,8 @@ struct World {
     loadable: usize,
     owned: Owned,
     source: Option<Source>,
+    /// How often the source was started.
+    boot: u64,
     /// Sections before this one are not given.
     gives_from: Option<usize>,
     transfers: u128,
@@ -78,6 +80,7 @@ impl World {
             loadable: 0,
             owned: Owned::Here,
             source: None,
+            boot: 1,
             gives_from: None,
             transfers: 0,
             target: None,
@@ -127,9 +130,9 @@ impl World {
         let (source, actions) = match self.owned {
             Owned::Here => {
                 self.transfers += 1;
-                Source::offer(Self::transfer(TransferId(self.transfers)), 7, limits, self.now)
+                Source::offer(Self::transfer(TransferId(self.transfers)), self.boot, 7, limits, self.now)
             }
-            Owned::Sealed(id) => Source::resume(Self::transfer(id), limits, self.now),
+            Owned::Sealed(id) => Source::resume(Self::transfer(id), self.boot, limits, self.now),
             Owned::Moved => return,
         };
         self.source = Some(source);
@@ -237,7 +240,7 @@ impl World {
         match message {
             _ if self.accepted => self.to_source.push(Message::Accepted),
             Message::Offer { transfer, attempt, .. } if !is_known => {
-                let (target, actions) = Target::new(transfer, attempt, self.limits.clone(), self.now);
+                let (target, actions) = Target::new(transfer, attempt, 7, self.limits.clone(), self.now);
                 self.target = Some(target);
                 self.target_actions(actions);
             }
@@ -298,6 +301,7 @@ impl World {
             }
             4..8 if !self.healed => {
                 self.source = None;
+                self.boot += 1;
                 self.gives_from = None;
                 // Messages of its former life are still on their way.
             }
@@ -355,8 +359,7 @@ fn pieces_that_are_not_what_was_sent_are_not_accepted() {
     world.source_event(SourceEvent::Heard(Message::Lost));
     let mut spoilt_one = false;
     for _ in 0..2_000 {
-        let is_second =
-            |message: &&mut Message| matches!(message, Message::Piece { attempt: 2, number: 2, .. });
+        let is_second = |message: &&mut Message| matches!(message, Message::Piece { number: 2, .. });
         if !spoilt_one && let Some(second) = world.to_target.iter_mut().find(is_second) {
             spoilt(second);
             spoilt_one = true;

@@ -111,7 +111,10 @@ impl Kernel {
                 self.lanes[lane].outputs.push(Output::HandOff(id, HandOffNews::Section(section)));
             }
             if let Some((transfer, _)) = seal {
-                self.lanes[lane].outputs.push(Output::HandOff(id, HandOffNews::Sealed(transfer)));
+                self.lanes[lane].outputs.push(Output::HandOff(
+                    id,
+                    HandOffNews::Sealed { transfer, epoch: shard.epoch, number: shard.number },
+                ));
                 sealed.push(id);
             }
         }

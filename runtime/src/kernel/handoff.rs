@@ -17,7 +17,14 @@ pub enum HandOffNews {
     /// A section of the shard, alone in its batch.
     Section(Batch),
     /// The shard is sealed, and every section before the seal was given.
-    Sealed(TransferId),
+    Sealed {
+        /// The hand-off.
+        transfer: TransferId,
+        /// The epoch of the section that sealed it.
+        epoch: Epoch,
+        /// Its number.
+        number: u64,
+    },
     /// What [`Order::Write`] asked for is written.
     Written(OwnershipRecord),
     /// The lane's memory was lost: the kernel gives no sections of the shard, and what it was asked to write may be written

@@ -1,0 +1,373 @@
+//! Every hand-off of one node, without I/O: whom it offers its shards, whose it takes, and what it tells of owners.
+//!
+//! [`rebalance`] says which shard should go, [`handoff`](crate::handoff) how one goes; here lies what is
+//! between: the answers to offers, the records of who owns what, the routes that change with them. A [`Mover`] is driven as a
+//! kernel is, by [`Mover::step`]; the ring around it has the store, the kernels and the network.
+//!
+//! # Invariants
+//! * What is told of an owner (an announcement, MOVED, Accepted) is in this node's store, or was told by another node.
+//! * For a shard whose rows are here there is no target, and for one that is offered or sealed one source.
+//! * Whatever was asked of a kernel or the store is answered, or the store is read again: an answer that was lost with the
+//!   memory of a lane is a word of its own ([`HandOffNews::Voided`]).
+
+mod offers;
+mod sources;
+mod targets;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    handoff::{HandOffLimits, Message, Source, SourceEvent, Target, TargetEvent},
+    kernel::{HandOffNews, Order},
+    placement::{Epoch, NodeName, ShardId, Shards, Table},
+    rebalance::{self, Rebalance},
+    router::{Announcement, Heard, Routes},
+    store::{Batch, Ownership, OwnershipRecord, Row, TransferId},
+    timestamp::Timestamp,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Who a mover is for.
+#[derive(Debug, Clone)]
+pub struct MoverConfig {
+    /// This node.
+    pub here: NodeName,
+    /// UUID of its store and how often that was opened: with a counter they name its hand-offs for ever.
+    pub store: u128,
+    /// See `store`.
+    pub boot: u64,
+    /// All shards.
+    pub shards: Shards,
+    /// Bounds of each hand-off.
+    pub limits: HandOffLimits,
+    /// How fast shards go.
+    pub pace: rebalance::Settings,
+    /// Most shards that come here at a time; to others this node is busy. One that is sealed for it always may.
+    pub takes_max: usize,
+}
+
+/// What happens to a mover.
+#[derive(Debug)]
+pub enum MoverEvent {
+    /// Another node says something of a hand-off.
+    Heard {
+        /// Who.
+        from: NodeName,
+        /// Of which shard.
+        shard: ShardId,
+        /// Of which hand-off.
+        transfer: TransferId,
+        /// What.
+        message: Message,
+    },
+    /// Somebody tells who owns shards.
+    Announced(Vec<Announcement>),
+    /// A kernel tells of a shard.
+    News(ShardId, HandOffNews),
+    /// The store says who owns a shard.
+    Ownership(ShardId, Ownership),
+    /// Rows of a shard were read.
+    RowsRead {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        transfer: TransferId,
+        /// As asked for.
+        attempt: u64,
+        /// The rows.
+        rows: Vec<Row>,
+        /// Where to go on; `None`: they were the last.
+        next: Option<Vec<u8>>,
+    },
+    /// The place for a shard is clear.
+    Cleared(ShardId, TransferId),
+    /// What was to be staged is.
+    Staged(ShardId, TransferId),
+    /// The store would not stage.
+    StagingFailed(ShardId, TransferId, String),
+    /// The view has changed, and this is its table.
+    Table(Option<Arc<Table>>),
+    /// This node leaves: its shards go as soon as may be.
+    Leave,
+    /// Time has passed: a few times a second.
+    Tick,
+}
+
+/// What a mover wants done.
+#[derive(Debug, PartialEq)]
+pub enum MoverAction {
+    /// Tell another node.
+    Send {
+        /// Whom.
+        to: NodeName,
+        /// Of which shard.
+        shard: ShardId,
+        /// Of which hand-off.
+        transfer: TransferId,
+        /// What.
+        message: Message,
+    },
+    /// Tell every node that this one owns a shard now.
+    Announce(Announcement),
+    /// A shard has another owner than was known: messages for it go there.
+    Routed(ShardId),
+    /// Order the shard's kernel.
+    Order(ShardId, Order),
+    /// Let the shard's kernel host it.
+    Host(ShardId),
+    /// Read rows of a shard from a key on, about so many bytes, one row at least. A copy from the first key on begins behind
+    /// what is durable by now: where loads would not find all of that, the store is maintained first.
+    ReadRows {
+        /// The shard.
+        shard: ShardId,
+        /// Under which it is owned or sealed here.
+        epoch: Epoch,
+        /// To be returned.
+        transfer: TransferId,
+        /// To be returned.
+        attempt: u64,
+        /// Where to begin.
+        from: Vec<u8>,
+        /// How much.
+        bytes: usize,
+    },
+    /// Clear the place for a shard: [`Store::begin_staging`](crate::store::Store::begin_staging).
+    Clear(ShardId, Epoch, TransferId),
+    /// Stage the newest write of each row of these sections.
+    Stage(ShardId, Epoch, TransferId, Vec<Batch>),
+    /// What was staged may go.
+    Sweep(ShardId, Epoch, TransferId),
+    /// Read who owns a shard.
+    ReadOwnership(ShardId),
+    /// Something is wrong that an operator must see.
+    Alarm(String),
+}
+
+/// All hand-offs of a node. See the module.
+#[derive(Debug)]
+pub struct Mover {
+    config: MoverConfig,
+    table: Option<Arc<Table>>,
+    leaving: bool,
+    /// As in the store.
+    ownership: BTreeMap<ShardId, Ownership>,
+    routes: Routes,
+    rebalance: Rebalance,
+    sources: BTreeMap<ShardId, Source>,
+    targets: BTreeMap<ShardId, Target>,
+    /// Hand-offs begun since the start.
+    begun: u64,
+    actions: Vec<MoverAction>,
+}
+
+impl Mover {
+    /// Begins with what the store says. Sealed shards go on to whom they were sealed for.
+    pub fn new(
+        config: MoverConfig,
+        ownership: Vec<(ShardId, Ownership)>,
+        now: Timestamp,
+    ) -> (Self, Vec<MoverAction>) {
+        let rebalance = Rebalance::new(config.here.clone(), config.pace.clone());
+        let mut mover = Self {
+            routes: Routes::new(config.shards),
+            config,
+            table: None,
+            leaving: false,
+            ownership: BTreeMap::new(),
+            rebalance,
+            sources: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            begun: 0,
+            actions: Vec::new(),
+        };
+        for (shard, ownership) in ownership {
+            mover.begin_with(shard, ownership, now);
+        }
+        let actions = std::mem::take(&mut mover.actions);
+        (mover, actions)
+    }
+
+    fn begin_with(&mut self, shard: ShardId, ownership: Ownership, now: Timestamp) {
+        let here = self.config.here.clone();
+        match &ownership {
+            Ownership::Foreign => return,
+            Ownership::Owned { epoch, .. } => {
+                self.rebalance.own(shard, *epoch, Timestamp::EPOCH, now);
+                self.learn(shard, *epoch, &here);
+            }
+            Ownership::Sealed { epoch, to, transfer, .. } => {
+                self.rebalance.own(shard, *epoch, Timestamp::EPOCH, now);
+                self.resume(shard, *epoch, *transfer, to.clone(), now);
+            }
+            Ownership::Moved { epoch, to } => self.learn(shard, *epoch, to),
+        }
+        self.ownership.insert(shard, ownership);
+    }
+
+    /// Who owns which shard, as far as is known.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// How many shards are going, and how many are coming.
+    pub fn running(&self) -> (usize, usize) {
+        (self.sources.len(), self.targets.values().filter(|target| !target.is_ended()).count())
+    }
+
+    /// Whether nothing of this node's is left: what one that leaves waits for.
+    pub fn is_empty(&self) -> bool {
+        self.rebalance.is_empty() && self.sources.is_empty() && self.running() == (0, 0)
+    }
+
+    /// Takes one event and returns what is to be done, in order.
+    pub fn step(&mut self, event: MoverEvent, now: Timestamp) -> Vec<MoverAction> {
+        match event {
+            MoverEvent::Heard { from, shard, transfer, message } => {
+                self.hear(&from, shard, transfer, message, now);
+            }
+            MoverEvent::Announced(announcements) => {
+                for Announcement { shard, epoch, owner } in announcements {
+                    self.learn(shard, epoch, &owner);
+                }
+            }
+            MoverEvent::News(shard, news) => self.news(shard, news, now),
+            MoverEvent::Ownership(shard, ownership) => self.has_read(shard, &ownership, now),
+            MoverEvent::RowsRead { shard, transfer, attempt, rows, next } => {
+                let read = SourceEvent::RowsRead { rows, next, attempt };
+                self.source_event(shard, transfer, read, now);
+            }
+            MoverEvent::Cleared(shard, transfer) => {
+                self.target_event(shard, transfer, TargetEvent::Cleared, now);
+            }
+            MoverEvent::Staged(shard, transfer) => {
+                self.target_event(shard, transfer, TargetEvent::Staged, now);
+            }
+            MoverEvent::StagingFailed(shard, transfer, why) => {
+                self.target_event(shard, transfer, TargetEvent::StagingFailed(why), now);
+            }
+            MoverEvent::Table(table) => {
+                self.table.clone_from(&table);
+                self.rebalance.table(table, now);
+            }
+            MoverEvent::Leave => {
+                self.leaving = true;
+                self.rebalance.leave();
+            }
+            MoverEvent::Tick => self.tick(now),
+        }
+        self.offer(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    fn table_digest(&self) -> u64 {
+        self.table.as_ref().map_or(0, |table| table.digest())
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        for shard in self.sources.keys().copied().collect::<Vec<_>>() {
+            let transfer = self.sources[&shard].transfer().id;
+            self.source_event(shard, transfer, SourceEvent::Tick, now);
+        }
+        for shard in self.targets.keys().copied().collect::<Vec<_>>() {
+            let transfer = self.targets[&shard].transfer().id;
+            self.target_event(shard, transfer, TargetEvent::Tick, now);
+        }
+    }
+
+    /// Hears of an owner.
+    fn learn(&mut self, shard: ShardId, epoch: Epoch, owner: &NodeName) {
+        match self.routes.learn(shard, epoch, owner) {
+            Heard::Newer => self.actions.push(MoverAction::Routed(shard)),
+            Heard::Known | Heard::Older => {}
+            Heard::Conflict => {
+                let known = self.routes.get(shard).map_or_else(String::new, |(_, known)| known.to_string());
+                self.alarm(format!("{shard} is owned by {known} and by {owner}, both under {epoch}"));
+            }
+            Heard::NoShard => self.alarm(format!("{owner} says it owns {shard}, which does not exist")),
+        }
+    }
+
+    fn alarm(&mut self, what: String) {
+        self.actions.push(MoverAction::Alarm(what));
+    }
+
+    /// A kernel tells of a shard.
+    fn news(&mut self, shard: ShardId, news: HandOffNews, now: Timestamp) {
+        match news {
+            HandOffNews::CopyFrom(transfer) => self.source_event(shard, transfer, SourceEvent::CopyFrom, now),
+            HandOffNews::Section(section) => {
+                if let Some(transfer) = self.sources.get(&shard).map(|source| source.transfer().id) {
+                    self.source_event(shard, transfer, SourceEvent::Section(section), now);
+                }
+            }
+            HandOffNews::Sealed { transfer, epoch, number } => {
+                self.is_sealed(shard, transfer, epoch, number, now);
+            }
+            HandOffNews::Written(record) => self.is_written(shard, &record, now),
+            HandOffNews::Voided => self.actions.push(MoverAction::ReadOwnership(shard)),
+        }
+    }
+
+    fn is_written(&mut self, shard: ShardId, record: &OwnershipRecord, now: Timestamp) {
+        match *record {
+            OwnershipRecord::Accept { transfer, .. } => {
+                if let Some(target) =
+                    self.targets.get(&shard).filter(|target| target.transfer().id == transfer)
+                {
+                    let epoch = target.transfer().epoch;
+                    self.owns(shard, Ownership::Owned { epoch, stay: epoch, number: 1 }, now, now);
+                    self.target_event(shard, transfer, TargetEvent::Accepted, now);
+                }
+            }
+            OwnershipRecord::Moved { transfer, epoch } => {
+                if let Some(source) =
+                    self.sources.get(&shard).filter(|source| source.transfer().id == transfer)
+                {
+                    let to = source.transfer().target.clone();
+                    self.ownership.insert(shard, Ownership::Moved { epoch, to });
+                    self.source_event(shard, transfer, SourceEvent::Moved, now);
+                }
+            }
+            OwnershipRecord::Seal { .. } | OwnershipRecord::Reopen { .. } => {
+                self.actions.push(MoverAction::ReadOwnership(shard));
+            }
+        }
+    }
+
+    /// A shard is owned here, and came at this time.
+    fn owns(&mut self, shard: ShardId, ownership: Ownership, came_at: Timestamp, now: Timestamp) {
+        let epoch = ownership.epoch();
+        self.ownership.insert(shard, ownership);
+        self.rebalance.own(shard, epoch, came_at, now);
+        let here = self.config.here.clone();
+        self.learn(shard, epoch, &here);
+    }
+
+    /// The store was read, because the memory of the shard's lane was lost.
+    fn has_read(&mut self, shard: ShardId, ownership: &Ownership, now: Timestamp) {
+        self.ownership.insert(shard, ownership.clone());
+        if let Some(source) = self.sources.get(&shard) {
+            let transfer = source.transfer().id;
+            let is_sealed = matches!(ownership, Ownership::Sealed { transfer: by, .. } if *by == transfer);
+            if matches!(ownership, Ownership::Moved { .. }) {
+                self.source_event(shard, transfer, SourceEvent::Moved, now);
+            } else {
+                self.source_event(shard, transfer, SourceEvent::Voided { is_sealed }, now);
+            }
+        }
+        if let Some(target) = self.targets.get(&shard) {
+            let (transfer, epoch) = (target.transfer().id, target.transfer().epoch);
+            let event = if ownership.epoch() == epoch && matches!(ownership, Ownership::Owned { .. }) {
+                self.owns(shard, ownership.clone(), now, now);
+                TargetEvent::Accepted
+            } else {
+                TargetEvent::Voided
+            };
+            self.target_event(shard, transfer, event, now);
+        }
+        // One that was let go for a seal that never was is served again; others are hosted already.
+        if matches!(ownership, Ownership::Owned { .. }) {
+            self.actions.push(MoverAction::Host(shard));
+        }
+    }
+}
