@@ -32,6 +32,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
     ("turn", Upper, &["entity", "message", "context"]),
     ("limits", Lower, &[]),
     ("placement", Lower, &[]),
+    ("membership", Lower, &["timestamp", "placement", "store"]),
     ("kinds", Lower, &["entity", "activation"]),
     ("stream", Lower, &["store"]),
     ("requests", Lower, &["timestamp", "message", "store"]),

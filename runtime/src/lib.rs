@@ -98,6 +98,9 @@ pub mod limits;
 // Entity to hash to shard.
 pub mod placement;
 
+// Who is in the cluster.
+pub mod membership;
+
 // The kinds a program registered.
 pub mod kinds;
 
