@@ -26,6 +26,7 @@
 //! No election of who keeps a name that two halves of a cluster have bound to two stores: both halves refuse the other's
 //! store and say so, until an operator forgets one. No return of a forgotten store.
 
+mod door;
 mod entry;
 mod event;
 mod exchange;

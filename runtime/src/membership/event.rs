@@ -85,7 +85,7 @@ pub enum MembershipEvent {
         /// The boot counter of its hello.
         boot: u64,
     },
-    /// That has ended.
+    /// That has ended. Of two connections of one run, the end of the first is told before the beginning of the second.
     Disconnected {
         /// The node.
         name: NodeName,

@@ -1,7 +1,7 @@
 //! What two nodes tell each other so that both end up knowing the same.
 
 use super::{
-    entry::NodeEntry,
+    entry::{NodeEntry, put_text},
     known::{FORGOTTEN_MAX, Known, KnownError, NODES_MAX, take_count, take_forgotten},
 };
 use crate::{
@@ -56,7 +56,7 @@ impl Exchange {
                 put_varint(forgotten.len() as u64, &mut out);
                 for (store, name) in forgotten {
                     out.extend_from_slice(&store.to_be_bytes());
-                    super::entry::put_text(name.as_str(), &mut out);
+                    put_text(name.as_str(), &mut out);
                 }
             }
         }

@@ -95,12 +95,6 @@ impl Membership {
         if entry.store == self.own.store || entry.name == self.own.name {
             return self.hear_of_itself(entry);
         }
-        // A node that is connected here has said itself which run it is in. Who says more is wrong, or early: then it is
-        // believed as soon as the old connection ends.
-        if self.links.get(&entry.name).is_some_and(|link| link.word < entry.boot) {
-            self.counters.entries_refused += 1;
-            return false;
-        }
         match self.known.judge(entry) {
             Err(refusal) => {
                 self.tell(refusal);
@@ -108,6 +102,12 @@ impl Membership {
             }
             Ok(EntryAge::Twin) => {
                 self.tell(IdentityRefusal::Twin { name: entry.name.clone(), boot: entry.boot });
+                false
+            }
+            // A node that is connected here has said itself which run it is in. Who says more is wrong, or early: then it
+            // is believed as soon as the old connection ends.
+            Ok(_) if self.links.get(&entry.name).is_some_and(|link| link.word < entry.boot) => {
+                self.counters.entries_refused += 1;
                 false
             }
             Ok(EntryAge::Newer) => {

@@ -156,7 +156,9 @@ pub enum IdentityRefusal {
     Weight(u16),
 }
 
-/// Judges a node at the door. Changes nothing: [`MembershipEvent::Hello`](super::MembershipEvent::Hello) lets it in.
+/// Judges a node at the door by what is known of the others. Changes nothing:
+/// [`MembershipEvent::Hello`](super::MembershipEvent::Hello) judges again, finds out whether a node has met itself, and
+/// lets it in.
 pub fn judge_hello(known: &Known, hello: &Hello) -> HelloVerdict {
     match known.bound(&hello.name, hello.store) {
         Err(refusal) => HelloVerdict::Refused(refusal),

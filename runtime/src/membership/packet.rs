@@ -57,6 +57,12 @@ pub(super) struct Packet {
 }
 
 impl Packet {
+    #[cfg(test)]
+    pub(super) fn new(header: Header<Id>, members: Vec<Member<Id>>) -> Self {
+        let has_list = !members.is_empty();
+        Self { header, members, has_list }
+    }
+
     /// Reads a packet as a whole.
     pub(super) fn open(mut bytes: &[u8]) -> Result<Self, PacketError> {
         if bytes.len() > PACKET_LEN_MAX {

@@ -5,9 +5,9 @@ use super::{
     SEEDS_MAX, View,
     entry::{EntryError, NodeEntry, REV_MAX, WEIGHT_MAX},
     exchange::Exchange,
-    hello::{Hello, HelloVerdict, IdentityRefusal, judge_hello},
-    keeping::{Keeping, Waiting},
-    known::{Known, Learned},
+    hello::IdentityRefusal,
+    keeping::Keeping,
+    known::Known,
     liveness::{Liveness, Outgoing},
 };
 use crate::{placement::NodeName, timestamp::Timestamp};
@@ -19,6 +19,10 @@ use std::{
 
 /// How many nodes a lonely one asks at once.
 const ANNOUNCES: usize = 3;
+/// Most refusals told between two comparisons; the rest is counted, and told when it is heard again.
+const TELLS_MAX: u32 = 8;
+/// Most refusals that are remembered as told. Beyond these all are told anew.
+const TOLD_MAX: usize = 256;
 
 /// The membership of one node. The [module](super) tells the whole of it.
 ///
@@ -39,6 +43,8 @@ pub struct Membership {
     pub(super) outbid: Option<u64>,
     /// Whom nobody needs to be told of again.
     told: BTreeSet<IdentityRefusal>,
+    /// How many more may be told before the next comparison.
+    tells_left: u32,
     pub(super) counters: MembershipCounters,
     seeds: Vec<String>,
     random: Xoshiro256PlusPlus,
@@ -72,7 +78,8 @@ pub enum MembershipError {
 }
 
 impl Membership {
-    /// The membership of the node whose entry is `own`, with what it knew before it was restarted.
+    /// The membership of the node whose entry is `own`, with what it knew before it was restarted. All its chance comes
+    /// from the seed.
     ///
     /// # Errors
     /// The settings or the entry are out of bounds; or what was kept says that this store has another name, was
@@ -108,6 +115,7 @@ impl Membership {
             is_touched: true,
             outbid: None,
             told: BTreeSet::new(),
+            tells_left: TELLS_MAX,
             counters: MembershipCounters::default(),
             seeds: Vec::new(),
             next_announce: now,
@@ -131,7 +139,7 @@ impl Membership {
         &self.view
     }
 
-    /// What a node at the door is held against by [`judge_hello`].
+    /// What a node at the door is held against by [`judge_hello`](super::judge_hello).
     pub fn known(&self) -> &Known {
         &self.known
     }
@@ -176,56 +184,6 @@ impl Membership {
         }
         self.settle(now);
         std::mem::take(&mut self.actions)
-    }
-
-    /// A node is at the door.
-    fn greet(&mut self, ticket: u64, hello: Hello, now: Timestamp) {
-        let refusal = if (&hello.name, hello.store) == (&self.own.name, self.own.store) {
-            Some(IdentityRefusal::Ourselves { name: hello.name.clone() })
-        } else {
-            match judge_hello(&self.known, &hello) {
-                HelloVerdict::Refused(refusal) => Some(refusal),
-                // Judged before it is learned: who is turned away leaves no trace.
-                HelloVerdict::Fresh | HelloVerdict::Known if !self.keeping.has_room() => {
-                    Some(IdentityRefusal::Busy { name: hello.name.clone() })
-                }
-                HelloVerdict::Fresh | HelloVerdict::Known => None,
-            }
-        };
-        if let Some(refusal) = refusal {
-            self.actions.push(MembershipAction::Reject { ticket, refusal });
-            return;
-        }
-        let learned = self.known.meet(&hello);
-        self.keeping.note(learned, now, self.settings.keep_period);
-        if let Some(link) = self.links.get_mut(&hello.name) {
-            link.word = link.word.max(hello.boot);
-        }
-        if self.keeping.is_durable(&hello.name, hello.store, hello.boot) {
-            self.actions.push(MembershipAction::Admit { ticket });
-        } else {
-            self.keeping.wait(ticket, hello);
-        }
-    }
-
-    /// A writing is durable.
-    fn kept(&mut self, number: u64) {
-        for waiting in self.keeping.kept(number) {
-            self.actions.push(match waiting {
-                Waiting::Forgotten { name, store } => MembershipAction::Forgotten { name, store },
-                Waiting::Hello { ticket, hello } => match self.known.bound(&hello.name, hello.store) {
-                    // In the meantime it may have been forgotten, or a later run of it may have come.
-                    Err(refusal) => MembershipAction::Reject { ticket, refusal },
-                    Ok(Some(node)) if hello.boot < node.boot => {
-                        let (name, seen, now) = (hello.name, node.boot, hello.boot);
-                        let refusal = IdentityRefusal::OlderBoot { name, seen, now };
-                        MembershipAction::Reject { ticket, refusal }
-                    }
-                    Ok(_) => MembershipAction::Admit { ticket },
-                },
-            });
-        }
-        self.is_touched = true;
     }
 
     /// A node can be sent to.
@@ -285,48 +243,6 @@ impl Membership {
         }
     }
 
-    /// An operator gives a store up.
-    fn forget(&mut self, name: NodeName, now: Timestamp) {
-        let is_here = self.links.contains_key(&name) || name == self.own.name;
-        let buried = match self.known.get(&name).map(|node| node.store) {
-            None => Err(IdentityRefusal::Unknown { name }),
-            Some(store) if is_here || self.liveness.is_alive(store) => Err(IdentityRefusal::Alive { name }),
-            Some(store) => self.bury(store, &name, now).map(|()| (store, name)),
-        };
-        match buried {
-            Ok((store, name)) => {
-                let forgotten = vec![(store, name.clone())];
-                self.tell_all(&Exchange::Entries { entries: Vec::new(), forgotten, answer: false });
-                self.keeping.wait_forgotten(name, store);
-            }
-            Err(refusal) => self.actions.push(MembershipAction::Refused(refusal)),
-        }
-    }
-
-    /// A store is given up, here or elsewhere.
-    pub(super) fn bury(
-        &mut self,
-        store: u128,
-        name: &NodeName,
-        now: Timestamp,
-    ) -> Result<(), IdentityRefusal> {
-        let bound = self.known.nodes().find(|(_, node)| node.store == store);
-        let bound = bound.map(|(name, node)| (name.clone(), node.entry.clone()));
-        if !self.known.bury(store, name)? {
-            return Ok(());
-        }
-        self.keeping.note(Learned::Now, now, self.settings.keep_period);
-        self.is_touched = true;
-        let Some((bound, entry)) = bound else { return Ok(()) };
-        self.links.remove(&bound);
-        self.actions.push(MembershipAction::HangUp(bound));
-        if let Some(entry) = entry.filter(|_| self.liveness.is_alive(store)) {
-            let sends = self.liveness.bury(entry, now);
-            self.send(sends);
-        }
-        Ok(())
-    }
-
     fn tick(&mut self, now: Timestamp) {
         let sends = self.liveness.tick(now);
         self.send(sends);
@@ -336,6 +252,7 @@ impl Membership {
         }
         if self.next_compare <= now {
             self.next_compare = now + self.settings.compare_period;
+            self.tells_left = TELLS_MAX;
             if let Some(to) = self.any_link() {
                 self.compare_with(to);
             }
@@ -371,9 +288,8 @@ impl Membership {
 
     /// Asks for the connections that are missing.
     fn dial(&mut self) {
-        let missing: Vec<_> =
-            self.view.nodes.iter().filter(|(name, node)| self.is_missing(name, node)).collect();
-        let dials = missing.into_iter().map(|(name, node)| dial(name, node));
+        let missing = self.view.nodes.iter().filter(|(name, node)| self.is_missing(name, node));
+        let dials: Vec<_> = missing.map(|(name, node)| dial(name, node)).collect();
         self.actions.extend(dials);
         if self.links.is_empty() {
             for address in self.seeds.iter().filter(|address| **address != self.own.address) {
@@ -396,17 +312,18 @@ impl Membership {
         }
     }
 
-    /// Tells a refusal that others repeat, once.
+    /// Tells a refusal that others repeat: once, and never more than a log can take.
     pub(super) fn tell(&mut self, refusal: IdentityRefusal) {
-        /// Beyond these all are told anew.
-        const TOLD_MAX: usize = 256;
         self.counters.entries_refused += 1;
+        if self.tells_left == 0 || self.told.contains(&refusal) {
+            return;
+        }
+        self.tells_left -= 1;
         if self.told.len() >= TOLD_MAX {
             self.told.clear();
         }
-        if self.told.insert(refusal.clone()) {
-            self.actions.push(MembershipAction::Refused(refusal));
-        }
+        self.told.insert(refusal.clone());
+        self.actions.push(MembershipAction::Refused(refusal));
     }
 
     /// Brings what follows from the event up to date.

@@ -1,6 +1,7 @@
 //! Clusters of memberships under one seed: a network that loses, delays and repeats, disks that take their time, and
 //! virtual time.
 
+mod attack;
 mod network;
 
 use super::entry::tests::entry;
@@ -280,4 +281,54 @@ fn a_copy_that_runs_beside_its_original_is_told_by_all_who_hear_both() {
     network.run(5 * SECOND);
     let is_twin = |refusal: &IdentityRefusal| matches!(refusal, IdentityRefusal::Twin { .. });
     assert!(network.told.iter().any(|(_, refusal)| is_twin(refusal)), "{:?}", network.told);
+}
+
+#[test]
+fn a_node_that_hears_nothing_is_missed_and_comes_back() {
+    let (mut network, nodes) = cluster(5, 15);
+    network.deafen(nodes[2]);
+    network.until(10 * SECOND, |network| !network.sees_alive(nodes[0], "n2"));
+    network.run(10 * SECOND);
+    network.heal();
+    network.until(10 * SECOND, |network| network.all_see_alive(5) && network.have_settled());
+}
+
+#[test]
+fn after_any_storm_the_cluster_settles() {
+    for seed in 0..12 {
+        let (mut network, nodes) = cluster(6, 100 + seed);
+        network.lose_per_mille = 150;
+        network.repeat_per_mille = 100;
+        for _ in 0..40 {
+            let node = nodes[network.draw(nodes.len())];
+            match (network.draw(7), network.is_running(node), network.is_paused(node)) {
+                (0, true, _) => network.crash(node),
+                (1, true, false) => network.pause(node),
+                (2, true, false) => network.split(&[node]),
+                (3, true, false) => network.deafen(node),
+                (4, true, false) => {
+                    let weight = 1 + network.draw(100) as u16;
+                    network.step(node, MembershipEvent::SetWeight(weight));
+                }
+                (5, ..) => network.heal(),
+                (_, _, true) => network.resume(node),
+                (_, false, _) => network.restart(node),
+                _ => {}
+            }
+            let millis = network.draw(1_500) as u64;
+            network.run(Duration::from_millis(millis));
+        }
+        network.heal();
+        for node in &nodes {
+            if network.is_paused(*node) {
+                network.resume(*node);
+            }
+            if !network.is_running(*node) {
+                network.restart(*node);
+            }
+        }
+        network.until(20 * SECOND, |network| network.all_see_alive(6) && network.have_settled());
+        assert!(network.told.is_empty(), "seed {seed}: nobody was anybody else: {:?}", network.told);
+        assert!(nodes.iter().all(|node| network.refusals_of(*node).is_empty()), "seed {seed}");
+    }
 }

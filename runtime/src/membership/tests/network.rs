@@ -28,6 +28,8 @@ struct Running {
     held: Option<VecDeque<Due>>,
     /// Which side of the cut it is on.
     side: bool,
+    /// It hears nothing, and is heard.
+    deaf: bool,
     /// How many of its next messages are lost.
     lose: usize,
 }
@@ -106,6 +108,7 @@ impl Network {
             links: BTreeSet::new(),
             held: None,
             side: false,
+            deaf: false,
             lose: 0,
         });
         self.restart(process);
@@ -177,9 +180,15 @@ impl Network {
         self.split(&[process]);
     }
 
+    /// Cuts one direction: what is sent to this process is lost.
+    pub(super) fn deafen(&mut self, process: Process) {
+        self.processes[process.0].deaf = true;
+    }
+
     pub(super) fn heal(&mut self) {
         for process in &mut self.processes {
             process.side = false;
+            process.deaf = false;
         }
     }
 
@@ -279,6 +288,9 @@ impl Network {
     pub(super) fn step(&mut self, process: Process, event: MembershipEvent) -> Vec<MembershipAction> {
         let Some(membership) = &mut self.processes[process.0].membership else { return Vec::new() };
         let actions = membership.step(event, self.now);
+        if actions.contains(&MembershipAction::ViewChanged) {
+            self.check_view(process);
+        }
         for action in &actions {
             let text = format!("{process:?} {action:?}");
             self.trace = xxhash_rust::xxh3::xxh3_64_with_seed(text.as_bytes(), self.trace);
@@ -287,9 +299,37 @@ impl Network {
         actions
     }
 
+    /// What is shown is what a restart would find again: nobody under a store or in a run that the disk does not hold.
+    fn check_view(&self, process: Process) {
+        let disk = &self.processes[process.0].disk;
+        for (name, node) in self.view(process).nodes().filter(|(name, _)| *name != self.name_of(process)) {
+            let kept =
+                disk.get(name).unwrap_or_else(|| panic!("{process:?} shows {name}, which is on no disk"));
+            assert_eq!(kept.store, node.entry.store, "{process:?} shows another store of {name}");
+            assert!(node.entry.boot <= kept.boot, "{process:?} shows a run of {name} that is on no disk");
+        }
+    }
+
+    fn name_of(&self, process: Process) -> &NodeName {
+        &self.processes[process.0].entry.name
+    }
+
+    pub(super) fn is_running(&self, process: Process) -> bool {
+        self.processes[process.0].membership.is_some()
+    }
+
+    pub(super) fn is_paused(&self, process: Process) -> bool {
+        self.processes[process.0].held.is_some()
+    }
+
+    /// A number below `bound`, of the seed.
+    pub(super) fn draw(&mut self, bound: usize) -> usize {
+        self.random.random_range(0..bound)
+    }
+
     fn act(&mut self, process: Process, action: MembershipAction) {
         match action {
-            MembershipAction::Admit { ticket } => self.admit(ticket),
+            MembershipAction::Admit { ticket } => self.admit(process, ticket),
             MembershipAction::Reject { ticket, refusal } => {
                 if let Some(shake) = self.handshakes.remove(&(ticket / 2)) {
                     let rejected = if shake.dialled == process { shake.dialling } else { shake.dialled };
@@ -343,13 +383,18 @@ impl Network {
         }
     }
 
-    fn passes(&self, one: Process, other: Process) -> bool {
-        self.processes[one.0].side == self.processes[other.0].side
+    fn passes(&self, from: Process, to: Process) -> bool {
+        self.processes[from.0].side == self.processes[to.0].side && !self.processes[to.0].deaf
+    }
+
+    fn both_pass(&self, one: Process, other: Process) -> bool {
+        self.passes(one, other) && self.passes(other, one)
     }
 
     fn dial(&mut self, dialling: Process, address: &str) {
         let dialled = self.processes.iter().position(|other| other.entry.address == address).map(Process);
-        let Some(dialled) = dialled.filter(|dialled| *dialled != dialling && self.passes(*dialled, dialling))
+        let Some(dialled) =
+            dialled.filter(|dialled| *dialled != dialling && self.both_pass(*dialled, dialling))
         else {
             return;
         };
@@ -370,8 +415,15 @@ impl Network {
         }
     }
 
-    fn admit(&mut self, ticket: u64) {
+    fn admit(&mut self, door: Process, ticket: u64) {
         let Some(shake) = self.handshakes.get_mut(&(ticket / 2)) else { return };
+        let (guest, boot) = match ticket % 2 {
+            0 => (shake.dialling, shake.boots.1),
+            _ => (shake.dialled, shake.boots.0),
+        };
+        let guest = &self.processes[guest.0].entry;
+        let kept = self.processes[door.0].disk.get(&guest.name).expect("who is let in is on the disk");
+        assert!(kept.store == guest.store && boot <= kept.boot, "{door:?} let in {guest:?}, with {kept:?}");
         shake.admitted[(ticket % 2) as usize] = true;
         if shake.admitted == [true; 2] {
             let shake = self.handshakes.remove(&(ticket / 2)).unwrap();
