@@ -32,6 +32,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
     ("turn", Upper, &["entity", "message", "context"]),
     ("limits", Lower, &[]),
     ("placement", Lower, &[]),
+    ("membership", Lower, &["timestamp", "placement", "store"]),
     ("router", Lower, &["placement"]),
     ("rebalance", Lower, &["timestamp", "placement"]),
     ("kinds", Lower, &["entity", "activation"]),

@@ -98,6 +98,9 @@ pub mod limits;
 // Entity to hash to shard to node.
 pub mod placement;
 
+// Who is in the cluster.
+pub mod membership;
+
 // Shard to the node that owns it, as far as is known.
 pub mod router;
 
