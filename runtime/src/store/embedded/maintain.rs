@@ -6,7 +6,7 @@ use std::io;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
-use super::checkpoint::bookkeeping::{self, Bookkeeping, Changes};
+use super::bookkeeping::{self, Bookkeeping, Changes};
 use super::checkpoint::prefix;
 use super::round::Round;
 use super::walk::{Span, Walk};
