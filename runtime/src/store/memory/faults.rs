@@ -4,8 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use super::{LaneState, State, lock};
 use crate::placement::{Epoch, ShardId};
+#[cfg(doc)]
+use crate::store::CommitError;
 use crate::store::{LaneId, NoRoom, Ownership};
 
+/// What the next commit of a lane meets.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
     Fail,
@@ -13,7 +16,7 @@ pub(super) enum Fault {
     Die,
 }
 
-/// Plans the faults of a [`MemoryStore`].
+/// Plans the faults of a [`MemoryStore`](super::MemoryStore).
 #[derive(Clone)]
 pub struct Faults {
     state: Arc<Mutex<State>>,
@@ -34,7 +37,8 @@ impl Faults {
         self.plan(lane, Fault::Unknown { applied });
     }
 
-    /// The next commit is [`CommitError::Fatal`], and so is every later one until [`MemoryStore::restart`].
+    /// The next commit is [`CommitError::Fatal`], and so is every later one until the
+    /// [restart](super::MemoryStore::restart).
     pub fn die(&self, lane: LaneId) {
         self.plan(lane, Fault::Die);
     }
