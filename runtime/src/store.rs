@@ -269,12 +269,12 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
-    /// Whether [`Store::maintain`] has work: the log has grown past a share of its budget, or segments are missing.
+    /// Whether [`Store::maintain`] has work: the log has grown past a share of its budget, segments are missing, or rows are
+    /// to be dropped.
     fn wants_maintenance(&self) -> bool;
 
     /// Moves committed rows to where loads find them and frees what is no longer needed, the rows of shards that moved
-    /// away among it. Blocks for as long as it
-    /// takes; commits go on beside it, and a second call waits for the first.
+    /// away among it. Blocks for as long as it takes; commits go on beside it, and a second call waits for the first.
     ///
     /// # Errors
     /// The medium failed; a full disk is no error here but shows in [`Store::reserve`].

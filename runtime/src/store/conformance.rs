@@ -3,6 +3,12 @@
 //! An [`Engine`] makes a store, closes it and opens it again with what it kept; the suite runs the same sentences on
 //! each.
 
+mod notes;
+mod ownership;
+mod running;
+mod staging;
+mod two_stores;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,9 +31,15 @@ trait Engine {
     fn voids(&self) -> bool {
         false
     }
+
+    /// Whether opening takes so long that a test should do it a few times only.
+    fn is_slow(&self) -> bool {
+        false
+    }
 }
 
 struct Memory {
+    founding: Founding,
     store: Option<MemoryStore>,
     lanes: u32,
     lagging: bool,
@@ -37,8 +49,8 @@ impl Engine for Memory {
     fn open(&mut self) -> Arc<dyn Store> {
         let store = match (&self.store, self.lagging) {
             (Some(store), _) => store.restart(),
-            (None, false) => MemoryStore::new(shards(), self.lanes),
-            (None, true) => MemoryStore::lagging(shards(), self.lanes),
+            (None, false) => MemoryStore::founded(&self.founding, self.lanes),
+            (None, true) => MemoryStore::founded(&self.founding, self.lanes).lag(),
         };
         self.store = Some(store.clone());
         Arc::new(store)
@@ -50,18 +62,23 @@ impl Engine for Memory {
 }
 
 struct RealDisk {
+    founding: Founding,
     directory: tempfile::TempDir,
     founded: bool,
 }
 
 impl Engine for RealDisk {
+    fn is_slow(&self) -> bool {
+        true
+    }
+
     fn open(&mut self) -> Arc<dyn Store> {
         let path = self.directory.path();
         let founded = std::mem::replace(&mut self.founded, true);
         let opened = if founded {
             EmbeddedStore::open(path, &small())
         } else {
-            EmbeddedStore::found(path, &founding(), &small())
+            EmbeddedStore::found(path, &self.founding, &small())
         };
         Arc::new(opened.unwrap())
     }
@@ -69,6 +86,7 @@ impl Engine for RealDisk {
 
 /// Every reopening is a power loss.
 struct Simulated {
+    founding: Founding,
     disk: SimulatedDisk,
     founded: bool,
 }
@@ -84,7 +102,7 @@ impl Engine for Simulated {
         let opened = if founded {
             EmbeddedStore::open_on(disk, &small())
         } else {
-            EmbeddedStore::found_on(disk, &founding(), &small())
+            EmbeddedStore::found_on(disk, &self.founding, &small())
         };
         Arc::new(opened.unwrap())
     }
@@ -92,10 +110,6 @@ impl Engine for Simulated {
 
 fn shards() -> Shards {
     Shards::new(SHARDS).unwrap()
-}
-
-fn founding() -> Founding {
-    Founding::founder(1, 2, shards())
 }
 
 /// Small segments, so that a few commits walk through several.
@@ -109,13 +123,22 @@ fn small() -> EmbeddedConfig {
 }
 
 fn on_every_engine(sentence: impl Fn(&mut dyn Engine)) {
+    for mut engine in engines(Founding::founder(1, 2, shards())) {
+        sentence(&mut *engine);
+    }
+}
+
+fn engines(founding: Founding) -> Vec<Box<dyn Engine>> {
+    let mut engines: Vec<Box<dyn Engine>> = Vec::new();
     for (lanes, lagging) in [(1, false), (3, false), (2, true)] {
-        sentence(&mut Memory { store: None, lanes, lagging });
+        engines.push(Box::new(Memory { founding, store: None, lanes, lagging }));
     }
-    sentence(&mut RealDisk { directory: tempfile::tempdir().unwrap(), founded: false });
+    let directory = tempfile::tempdir().unwrap();
+    engines.push(Box::new(RealDisk { founding, directory, founded: false }));
     for seed in 0..5 {
-        sentence(&mut Simulated { disk: SimulatedDisk::new(seed), founded: false });
+        engines.push(Box::new(Simulated { founding, disk: SimulatedDisk::new(seed), founded: false }));
     }
+    engines
 }
 
 /// A batch of one section.

@@ -16,6 +16,7 @@
 //! # Caveats
 //! * One disk: what it loses after a sync is lost.
 
+mod bookkeeping;
 mod checkpoint;
 mod error;
 mod group;
@@ -44,9 +45,9 @@ pub use super::founding::Founding;
 pub use error::OpenError;
 pub use segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
+use checkpoint::Checkpoint;
 use checkpoint::snapshot::SnapshotCheckpoint;
 use checkpoint::sorted::SortedCheckpoint;
-use checkpoint::{Checkpoint, bookkeeping};
 use identity::{BOOT, Boot, FOUNDING, FOUNDING_NEW};
 use lane::LogLane;
 use log::{Log, Segments};

@@ -49,6 +49,11 @@ impl Fence {
         self.get(shard)?.stay(epoch)
     }
 
+    /// Whether rows of this stay can be read under some epoch.
+    pub(super) fn is_read(&self, shard: ShardId, stay: Epoch) -> bool {
+        self.get(shard).is_some_and(|ownership| ownership.stay(ownership.epoch()) == Some(stay))
+    }
+
     /// All shards owned, in order.
     pub(super) fn owned(&self) -> Vec<OwnedShard> {
         let shards = (0_u32..).map(ShardId).zip(&self.shards);

@@ -3,13 +3,19 @@
 //! For tests and simulation. Its lanes (shard modulo their count) fail, hang and end unknown independently, so that the
 //! paths a worker takes then (P13) are walked in every test run and not first on a database.
 
+mod faults;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use faults::Faults;
+
+use faults::Fault;
+
 use super::fence::Fence;
-use super::notes::check_note;
+use super::notes::{check_name, check_note};
 use super::ownership::accepts;
 use super::staging::{Stagings, check_rows};
 use super::{
@@ -57,19 +63,6 @@ struct LaneState {
     full: Option<NoRoom>,
     /// Bytes and batches that room was granted for, so that whoever gives back what he never had is found out.
     reserved: (u64, u64),
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Fault {
-    Fail,
-    Unknown { applied: bool },
-    Die,
-}
-
-/// Plans the faults of a [`MemoryStore`].
-#[derive(Clone)]
-pub struct Faults {
-    state: Arc<Mutex<State>>,
 }
 
 impl MemoryStore {
@@ -121,7 +114,7 @@ impl MemoryStore {
 
     /// The handle that plans this store's faults.
     pub fn faults(&self) -> Faults {
-        Faults { state: Arc::clone(&self.state) }
+        Faults::new(Arc::clone(&self.state))
     }
 
     /// What a node finds when it starts again: all that was committed, every lane free to be taken, no faults planned.
@@ -150,59 +143,6 @@ impl MemoryStore {
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Faults {
-    /// The lane's next commit that has no fault planned yet fails and changes nothing.
-    pub fn fail(&self, lane: LaneId) {
-        self.plan(lane, Fault::Fail);
-    }
-
-    /// The next commit ends [`CommitError::Unknown`], after being `applied` or not.
-    pub fn unknown(&self, lane: LaneId, applied: bool) {
-        self.plan(lane, Fault::Unknown { applied });
-    }
-
-    /// The next commit is [`CommitError::Fatal`], and so is every later one until [`MemoryStore::restart`].
-    pub fn die(&self, lane: LaneId) {
-        self.plan(lane, Fault::Die);
-    }
-
-    /// Until released, commits of the lane come back as [`CommitError::Unknown`] and are not applied: what a caller
-    /// sees of a server that does not answer, once it has stopped waiting.
-    pub fn hang(&self, lane: LaneId) {
-        self.lane(lane, |lane| lane.hung = true);
-    }
-
-    /// Ends [`Faults::hang`].
-    pub fn release(&self, lane: LaneId) {
-        self.lane(lane, |lane| lane.hung = false);
-    }
-
-    /// Refuses room on the lane, or grants it again.
-    pub fn refuse_room(&self, lane: LaneId, reason: Option<NoRoom>) {
-        self.lane(lane, |lane| lane.full = reason);
-    }
-
-    /// Lets another owner take a shard and give it back under a higher epoch: batches of the old one are fenced, and the
-    /// rows are those committed before.
-    pub fn advance_epoch(&self, shard: ShardId) {
-        let mut state = lock(&self.state);
-        let Some(Ownership::Owned { epoch, stay, .. }) = state.fence.get(shard).cloned() else { return };
-        let lane = shard.0 as usize % state.lanes.len();
-        state.make_loadable(lane);
-        let given_back = Ownership::Owned { epoch: Epoch(epoch.0 + 1), stay, number: 0 };
-        state.fence.set(shard, given_back.clone());
-        state.covered.set(shard, given_back);
-    }
-
-    fn plan(&self, lane: LaneId, fault: Fault) {
-        self.lane(lane, |lane| lane.plan.push_back(fault));
-    }
-
-    fn lane(&self, lane: LaneId, change: impl FnOnce(&mut LaneState)) {
-        change(&mut lock(&self.state).lanes[lane.0 as usize]);
-    }
 }
 
 impl State {
@@ -393,6 +333,7 @@ impl Store for MemoryStore {
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
+        check_name(name)?;
         Ok(self.state().notes.get(name).cloned())
     }
 
@@ -499,7 +440,8 @@ impl Lane for MemoryLane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::batch::put;
+    use crate::store::OwnershipRecord;
+    use crate::store::batch::{own, put};
 
     fn store() -> MemoryStore {
         MemoryStore::new(Shards::new(4).unwrap(), 2)
@@ -538,6 +480,53 @@ mod tests {
             assert_eq!(number(&store, 0), if applied { 3 } else { 1 });
             let position = lane.commit(&group).unwrap();
             assert_eq!((number(&store, 0), position), (3, Position(3)));
+        }
+    }
+
+    #[test]
+    fn an_unknown_change_of_ownership_is_made_or_not_and_its_repeat_tells() {
+        let left = |store: &MemoryStore| store.owned().unwrap().len() == 3;
+        let own = |shard, epoch, number, record: &OwnershipRecord| {
+            let mut batch = Batch::new();
+            batch.section(ShardId(shard), Epoch(epoch), number, |out| own(record, out));
+            batch
+        };
+        let transfer = TransferId(7);
+        let node: crate::placement::NodeName = "b".parse().unwrap();
+        for applied in [false, true] {
+            let store = store();
+            let mut lane = store.open_lane(LaneId(0));
+            let unknown = |lane: &mut dyn Lane, group: &[Batch]| {
+                store.faults().unknown(LaneId(0), applied);
+                assert!(matches!(lane.commit(group), Err(CommitError::Unknown(_))));
+            };
+            let leaves = [
+                batch(0, 1),
+                own(0, 1, 2, &OwnershipRecord::Seal { transfer, to: node.clone() }),
+                own(0, 1, 3, &OwnershipRecord::Moved { transfer, epoch: Epoch(2) }),
+            ];
+            unknown(&mut *lane, &leaves);
+            assert_eq!(left(&store), applied);
+            lane.commit(&leaves).unwrap();
+            assert!(left(&store));
+            assert!(store.state().rows.is_empty(), "the rows went with the shard");
+            let accept = OwnershipRecord::Accept { transfer, from: node.clone(), rows: 0, hash: 0 };
+            let returns = [own(0, 3, 1, &accept)];
+            store.begin_staging(ShardId(0), Epoch(3), transfer).unwrap();
+            for fault in 0..3 {
+                match fault {
+                    0 => store.faults().fail(LaneId(0)),
+                    1 => store.faults().hang(LaneId(0)),
+                    _ => break,
+                }
+                assert!(lane.commit(&returns).is_err());
+                store.faults().release(LaneId(0));
+                store.stage(ShardId(0), Epoch(3), transfer, &[]).expect("it is staged as before");
+            }
+            unknown(&mut *lane, &returns);
+            lane.commit(&returns).unwrap();
+            lane.commit(&returns).unwrap();
+            assert_eq!(store.owned().unwrap()[0].epoch, Epoch(3));
         }
     }
 

@@ -15,7 +15,7 @@
 
 use crate::placement::{Epoch, NodeName, ShardId};
 
-use super::batch::{BatchError, Section};
+use super::batch::Section;
 use super::row::{put_varint, take, take_varint};
 
 /// The epoch of every shard when a cluster is founded.
@@ -246,7 +246,7 @@ pub(super) fn accepts<'b>(
 ) -> impl Iterator<Item = (ShardId, Epoch, TransferId)> {
     sections.filter_map(|section| match section.record() {
         Some(Ok(OwnershipRecord::Accept { transfer, .. })) => Some((section.shard, section.epoch, transfer)),
-        Some(Ok(_) | Err(BatchError)) | None => None,
+        _ => None,
     })
 }
 

@@ -159,3 +159,57 @@ pub(super) fn check_rows(shard: ShardId, rows: &[StagedRow<'_>]) -> Result<(), S
     let fits = rows.iter().all(|(key, _)| key.len() <= STAGED_KEY_LEN_MAX);
     if is_ascending && fits { Ok(()) } else { Err(StageError::Rows(shard)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::Shards;
+
+    const SHARD: ShardId = ShardId(1);
+    const STAGED: (ShardId, Epoch, TransferId) = (SHARD, Epoch(3), TransferId(7));
+
+    fn begun() -> (Fence, Stagings) {
+        let fence = Fence::founded(Shards::new(4).unwrap(), false);
+        let mut stagings = Stagings::default();
+        assert_eq!(stagings.begin(&fence, SHARD, Epoch(3), TransferId(7)).unwrap(), None);
+        (fence, stagings)
+    }
+
+    fn take_up(stagings: &mut Stagings) -> Result<(), StageError> {
+        stagings.take_up(SHARD, Epoch(3), TransferId(7))
+    }
+
+    #[test]
+    fn one_call_at_a_time_writes_to_a_staging_and_no_commit_accepts_it_then() {
+        let (fence, mut stagings) = begun();
+        assert!(matches!(take_up(&mut stagings), Err(StageError::Busy(SHARD))));
+        let again = stagings.begin(&fence, SHARD, Epoch(4), TransferId(8));
+        assert!(matches!(again, Err(StageError::Busy(SHARD))));
+        assert!(matches!(stagings.hold(&[STAGED]), Err(CommitError::Failed(_))));
+        stagings.put_down(SHARD);
+        take_up(&mut stagings).unwrap();
+        stagings.put_down(SHARD);
+        stagings.hold(&[STAGED]).unwrap();
+    }
+
+    #[test]
+    fn what_is_being_accepted_is_neither_written_to_nor_replaced() {
+        let (fence, mut stagings) = begun();
+        stagings.put_down(SHARD);
+        stagings.hold(&[STAGED]).unwrap();
+        assert!(matches!(take_up(&mut stagings), Err(StageError::Busy(SHARD))));
+        let again = stagings.begin(&fence, SHARD, Epoch(4), TransferId(8));
+        assert!(matches!(again, Err(StageError::Busy(SHARD))));
+        assert!(stagings.hold(&[STAGED]).is_err(), "one commit at a time");
+        stagings.accepted(&[STAGED]);
+        assert!(matches!(take_up(&mut stagings), Err(StageError::NotStaged(SHARD))));
+    }
+
+    #[test]
+    fn a_commit_that_accepts_one_shard_in_vain_holds_none() {
+        let (_, mut stagings) = begun();
+        stagings.put_down(SHARD);
+        assert!(stagings.hold(&[STAGED, (ShardId(2), Epoch(3), TransferId(7))]).is_err());
+        take_up(&mut stagings).unwrap();
+    }
+}

@@ -3,13 +3,13 @@
 //! One round ingests the newest value of every row that a stretch of the log wrote, together with the position behind
 //! it and the numbers of the shards it touched, as one atomic change. So a checkpoint is always the state after an exact
 //! prefix of the log, and a row needs no position of its own (`docs/decisions/0002-checkpoint-position-per-round.md`).
-//! Beside that state lies what is staged: rows of stays that the log has not accepted yet.
+//! Beside that state lies what is staged: rows of stays that the log has not accepted yet. Which prefix it is and whose the
+//! rows are, the [bookkeeping](super::bookkeeping) says.
 //!
 //! ```text
 //! row := shard:u32be, stay:u64be, row key                 stay: the epoch under which the shard was accepted (P16)
 //! ```
 
-pub(super) mod bookkeeping;
 pub(super) mod snapshot;
 pub(super) mod sorted;
 

@@ -120,8 +120,10 @@ impl Lane for LogLane {
             self.quiet = false;
         }
         self.inner.fence().advance(fresh);
-        // Only now, for whoever finds neither a staging nor an owner takes the rows for nobody's.
-        lock(&self.inner.stagings).accepted(&accepted);
+        if !accepted.is_empty() {
+            // Only now, for whoever finds neither a staging nor an owner takes the rows for nobody's.
+            lock(&self.inner.stagings).accepted(&accepted);
+        }
         Ok(Position(self.position))
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::checkpoint::bookkeeping::Bookkeeping;
+use super::bookkeeping::Bookkeeping;
 use super::checkpoint::{PREFIX, SortedRows, prefix};
 use crate::placement::{Epoch, ShardId};
 use crate::store::{Section, Write};

@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::checkpoint::bookkeeping::{self, Changes};
+use super::bookkeeping::{self, Changes};
 use super::checkpoint::{PREFIX, SortedRows, row_key};
 use super::{Inner, is_full, lock};
 use crate::placement::{Epoch, ShardId};
@@ -22,7 +22,7 @@ impl Inner {
     ) -> Result<(), StageError> {
         let before = lock(&self.stagings).begin(&self.fence(), shard, epoch, transfer)?;
         // From here on what lies there is over. Where it cannot be dropped now, maintenance will.
-        lock(&self.ended).extend(before.into_iter().chain([epoch]).map(|epoch| (shard, epoch)));
+        lock(&self.ended).extend(before.map(|before| (shard, before)));
         let begun = self.begin_empty(shard, before, epoch, transfer);
         if begun.is_ok() {
             lock(&self.stagings).put_down(shard);
@@ -40,8 +40,9 @@ impl Inner {
         epoch: Epoch,
         transfer: TransferId,
     ) -> io::Result<()> {
-        for epoch in before.into_iter().chain([epoch]) {
-            self.drop_stay(shard, epoch)?;
+        // Under this epoch there may be one that was given up and could not be dropped.
+        for over in before.into_iter().chain([epoch]) {
+            self.drop_stay(shard, over)?;
         }
         let _ingesting = self.ingesting();
         self.checkpoint.ingest(&mut Changes::new(vec![bookkeeping::staged(shard, epoch, Some(transfer))]))

@@ -3,5 +3,7 @@
 mod crash;
 mod damage;
 mod full;
+mod handoff;
 mod medium;
+mod notes;
 mod script;

@@ -12,9 +12,9 @@ use crate::store::{LaneId, Store};
 
 /// A group as it lies on the disk.
 #[derive(Debug, Clone)]
-struct Placed {
-    file: String,
-    bytes: Range<usize>,
+pub(super) struct Placed {
+    pub(super) file: String,
+    pub(super) bytes: Range<usize>,
     position: u64,
 }
 
@@ -39,7 +39,7 @@ fn read(disk: &SimulatedDisk, name: &str) -> Vec<u8> {
 }
 
 /// The groups of all segments in the order of the log.
-fn groups(disk: &SimulatedDisk) -> Vec<Placed> {
+pub(super) fn groups(disk: &SimulatedDisk) -> Vec<Placed> {
     let store = StoreId::new(founding().store);
     let mut groups = Vec::new();
     for file in disk.list().unwrap().into_iter().filter(|name| number(name).is_some()) {

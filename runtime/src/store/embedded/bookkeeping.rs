@@ -13,7 +13,7 @@
 
 use std::io;
 
-use super::{Checkpoint, PREFIX, SortedRows, prefix};
+use super::checkpoint::{Checkpoint, PREFIX, SortedRows, prefix};
 use crate::placement::{Epoch, ShardId};
 use crate::store::ownership::{put_name, take_name, take_transfer};
 use crate::store::row::{take, take_u32, take_u64};
@@ -32,29 +32,29 @@ const STAGED: u8 = 3;
 const ENDED: u8 = 4;
 
 /// A row of the checkpoint about itself: its key, and its value or that it is gone.
-pub(in crate::store::embedded) type Bookkeeping = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Bookkeeping = (Vec<u8>, Option<Vec<u8>>);
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Default)]
-pub(in crate::store::embedded) struct Books {
+pub(super) struct Books {
     /// Which prefix of the log it holds.
-    pub(in crate::store::embedded) position: u64,
+    pub(super) position: u64,
     /// The shards that are no longer as they were founded.
-    pub(in crate::store::embedded) shards: Vec<(ShardId, Ownership)>,
+    pub(super) shards: Vec<(ShardId, Ownership)>,
     /// What is staged and was not accepted in the prefix.
-    pub(in crate::store::embedded) staged: Vec<(ShardId, Epoch)>,
+    pub(super) staged: Vec<(ShardId, Epoch)>,
     /// Stays whose rows are of nobody any more.
-    pub(in crate::store::embedded) ended: Vec<(ShardId, Epoch)>,
+    pub(super) ended: Vec<(ShardId, Epoch)>,
 }
 
 /// The row of the position.
-pub(in crate::store::embedded) fn position(position: u64) -> Bookkeeping {
+pub(super) fn position(position: u64) -> Bookkeeping {
     let value = [FORMAT.to_le_bytes().as_slice(), &LAYOUT.to_le_bytes(), &position.to_le_bytes()].concat();
     (key(POSITION, &[]), Some(value))
 }
 
 /// The row of a shard that is no longer as it was founded.
-pub(in crate::store::embedded) fn shard(shard: ShardId, ownership: &Ownership) -> Bookkeeping {
+pub(super) fn shard(shard: ShardId, ownership: &Ownership) -> Bookkeeping {
     let mut value = LAYOUT.to_le_bytes().to_vec();
     match ownership {
         Ownership::Foreign => unreachable!("a shard that was here is foreign no more"),
@@ -74,23 +74,19 @@ pub(in crate::store::embedded) fn shard(shard: ShardId, ownership: &Ownership) -
 }
 
 /// The row of a staging; `None` when it is accepted or dropped.
-pub(in crate::store::embedded) fn staged(
-    shard: ShardId,
-    epoch: Epoch,
-    transfer: Option<TransferId>,
-) -> Bookkeeping {
+pub(super) fn staged(shard: ShardId, epoch: Epoch, transfer: Option<TransferId>) -> Bookkeeping {
     let value =
         transfer.map(|transfer| [LAYOUT.to_le_bytes().as_slice(), &transfer.0.to_le_bytes()].concat());
     (stay_key(STAGED, shard, epoch), value)
 }
 
 /// The row of an ended stay, until it is dropped.
-pub(in crate::store::embedded) fn ended(shard: ShardId, stay: Epoch, is_there: bool) -> Bookkeeping {
+pub(super) fn ended(shard: ShardId, stay: Epoch, is_there: bool) -> Bookkeeping {
     (stay_key(ENDED, shard, stay), is_there.then(|| LAYOUT.to_le_bytes().to_vec()))
 }
 
 /// The transfer staged under an epoch.
-pub(in crate::store::embedded) fn read_staged(
+pub(super) fn read_staged(
     checkpoint: &dyn Checkpoint,
     shard: ShardId,
     epoch: Epoch,
@@ -101,17 +97,13 @@ pub(in crate::store::embedded) fn read_staged(
 }
 
 /// Whether the checkpoint has a row about a staging or an ended stay here.
-pub(in crate::store::embedded) fn has_stay(
-    checkpoint: &dyn Checkpoint,
-    shard: ShardId,
-    stay: Epoch,
-) -> io::Result<bool> {
+pub(super) fn has_stay(checkpoint: &dyn Checkpoint, shard: ShardId, stay: Epoch) -> io::Result<bool> {
     Ok(checkpoint.get(&stay_key(STAGED, shard, stay))?.is_some()
         || checkpoint.get(&stay_key(ENDED, shard, stay))?.is_some())
 }
 
 /// Reads all of it. An error of [`io::ErrorKind::InvalidData`] says what is wrong with it.
-pub(in crate::store::embedded) fn read(checkpoint: &dyn Checkpoint) -> io::Result<Books> {
+pub(super) fn read(checkpoint: &dyn Checkpoint) -> io::Result<Books> {
     let mut books = Books::default();
     if let Some(value) = checkpoint.get(&key(POSITION, &[]))? {
         books.position = take_position(&value).ok_or_else(|| invalid("the position"))?;
@@ -125,13 +117,13 @@ pub(in crate::store::embedded) fn read(checkpoint: &dyn Checkpoint) -> io::Resul
 }
 
 /// Rows about the checkpoint, and of ended stays, ready to be ingested.
-pub(in crate::store::embedded) struct Changes {
+pub(super) struct Changes {
     rows: std::vec::IntoIter<Bookkeeping>,
     row: Bookkeeping,
 }
 
 impl Changes {
-    pub(in crate::store::embedded) fn new(mut rows: Vec<Bookkeeping>) -> Self {
+    pub(super) fn new(mut rows: Vec<Bookkeeping>) -> Self {
         rows.sort_unstable();
         Self { rows: rows.into_iter(), row: Bookkeeping::default() }
     }
