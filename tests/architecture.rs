@@ -82,7 +82,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
     ("handoff", Lower, &["timestamp", "placement", "store"]),
     ("mover", Lower, &["timestamp", "placement", "router", "rebalance", "kernel", "handoff", "store"]),
     ("store", Ring, &["placement"]),
-    ("load", Ring, &["placement", "shard", "store"]),
+    ("load", Ring, &["placement", "shard", "handoff", "store"]),
     (
         "sim",
         Ring,

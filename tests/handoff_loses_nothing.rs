@@ -1,13 +1,12 @@
 //! A shard moves to another node with everything it has: states, stored replies, streams, reminders, what waits (P18).
 
 use entity_runtime::{
-    handoff::{Piece, newest_writes},
+    handoff::Piece,
     kernel::{Event, HandOffNews, Order, Outcome, Output},
     limits::Limits,
+    load,
     placement::{Epoch, NodeName, ShardId, Shards},
-    store::{
-        Batch, Founding, Ownership, OwnershipRecord, Row, StagedRow, Store, TransferId, memory::MemoryStore,
-    },
+    store::{Batch, Founding, Ownership, OwnershipRecord, Store, TransferId, memory::MemoryStore},
 };
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, named, with},
@@ -39,20 +38,13 @@ fn order(node: &mut Driven, order: Order) {
 }
 
 fn copied(node: &Driven, epoch: Epoch) -> Piece {
-    node.store.maintain().unwrap();
-    let mut rows: Vec<Row> = Vec::new();
-    let mut visit = |key: &[u8], value: &[u8]| {
-        rows.push((key.to_vec(), value.to_vec()));
-        true
-    };
-    node.store.load_rows(SHARD, epoch, &[]..&[0xff], &mut visit).unwrap();
+    let (rows, next) = load::rows_to_copy(&node.store, SHARD, epoch, &[], usize::MAX).unwrap();
+    assert_eq!(next, None);
     Piece::rows(SHARD, Epoch(epoch.0 + 1), &rows)
 }
 
 fn stage(node: &Driven, epoch: Epoch, sections: &[Batch]) {
-    let rows = newest_writes(sections);
-    let rows: Vec<StagedRow<'_>> = rows.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
-    node.store.stage(SHARD, epoch, TRANSFER, &rows).unwrap();
+    load::stage(&node.store, SHARD, epoch, TRANSFER, sections).unwrap();
 }
 
 /// The source gives its sections from here on; rows are copied to the target.

@@ -140,7 +140,7 @@ pub mod mover;
 // Batches in, rows out.
 pub mod store;
 
-// What a kernel asks the store for, carried out.
+// What a kernel and a mover ask the store for, carried out.
 pub mod load;
 
 // Many crashes under one seed.

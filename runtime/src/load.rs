@@ -1,9 +1,10 @@
-//! Loads: what a kernel asks the store for, as both rings carry it out.
+//! Loads: what a kernel and a mover ask the store for, as both rings carry it out.
 
 use crate::{
+    handoff::newest_writes,
     placement::{Epoch, ShardId},
     shard::{OutboxPart, OutboxRows, OutboxTicket, ShardRows},
-    store::{LoadError, RowType, Store},
+    store::{Batch, LoadError, Row, RowType, StageError, StagedRow, Store, TransferId},
 };
 use bytes::Bytes;
 
@@ -36,4 +37,51 @@ pub fn outbox(store: &dyn Store, ticket: &OutboxTicket) -> Result<Vec<Bytes>, Lo
         rows.push(ticket, key, value)
     })?;
     Ok(rows.into_envelopes())
+}
+
+/// Reads rows for a copy, from a key on: about so many bytes, one row at least, and the key to go on from. Carries out
+/// [`MoverAction::ReadRows`](crate::mover::MoverAction::ReadRows): a copy begins behind what is durable by now.
+///
+/// # Errors
+/// The shard is neither owned nor sealed under `epoch`, or the medium failed.
+pub fn rows_to_copy(
+    store: &dyn Store,
+    shard: ShardId,
+    epoch: Epoch,
+    from: &[u8],
+    bytes: usize,
+) -> Result<(Vec<Row>, Option<Vec<u8>>), LoadError> {
+    /// Behind every key: no row type is higher than that of images.
+    const END: &[u8] = &[RowType::Image as u8 + 1];
+    if from.is_empty() {
+        store.maintain()?;
+    }
+    let (mut rows, mut len, mut next) = (Vec::new(), 0, None);
+    store.load_rows(shard, epoch, from..END, &mut |key, value| {
+        if bytes <= len {
+            next = Some(key.to_vec());
+            return false;
+        }
+        len += key.len() + value.len();
+        rows.push((key.to_vec(), value.to_vec()));
+        true
+    })?;
+    Ok((rows, next))
+}
+
+/// Stages the newest write of every row in some sections. Carries out
+/// [`MoverAction::Stage`](crate::mover::MoverAction::Stage).
+///
+/// # Errors
+/// See [`StageError`].
+pub fn stage(
+    store: &dyn Store,
+    shard: ShardId,
+    epoch: Epoch,
+    transfer: TransferId,
+    sections: &[Batch],
+) -> Result<(), StageError> {
+    let rows = newest_writes(sections);
+    let rows: Vec<StagedRow<'_>> = rows.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
+    store.stage(shard, epoch, transfer, &rows)
 }

@@ -133,7 +133,14 @@ impl Mover {
             self.send(transfer.source, shard, id, Message::Accepted);
             return;
         }
-        if matches!(known, Ownership::Owned { .. } | Ownership::Sealed { .. }) {
+        if let Ownership::Sealed { transfer: sealed, .. } = *known {
+            // Its epoch is the proof that the target of the hand-off from here has accepted, though it was not heard.
+            self.source_event(shard, sealed, SourceEvent::Heard(Message::Accepted), now);
+            let (table, reason) = (self.table_digest(), "it has not let it go yet".to_owned());
+            self.send(transfer.source, shard, id, Message::NotReady { table, is_busy: true, reason });
+            return;
+        }
+        if matches!(known, Ownership::Owned { .. }) {
             let epoch = known.epoch();
             self.alarm(format!("{} offers {shard}, which is here under {epoch}", transfer.source));
             return;

@@ -3,16 +3,14 @@
 
 use super::{Mover, MoverAction, MoverConfig, MoverEvent};
 use crate::{
-    handoff::{HandOffLimits, newest_writes},
+    handoff::HandOffLimits,
     kernel::{HandOffNews, Order},
+    load,
     placement::{Epoch, NodeName, ShardId, Shards, Table, Weight},
     rebalance,
     router::Announcement,
     sim::Random,
-    store::{
-        Batch, Founding, LaneId, Ownership, OwnershipRecord, Row, StagedRow, Store, batch,
-        memory::MemoryStore,
-    },
+    store::{Batch, Founding, LaneId, Ownership, OwnershipRecord, Store, batch, memory::MemoryStore},
     timestamp::Timestamp,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -174,19 +172,8 @@ impl World {
                 MoverAction::Announce(announcement) => self.announce(&[announcement]),
                 MoverAction::Order(shard, order) => self.order(node, shard, order),
                 MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes } => {
-                    let (mut rows, mut len, mut next): (Vec<Row>, usize, Option<Vec<u8>>) =
-                        Default::default();
-                    let mut visit = |key: &[u8], value: &[u8]| {
-                        if bytes <= len {
-                            next = Some(key.to_vec());
-                            return false;
-                        }
-                        len += key.len() + value.len();
-                        rows.push((key.to_vec(), value.to_vec()));
-                        true
-                    };
-                    let store = &self.nodes[node].store;
-                    store.load_rows(shard, epoch, &from..&[0xff], &mut visit).expect("it is owned or sealed");
+                    let read = load::rows_to_copy(&self.nodes[node].store, shard, epoch, &from, bytes);
+                    let (rows, next) = read.expect("it is owned or sealed");
                     self.tell(node, MoverEvent::RowsRead { shard, transfer, attempt, rows, next });
                 }
                 MoverAction::Clear(shard, epoch, transfer) => {
@@ -194,10 +181,8 @@ impl World {
                     self.tell(node, MoverEvent::Cleared(shard, transfer));
                 }
                 MoverAction::Stage(shard, epoch, transfer, sections) => {
-                    let rows = newest_writes(&sections);
-                    let rows: Vec<StagedRow<'_>> =
-                        rows.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
-                    let event = match self.nodes[node].store.stage(shard, epoch, transfer, &rows) {
+                    let staged = load::stage(&self.nodes[node].store, shard, epoch, transfer, &sections);
+                    let event = match staged {
                         Ok(()) => MoverEvent::Staged(shard, transfer),
                         // Another hand-off of the shard was offered meanwhile.
                         Err(error) => MoverEvent::StagingFailed(shard, transfer, error.to_string()),
