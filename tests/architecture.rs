@@ -100,6 +100,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         ],
     ),
     ("clock", Ring, &["timestamp"]),
+    ("transport", Ring, &["error", "codec", "message", "placement", "requests", "feeds", "kernel"]),
     ("worker", Ring, &["timestamp", "kernel", "store", "node"]),
     (
         "node",

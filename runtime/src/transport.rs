@@ -1,0 +1,3 @@
+//! Frames between nodes.
+mod fields;
+pub mod frame;
