@@ -100,7 +100,11 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         ],
     ),
     ("clock", Ring, &["timestamp"]),
-    ("transport", Ring, &["error", "codec", "message", "placement", "requests", "feeds", "kernel"]),
+    (
+        "transport",
+        Ring,
+        &["error", "codec", "entity", "message", "placement", "requests", "feeds", "kernel", "clock"],
+    ),
     ("worker", Ring, &["timestamp", "kernel", "store", "node"]),
     (
         "node",
@@ -150,7 +154,7 @@ const STORE_WITHOUT_IO: &[&str] =
     &["row", "batch", "Row", "RowType", "Batch", "ImageKey", "LaneId", "NoRoom", "OwnedShard"];
 
 /// Rooms that may touch files, sockets, threads and clocks.
-const WORLD: &[&str] = &["store", "clock", "worker", "node"];
+const WORLD: &[&str] = &["store", "clock", "transport", "worker", "node"];
 /// One call elsewhere that asks the world and changes nothing in it: how many cores there are.
 const WORLD_EXCEPT: (&str, &str) = ("runtime", "thread::available_parallelism");
 

@@ -17,11 +17,14 @@ use crate::{
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// First byte of every frame: what begins otherwise is not ours.
 pub const FORMAT: u8 = 0xe1;
 /// Format, length and checksum.
 pub const HEADER_LEN: usize = 9;
+/// What the limit of a frame is at least, so that the words a connection needs for itself always fit.
+pub(super) const FRAME_LEN_LEAST: usize = HEADER_LEN + 1_024;
 /// Deepest nesting of a frame. Messages and replies inside it are opaque bytes with a limit of their own.
 pub const FRAME_NESTING_MAX: usize = 16;
 /// What an item of a list takes beside its envelope or body, at the most: who cuts a long list into frames adds it up.
@@ -110,6 +113,16 @@ pub enum CloseReason {
     Replaced,
     /// The other end broke the rules of the wire, in words.
     Violation(String),
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopping => f.write_str("it stops"),
+            Self::Replaced => f.write_str("a newer connection takes its place"),
+            Self::Violation(why) => write!(f, "the rules were broken: {why:?}"),
+        }
+    }
 }
 
 /// A message of a stream.
