@@ -65,6 +65,17 @@ pub trait Transport: Send + Sync + 'static {
     fn dial<'t>(&'t self, address: &'t str) -> Boxed<'t, io::Result<Opening>>;
 }
 
+/// Which one is chosen when a node starts.
+impl Transport for Box<dyn Transport> {
+    fn listen<'t>(&'t self, address: &'t str) -> Boxed<'t, io::Result<Box<dyn Listener>>> {
+        (**self).listen(address)
+    }
+
+    fn dial<'t>(&'t self, address: &'t str) -> Boxed<'t, io::Result<Opening>> {
+        (**self).dial(address)
+    }
+}
+
 /// Takes connections.
 pub trait Listener: Send {
     /// Where: with the port that was chosen, if any would do.

@@ -15,7 +15,7 @@ use super::{
     counters::{Fault, TransportCounters},
     frame::{CloseReason, Frame},
     handshake::{Agreed, Hello},
-    limits::TransportLimits,
+    limits::{TransportLimits, piece},
     outgoing::Outgoing,
 };
 use bytes::{Buf, BytesMut};
@@ -240,9 +240,7 @@ impl Shared {
         }
         intake.held -= bytes;
         intake.due += bytes;
-        // Not for every frame; but when nothing is held all of it, or an end that waits for its whole window would wait for
-        // ever.
-        if intake.held == 0 || self.limits.window / 8 <= intake.due {
+        if piece(self.limits.window) <= intake.due {
             let due = std::mem::take(&mut intake.due);
             drop(intake);
             self.say(Frame::Credit(due as u64));
@@ -250,7 +248,11 @@ impl Shared {
     }
 
     /// Ends the connection unless it has ended.
-    fn end(&self, ended: Ended) {
+    fn end(&self, mut ended: Ended) {
+        // Bytes of the other end may be in it.
+        if let Ended::Fault(_, why) | Ended::There(CloseReason::Violation(why)) = &mut ended {
+            why.truncate(why.floor_char_boundary(WHY_LEN_MAX));
+        }
         let is_first = self.ended.send_if_modified(|slot| {
             let is_first = slot.is_none();
             if is_first {
@@ -269,10 +271,8 @@ impl Shared {
                 }
                 self.outgoing().break_off(None);
             }
-            Ended::Fault(fault, mut why) => {
+            Ended::Fault(fault, why) => {
                 self.counters.note(fault, &self.address, &why);
-                // The other end's own bytes may be in it.
-                why.truncate(why.floor_char_boundary(WHY_LEN_MAX));
                 self.outgoing().break_off(Some(CloseReason::Violation(why)));
             }
         }
@@ -289,7 +289,7 @@ impl Shared {
     }
 }
 
-/// Longest reason that is told to the other end, in bytes.
+/// Longest reason that is kept and told to the other end, in bytes.
 const WHY_LEN_MAX: usize = 512;
 
 /// Starts the two tasks of a connection. `kept` is kept until both have ended.

@@ -29,8 +29,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub const PROTOCOLS: RangeInclusive<u16> = 1..=1;
 /// Longest hello or verdict. Taken before anything is known of the other end, so it has a limit of its own.
 pub const GREETING_LEN_MAX: usize = 1 << 18;
-/// Longest text inside one: placement parameters, a reason.
-const TEXT_LEN_MAX: usize = 1_024;
+/// Longest words about the placement.
+const PLACEMENT_LEN_MAX: usize = 1_024;
+/// Longest refusal that is shown.
+const WORDS_LEN_MAX: usize = 4 * PLACEMENT_LEN_MAX;
 
 /// What an end says of itself when a connection begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,7 +294,14 @@ pub(super) async fn greet<S: AsyncRead + AsyncWrite>(
     match heard {
         Greeting::Welcome(nonce) if nonce == own.nonce => Ok(Agreed { other: *other, protocol }),
         Greeting::Welcome(_) => Err(HandshakeError::Refused(HelloRefusal::Replayed)),
-        Greeting::Refused(refusal) => Err(HandshakeError::RefusedHere(refusal)),
+        Greeting::Refused(refusal) => {
+            // It will be shown to people.
+            let words = refusal.to_string();
+            if WORDS_LEN_MAX < words.len() || words.chars().any(char::is_control) {
+                return Err(HandshakeError::Greeting("a refusal that cannot be shown".into()));
+            }
+            Err(HandshakeError::RefusedHere(refusal))
+        }
         Greeting::Hello(_) => Err(HandshakeError::Greeting("a second hello".into())),
     }
 }
@@ -379,7 +388,7 @@ fn same_cluster(ours: &Cluster, theirs: &Cluster) -> Result<(), HelloRefusal> {
 /// Whether the values are ones a build could have said.
 fn sound(hello: &Hello) -> Result<(), HelloRefusal> {
     let is_name = |name: &str| (1..=NAME_LEN_MAX).contains(&name.len());
-    let why = if hello.cluster.as_ref().is_some_and(|cluster| TEXT_LEN_MAX < cluster.placement.len()) {
+    let why = if hello.cluster.as_ref().is_some_and(|cluster| PLACEMENT_LEN_MAX < cluster.placement.len()) {
         "its placement takes too many words"
     } else if hello.window == 0 || hello.frame_len_max < FRAME_LEN_LEAST as u64 {
         "it has no room for a frame"

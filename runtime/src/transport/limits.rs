@@ -10,10 +10,12 @@ pub struct TransportLimits {
     /// Longest frame with its header. The default has room for the longest reply a turn may give. A longer one is refused
     /// where it is sent; the end that receives one closes. Two ends use the lesser of what both say.
     pub frame_len_max: usize,
-    /// Bytes of frames an end takes before its handler has consumed them. The other end then holds back; a frame that is
-    /// longer goes alone. An end that sends more is closed.
+    /// Bytes of frames an end takes before its handler has consumed them. The other end then holds back; while less than an
+    /// eighth is out, one more may go, however long. An end that sends more is closed. Decoded, lists of short items take
+    /// several times their bytes.
     pub window: usize,
-    /// Bytes of frames that wait to be sent. Beyond it `send` gives the frame back; one frame is always allowed.
+    /// Bytes of frames that wait to be sent. Beyond it `send` gives the frame back; while no more than half of it wait, one
+    /// more may, however long.
     pub outgoing_bytes_max: usize,
     /// Bytes of membership packets that wait, on either end. Further ones are dropped, as a datagram would be.
     pub membership_bytes_max: usize,
@@ -59,6 +61,12 @@ impl Default for TransportLimits {
             log_again_after: Duration::from_mins(1),
         }
     }
+}
+
+/// What is given back of a window in one piece, at the least. Less would be a frame for each frame; and while less is out
+/// than this, the other end need not wait for it.
+pub(super) fn piece(window: usize) -> usize {
+    (window / 8).max(1)
 }
 
 impl TransportLimits {

@@ -2,12 +2,13 @@
 //!
 //! # Invariants
 //! * Frames leave in the order they were pushed, except that those outside of credit go before all that wait.
-//! * Bytes sent and not yet given back are never more than the other end's window, unless they are one frame alone.
+//! * Bytes sent and not yet given back are at or below the other end's window, unless the last frame is longer than what was
+//!   left of it and less than a piece of the window was out before.
 //! * Once the last word is said nothing is taken any more.
 
 use super::{
     frame::{CloseReason, Frame, FrameError, HEADER_LEN},
-    limits::TransportLimits,
+    limits::{TransportLimits, piece},
 };
 use bytes::BytesMut;
 use std::collections::VecDeque;
@@ -122,8 +123,10 @@ impl Outgoing {
             _ => (&mut self.data, self.data_max),
         };
         let before = queue.len();
+        // While there is half the room any frame goes in, or one longer than the rest would be tried again and again.
+        let is_ready = before <= queue_max / 2;
         // Not encoded only to be found too much.
-        if before != 0 && queue_max <= before {
+        if !is_ready && queue_max <= before {
             return Err(SendError::Full(frame));
         }
         let len = match frame.encode(queue, self.frame_len_max) {
@@ -131,7 +134,7 @@ impl Outgoing {
             Err(FrameError::TooLong { len, max }) => return Err(SendError::TooLong { len, max }),
             Err(error) => unreachable!("encoding fails for nothing but length: {error}"),
         };
-        if before != 0 && queue_max < before + len {
+        if !is_ready && queue_max < before + len {
             queue.truncate(before);
             return Err(SendError::Full(frame));
         }
@@ -141,10 +144,12 @@ impl Outgoing {
         Ok(())
     }
 
-    /// The other end has consumed so many bytes. False: it never had them.
+    /// The other end has consumed so many bytes. False: it never had them, or they are too few to be said. So frames of
+    /// credit are no more than what they are for.
     #[must_use]
     pub(super) fn credit(&mut self, bytes: u64) -> bool {
-        let left = usize::try_from(bytes).ok().and_then(|bytes| self.in_flight.checked_sub(bytes));
+        let bytes = usize::try_from(bytes).ok().filter(|bytes| piece(self.window) <= *bytes);
+        let left = bytes.and_then(|bytes| self.in_flight.checked_sub(bytes));
         self.in_flight = left.unwrap_or(self.in_flight);
         left.is_some()
     }
@@ -211,7 +216,7 @@ impl Outgoing {
     fn take_lens(&mut self) -> usize {
         let mut taken = 0;
         while let Some(len) = self.lens.front()
-            && (self.in_flight == 0 || self.in_flight.saturating_add(*len) <= self.window)
+            && (self.in_flight < piece(self.window) || self.in_flight.saturating_add(*len) <= self.window)
         {
             taken += len;
             self.in_flight += len;
@@ -280,7 +285,9 @@ mod tests {
         assert!(!outgoing.is_ready());
         assert_eq!(lens(outgoing.next()), [900, 20]);
         assert!(outgoing.is_ready());
-        // One is always allowed.
+        // While there is half the room, one may be longer than all of it.
+        outgoing.push(data(400)).unwrap();
+        assert!(outgoing.is_ready());
         outgoing.push(data(1_200)).unwrap();
         assert_eq!(outgoing.push(data(0)), Err(SendError::Full(data(0))));
     }
@@ -308,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_longer_than_the_window_goes_alone() {
+    fn a_frame_longer_than_the_window_goes_when_little_is_out() {
         let mut outgoing = outgoing(200);
         outgoing.push(data(10)).unwrap();
         outgoing.push(data(500)).unwrap();
@@ -327,6 +334,7 @@ mod tests {
         drop(outgoing.next());
         assert!(!outgoing.credit(u64::MAX));
         assert!(!outgoing.credit(outgoing.in_flight() as u64 + 1));
+        assert!(!outgoing.credit(24), "less than an eighth of the window is not said");
         assert!(outgoing.credit(outgoing.in_flight() as u64));
     }
 

@@ -85,16 +85,6 @@ impl World {
     }
 }
 
-impl Transport for Box<dyn Transport> {
-    fn listen<'t>(&'t self, address: &'t str) -> Boxed<'t, io::Result<Box<dyn Listener>>> {
-        (**self).listen(address)
-    }
-
-    fn dial<'t>(&'t self, address: &'t str) -> Boxed<'t, io::Result<Opening>> {
-        (**self).dial(address)
-    }
-}
-
 /// `n2` has dialled `n1`.
 async fn connected(from: &Endpoint, listening: &mut Listening) -> (Connection, Connection) {
     let address = listening.address().to_owned();

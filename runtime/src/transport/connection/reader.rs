@@ -4,6 +4,7 @@ use super::{Credit, Delivery, Ended, Link, Shared};
 use crate::transport::{
     counters::Fault,
     frame::{Frame, FrameError, HEADER_LEN, front},
+    limits::piece,
 };
 use bytes::{Buf, BytesMut};
 use std::time::Duration;
@@ -61,7 +62,7 @@ async fn read<S: AsyncRead>(
                 buffer.advance(len);
                 (heard_at, has_asked) = (Instant::now(), false);
                 let taken = match frame {
-                    Ok(frame) if frame.is_control() && !control.allows(limits.control_frames_max) => {
+                    Ok(frame) if is_free(&frame) && !control.allows(limits.control_frames_max) => {
                         Err(Ended::Fault(
                             Fault::Flood,
                             format!("more than {} control frames in a second", limits.control_frames_max),
@@ -95,6 +96,11 @@ async fn read<S: AsyncRead>(
     }
 }
 
+/// Whether the other end may say it as often as it likes: neither data nor what is given back for data.
+fn is_free(frame: &Frame) -> bool {
+    frame.is_control() && !matches!(frame, Frame::Credit(_))
+}
+
 /// Acts on a frame of `len` bytes, or gives it to the handler.
 fn take(
     frame: Frame,
@@ -106,7 +112,8 @@ fn take(
     let is_packet = match frame {
         Frame::Credit(bytes) => {
             if !shared.outgoing().credit(bytes) {
-                return Err(Ended::Fault(Fault::Credit, format!("{bytes} bytes of credit were never taken")));
+                let why = format!("{bytes} bytes of credit: more than was taken, or too little to be said");
+                return Err(Ended::Fault(Fault::Credit, why));
             }
             shared.to_write.notify_one();
             return Ok(());
@@ -142,7 +149,7 @@ fn admit(shared: &Shared, len: usize, is_packet: bool) -> Result<bool, Ended> {
         return Ok(has_room);
     }
     let before = intake.held + intake.due;
-    if before != 0 && limits.window < before + len {
+    if piece(limits.window) <= before && limits.window < before + len {
         let why = format!("{} bytes were sent where the window is {}", before + len, limits.window);
         return Err(Ended::Fault(Fault::Overrun, why));
     }

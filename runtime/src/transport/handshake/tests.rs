@@ -171,6 +171,17 @@ async fn what_is_no_greeting_is_refused() {
     assert!(matches!(error, HandshakeError::Vanished(_)), "{error}");
 }
 
+#[tokio::test]
+async fn a_refusal_that_cannot_be_shown_is_not() {
+    for words in ["w".repeat(5_000), "\x1b[2J".into()] {
+        let (left, mut right) = duplex(1 << 16);
+        say(&mut right, &Greeting::Hello(Box::new(node("n2", 2)))).await.unwrap();
+        say(&mut right, &Greeting::Refused(HelloRefusal::Identity(words))).await.unwrap();
+        let error = meet(left, &node("n1", 1), Expected::default()).await.expect_err("refused");
+        assert!(matches!(error, HandshakeError::Greeting(_)), "{error}");
+    }
+}
+
 #[test]
 fn the_bytes_of_a_hello_never_change() {
     // Golden bytes: a build that writes others cannot even be refused by those that run.
