@@ -176,15 +176,22 @@ impl Endpoint {
             let handshakes = Arc::new(Semaphore::new(inner.limits.handshakes_max));
             let opened = Arc::new(Semaphore::new(inner.limits.connections_max));
             let mut agreeing = JoinSet::new();
+            let mut has_failed = false;
             loop {
                 let opening = tokio::select! {
                     opening = listener.accept() => opening,
                     Some(_) = agreeing.join_next() => continue,
                 };
                 let opening = match opening {
-                    Ok(opening) => opening,
+                    Ok(opening) => {
+                        has_failed = false;
+                        opening
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
+                        // It goes on failing until somebody frees what is missing: once is enough.
+                        if !std::mem::replace(&mut has_failed, true) {
+                            tracing::warn!(%error, "a connection could not be accepted");
+                        }
                         sleep(ACCEPT_PAUSE).await;
                         continue;
                     }
@@ -250,9 +257,16 @@ impl Inner {
                 .map_err(|insecure| Refused { fault: insecure.fault, why: Why::Insecure(insecure.why) })?;
             let mut buffer = BytesMut::new();
             let expected = Expected { name: expected, certified: stream.certified.as_ref() };
-            let agreed = greet(&mut stream.io, &mut buffer, &self.hello(), expected, &self.judge)
-                .await
-                .map_err(refused)?;
+            let agreed = greet(
+                &mut stream.io,
+                &mut buffer,
+                &self.hello(),
+                expected,
+                self.limits.close_deadline,
+                &self.judge,
+            )
+            .await
+            .map_err(refused)?;
             Ok::<(_, BytesMut, Agreed), Refused>((stream.io, buffer, agreed))
         };
         let agreed = timeout(self.limits.handshake_deadline, both)

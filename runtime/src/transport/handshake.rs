@@ -22,8 +22,11 @@ use super::{
 use crate::{codec, entity::NAME_LEN_MAX, placement::NodeName};
 use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
-use std::{fmt, io, ops::RangeInclusive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use std::{fmt, io, ops::RangeInclusive, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
 
 /// The protocols this build speaks.
 pub const PROTOCOLS: RangeInclusive<u16> = 1..=1;
@@ -223,8 +226,8 @@ pub enum HandshakeError {
     /// The other end refused this one.
     #[error("the other end refused: {0}")]
     RefusedHere(HelloRefusal),
-    /// What the other end said was no hello and no verdict.
-    #[error("the other end does not speak as a node does: {0}")]
+    /// What was said was no hello and no verdict.
+    #[error("the two ends do not speak as nodes do: {0}")]
     Greeting(String),
     /// The other end went away, or the network did.
     #[error("the connection ended before both ends had agreed: {0}")]
@@ -264,12 +267,14 @@ pub(super) struct Expected<'e> {
     pub(super) certified: Option<&'e Certified>,
 }
 
-/// Says hello and hears one, judges, and hears the judgement. What came behind the other's verdict stays in `buffer`.
+/// Says hello and hears one, judges, and hears the judgement. What came behind the other's verdict stays in `buffer`. An
+/// end that was refused has `linger` to say its own verdict.
 pub(super) async fn greet<S: AsyncRead + AsyncWrite>(
     stream: S,
     buffer: &mut BytesMut,
     own: &Hello,
     expected: Expected<'_>,
+    linger: Duration,
     judge: impl Fn(&Hello) -> Result<(), HelloRefusal>,
 ) -> Result<Agreed, HandshakeError> {
     let (mut reader, mut writer) = tokio::io::split(stream);
@@ -283,10 +288,11 @@ pub(super) async fn greet<S: AsyncRead + AsyncWrite>(
     let (word, protocol) = match verdict {
         Ok(protocol) => (Greeting::Welcome(other.nonce), protocol),
         Err(refusal) => {
-            say(&mut writer, &Greeting::Refused(refusal.clone())).await?;
+            // It may have gone already: that it cannot be told changes nothing.
+            drop(say(&mut writer, &Greeting::Refused(refusal.clone())).await);
             // The other's verdict is heard before this end goes, or the network may take the refusal back. What it says
             // changes nothing any more.
-            drop(hear(&mut reader, buffer).await);
+            drop(timeout(linger, hear(&mut reader, buffer)).await);
             return Err(HandshakeError::Refused(refusal));
         }
     };
@@ -312,7 +318,8 @@ async fn say(writer: &mut (impl AsyncWrite + Unpin), greeting: &Greeting) -> Res
     codec::encode(greeting, &mut body).map_err(HandshakeError::Greeting)?;
     seal(&mut out, GREETING_LEN_MAX, |mut writer| {
         io::Write::write_all(&mut writer, &body).expect("memory takes all that is written");
-    })?;
+    })
+    .map_err(|error| HandshakeError::Greeting(format!("this end has too much to say: {error}")))?;
     writer.write_all(&out).await?;
     Ok(writer.flush().await?)
 }

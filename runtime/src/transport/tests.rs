@@ -246,7 +246,11 @@ async fn another_protocol_is_refused(world: World) {
     let hello = Hello { protocols, cluster, node, kinds, frame_len_max: 1 << 20, window: 1 << 20, nonce: 1 };
     let opening = world.transport("n2").dial(listening.address()).await.unwrap();
     let stream = opening.secured.await.unwrap();
-    let error = greet(stream.io, &mut BytesMut::new(), &hello, Expected::default(), |_| Ok(())).await;
+    let error =
+        greet(stream.io, &mut BytesMut::new(), &hello, Expected::default(), limits().close_deadline, |_| {
+            Ok(())
+        })
+        .await;
     let Err(HandshakeError::Refused(HelloRefusal::Protocol { expected, found })) = error else {
         panic!("{error:?}");
     };

@@ -16,6 +16,8 @@ use tokio::{
 
 /// Room for one read. Memory grows with what comes, and not with what a header promises.
 const READ_LEN: usize = 1 << 16;
+/// Most room that is kept between frames.
+const KEPT_LEN_MAX: usize = 1 << 20;
 
 /// Reads until the connection ends, by whomever.
 pub(super) async fn run<S: AsyncRead>(
@@ -62,7 +64,7 @@ async fn read<S: AsyncRead>(
                 buffer.advance(len);
                 (heard_at, has_asked) = (Instant::now(), false);
                 let taken = match frame {
-                    Ok(frame) if is_free(&frame) && !control.allows(limits.control_frames_max) => {
+                    Ok(frame) if is_unbounded(&frame) && !control.allows(limits.control_frames_max) => {
                         Err(Ended::Fault(
                             Fault::Flood,
                             format!("more than {} control frames in a second", limits.control_frames_max),
@@ -77,6 +79,10 @@ async fn read<S: AsyncRead>(
                 }
             }
             Err(error) => return unreadable(&error),
+        }
+        if buffer.is_empty() && KEPT_LEN_MAX < buffer.capacity() {
+            // The room of one long frame is not kept for ever.
+            *buffer = BytesMut::new();
         }
         buffer.reserve(READ_LEN);
         let wait = if has_asked { limits.idle_deadline } else { limits.ping_after };
@@ -96,8 +102,8 @@ async fn read<S: AsyncRead>(
     }
 }
 
-/// Whether the other end may say it as often as it likes: neither data nor what is given back for data.
-fn is_free(frame: &Frame) -> bool {
+/// Whether nothing else bounds how often it is said: it is neither data nor given back for data.
+fn is_unbounded(frame: &Frame) -> bool {
     frame.is_control() && !matches!(frame, Frame::Credit(_))
 }
 

@@ -20,6 +20,8 @@ fn node(name: &str, nonce: u128) -> Hello {
     }
 }
 
+const LINGER: Duration = Duration::from_secs(1);
+
 fn with(change: impl FnOnce(&mut Hello)) -> Hello {
     let mut hello = node("n2", 2);
     change(&mut hello);
@@ -27,7 +29,7 @@ fn with(change: impl FnOnce(&mut Hello)) -> Hello {
 }
 
 async fn meet(stream: DuplexStream, own: &Hello, expected: Expected<'_>) -> Result<Agreed, HandshakeError> {
-    greet(stream, &mut BytesMut::new(), own, expected, |_| Ok(())).await
+    greet(stream, &mut BytesMut::new(), own, expected, LINGER, |_| Ok(())).await
 }
 
 /// Both ends of one connection.
@@ -105,10 +107,18 @@ async fn an_end_that_is_refused_knows_it() {
     let (one, other) = (node("n1", 1), node("n2", 2));
     let unknown = || HelloRefusal::Identity("n2 is bound to another store; forget it first".into());
     let mut buffer = BytesMut::new();
-    let here = greet(left, &mut buffer, &one, Expected::default(), |_| Err(unknown()));
+    let here = greet(left, &mut buffer, &one, Expected::default(), LINGER, |_| Err(unknown()));
     let (here, there) = tokio::join!(here, meet(right, &other, Expected::default()));
     assert!(matches!(here, Err(HandshakeError::Refused(refusal)) if refusal == unknown()));
     assert!(matches!(there, Err(HandshakeError::RefusedHere(refusal)) if refusal == unknown()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_is_refused_and_says_nothing_more_is_not_waited_for() {
+    let (left, mut right) = duplex(1 << 16);
+    say(&mut right, &Greeting::Hello(Box::new(node("n1", 2)))).await.unwrap();
+    let error = meet(left, &node("n1", 1), Expected::default()).await.expect_err("a namesake");
+    assert!(matches!(&error, HandshakeError::Refused(HelloRefusal::Namesake(_))), "{error}");
 }
 
 #[tokio::test]
