@@ -105,6 +105,11 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         ],
     ),
     ("clock", Ring, &["timestamp"]),
+    (
+        "transport",
+        Ring,
+        &["error", "codec", "entity", "message", "placement", "requests", "feeds", "kernel", "clock"],
+    ),
     ("worker", Ring, &["timestamp", "kernel", "store", "node"]),
     (
         "node",
@@ -166,7 +171,7 @@ const STORE_WITHOUT_IO: &[&str] = &[
 ];
 
 /// Rooms that may touch files, sockets, threads and clocks.
-const WORLD: &[&str] = &["store", "clock", "worker", "node"];
+const WORLD: &[&str] = &["store", "clock", "transport", "worker", "node"];
 /// One call elsewhere that asks the world and changes nothing in it: how many cores there are.
 const WORLD_EXCEPT: (&str, &str) = ("runtime", "thread::available_parallelism");
 

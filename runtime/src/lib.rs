@@ -149,6 +149,9 @@ pub mod sim;
 // The machine's clock.
 mod clock;
 
+// Frames between nodes, and the connections they travel on.
+pub mod transport;
+
 // The actix ring around a kernel.
 mod worker;
 
