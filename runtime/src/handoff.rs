@@ -31,12 +31,14 @@
 //! * A shard written to faster than its pieces travel is not moved: the source gives up at
 //!   [`HandOffLimits::backlog_bytes_max`] and may try again later.
 
+mod encoding;
 mod pieces;
 mod source;
 mod target;
 #[cfg(test)]
 mod tests;
 
+pub use encoding::MessageError;
 pub use pieces::{Piece, newest_writes};
 pub use source::{Source, SourceAction, SourceEnd, SourceEvent};
 pub use target::{Target, TargetAction, TargetEvent};

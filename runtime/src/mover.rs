@@ -222,6 +222,9 @@ impl Mover {
     /// Takes one event and returns what is to be done, in order.
     pub fn step(&mut self, event: MoverEvent, now: Timestamp) -> Vec<MoverAction> {
         match event {
+            MoverEvent::Heard { from, shard, .. } if self.config.shards.count() <= shard.0 => {
+                self.alarm(format!("{from} speaks of {shard}, which does not exist"));
+            }
             MoverEvent::Heard { from, shard, transfer, message } => {
                 self.hear(&from, shard, transfer, message, now);
             }

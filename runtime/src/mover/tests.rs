@@ -3,14 +3,16 @@
 
 use super::{Mover, MoverAction, MoverConfig, MoverEvent};
 use crate::{
-    handoff::HandOffLimits,
+    handoff::{HandOffLimits, Message, Transfer},
     kernel::{HandOffNews, Order},
     load,
     placement::{Epoch, NodeName, ShardId, Shards, Table, Weight},
     rebalance,
     router::Announcement,
     sim::Random,
-    store::{Batch, Founding, LaneId, Ownership, OwnershipRecord, Store, batch, memory::MemoryStore},
+    store::{
+        Batch, Founding, LaneId, Ownership, OwnershipRecord, Store, TransferId, batch, memory::MemoryStore,
+    },
     timestamp::Timestamp,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -340,4 +342,32 @@ fn a_node_that_leaves_ends_empty() {
     assert!(world.nodes[0].mover.is_empty());
     assert_eq!(world.nodes[1].store.owned().unwrap().len(), SHARDS as usize);
     world.assert_whole();
+}
+
+#[test]
+fn what_is_said_of_no_shard_or_by_a_stranger_changes_nothing() {
+    let mut world = World::new(3, 2);
+    world.healed = true;
+    world.change_members(vec![0, 1]);
+    let transfer = |shard, source: usize| Transfer {
+        id: TransferId(1),
+        shard: ShardId(shard),
+        epoch: Epoch(2),
+        source: name(source),
+        target: name(1),
+    };
+    let offer = |shard, source, from| {
+        let transfer = transfer(shard, source);
+        let message = Message::Offer { transfer, attempt: 1, table: 0, is_sealed: true };
+        MoverEvent::Heard { from: name(from), shard: ShardId(shard), transfer: TransferId(1), message }
+    };
+    let mut said = |event| world.nodes[1].mover.step(event, world.now);
+    assert!(matches!(&said(offer(SHARDS, 0, 0))[..], [MoverAction::Alarm(_)]));
+    assert_eq!(said(offer(0, 0, 7)), [], "offered by another than its source");
+    let of_nothing =
+        |message| MoverEvent::Heard { from: name(0), shard: ShardId(1), transfer: TransferId(9), message };
+    assert_eq!(said(of_nothing(Message::Accepted)), []);
+    assert_eq!(said(of_nothing(Message::Staged { attempt: 1, through: u64::MAX })), []);
+    assert_eq!(said(of_nothing(Message::Withdrawn)), []);
+    assert_eq!(world.nodes[1].mover.running(), (0, 0));
 }
