@@ -92,6 +92,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
             "message",
             "limits",
             "placement",
+            "router",
             "kinds",
             "requests",
             "feeds",
