@@ -106,7 +106,7 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
 
 #[test]
 fn no_seed_breaks_a_promise_of_a_cluster() {
-    let unseen = run_all(seeds_to_run(1_500), Scale::Cluster);
+    let unseen = run_all(seeds_to_run(5_000), Scale::Cluster);
     assert!(unseen.is_empty(), "never happened: {unseen:?}");
 }
 
