@@ -27,6 +27,17 @@ pub(super) enum Frame {
     Request { arrival: Arrival, hops: u8 },
 }
 
+impl Frame {
+    /// What a volatile entity gets comes once at the most (P5). A request is passed on once: its caller takes a new id for it when
+    /// every try was refused, so a second copy under the old one would take effect beside the new one.
+    fn may_come_twice(&self) -> bool {
+        match self {
+            Self::Volatile { .. } | Self::Request { .. } => false,
+            Self::Stream { .. } | Self::Receipt(_) | Self::Announce(_) => true,
+        }
+    }
+}
+
 /// The links between the nodes.
 pub(super) struct Network {
     nodes: usize,
@@ -102,7 +113,7 @@ impl Sim {
                 self.seen.frames_lost += 1;
                 0
             }
-            doubled if doubled < 2 * self.transit_faults() && self.may_come_twice(frame) => {
+            doubled if doubled < 2 * self.transit_faults() && frame.may_come_twice() => {
                 self.seen.frames_doubled += 1;
                 2
             }
@@ -112,18 +123,6 @@ impl Sim {
         for _ in 0..copies {
             let due = self.arrives_at(from, to);
             self.schedule.push(due, Due::Frame { from, to, frame: frame.clone() });
-        }
-    }
-
-    /// What a volatile entity gets comes once at the most (P5).
-    fn may_come_twice(&self, frame: &Frame) -> bool {
-        match frame {
-            Frame::Volatile { .. } => false,
-            Frame::Request { arrival, .. } => match &arrival.from {
-                Provenance::Request { listener, .. } => self.is_durable_request(listener.to),
-                _ => true,
-            },
-            Frame::Stream { .. } | Frame::Receipt(_) | Frame::Announce(_) => true,
         }
     }
 
