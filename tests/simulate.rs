@@ -1,22 +1,23 @@
-//! Runs one simulated seed and prints what happened: `simulate --seed N [--steps] [--trace]`.
+//! Runs one simulated seed and prints what happened: `simulate --seed N [--cluster] [--steps] [--trace]`.
 
-use entity_runtime_tests::world;
+use entity_runtime_tests::world::{self, Scale};
 use std::{panic, process::ExitCode};
 
 fn main() -> ExitCode {
     let mut seed = None;
-    let (mut steps, mut trace) = (false, false);
+    let (mut scale, mut steps, mut trace) = (Scale::OneNode, false, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--seed" => seed = words.next().and_then(|seed| seed.parse().ok()),
+            "--cluster" => scale = Scale::Cluster,
             "--steps" => steps = true,
             "--trace" => trace = true,
             _ => seed = None,
         }
     }
     let Some(seed) = seed else {
-        eprintln!("usage: simulate --seed NUMBER [--steps] [--trace]");
+        eprintln!("usage: simulate --seed NUMBER [--cluster] [--steps] [--trace]");
         return ExitCode::from(2);
     };
     // Its entities panic on purpose; what else panics is told.
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
             tell(panic);
         }
     }));
-    let report = world::run(seed, trace);
+    let report = world::run(seed, scale, trace);
     if steps {
         println!("{} steps in {:?} of virtual time", report.steps, report.time);
     }

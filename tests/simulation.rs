@@ -1,7 +1,7 @@
 //! Thousands of seeds: no promise is broken in any of them, and no fault was only talked about.
 
 use entity_runtime::sim::Seen;
-use entity_runtime_tests::world::{self, Report};
+use entity_runtime_tests::world::{self, Report, Scale};
 use std::{
     cell::Cell,
     panic,
@@ -12,8 +12,22 @@ use std::{
     thread,
 };
 
-fn seeds_to_run() -> u64 {
-    std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(5_000)
+/// What cannot happen where there is one node.
+const BETWEEN_NODES: [&str; 10] = [
+    "links_cut",
+    "frames_cut",
+    "frames_lost",
+    "frames_doubled",
+    "frames_late",
+    "frames_out_of_order",
+    "streamed_across",
+    "unrouted",
+    "requests_forwarded",
+    "asked_elsewhere",
+];
+
+fn seeds_to_run(default: u64) -> u64 {
+    std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(default)
 }
 
 thread_local! {
@@ -23,7 +37,7 @@ thread_local! {
 
 /// Runs one seed, or says why it failed. Handlers panic on purpose in most seeds, so panics of this thread are not told;
 /// those of the tests beside this one are.
-fn run(seed: u64) -> Result<Report, String> {
+fn run(seed: u64, scale: Scale) -> Result<Report, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let tell = panic::take_hook();
@@ -34,7 +48,7 @@ fn run(seed: u64) -> Result<Report, String> {
         }));
     });
     QUIET.set(true);
-    let ran = panic::catch_unwind(|| world::run(seed, false));
+    let ran = panic::catch_unwind(|| world::run(seed, scale, false));
     QUIET.set(false);
     ran.map_err(|panic| text(panic.as_ref()))
 }
@@ -47,10 +61,9 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_default()
 }
 
-#[test]
-fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
+/// Runs so many seeds and returns what never happened in any. The first of those that failed are told.
+fn run_all(count: u64, scale: Scale) -> Vec<&'static str> {
     let (next, broken, all) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Seen::default()));
-    let count = seeds_to_run();
     let workers = thread::available_parallelism().map_or(2, usize::from);
     thread::scope(|scope| {
         for _ in 0..workers {
@@ -60,7 +73,7 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
                     if count <= seed {
                         break;
                     }
-                    match run(seed) {
+                    match run(seed, scale) {
                         Ok(report) => *all.lock().unwrap() += report.seen,
                         Err(why) => broken.lock().unwrap().push((seed, why)),
                     }
@@ -73,22 +86,38 @@ fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
     for (name, count) in seen.list() {
         println!("{name:>22} {count}");
     }
+    let again = match scale {
+        Scale::OneNode => "make simulate SEED=",
+        Scale::Cluster => "make simulate CLUSTER=yes SEED=",
+    };
     let lines: Vec<String> = failures
         .iter()
         .take(20)
-        .map(|(seed, text)| format!("make simulate SEED={seed}    # {}", text.lines().next().unwrap_or("")))
+        .map(|(seed, text)| format!("{again}{seed}    # {}", text.lines().next().unwrap_or("")))
         .collect();
     assert!(failures.is_empty(), "{} of {count} seeds failed:\n{}", failures.len(), lines.join("\n"));
-    let unseen: Vec<_> = seen.list().into_iter().filter(|(_, count)| *count == 0).collect();
+    seen.list().into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
+    assert_eq!(run_all(seeds_to_run(5_000), Scale::OneNode), BETWEEN_NODES);
+}
+
+#[test]
+fn no_seed_breaks_a_promise_of_a_cluster() {
+    let unseen = run_all(seeds_to_run(5_000), Scale::Cluster);
     assert!(unseen.is_empty(), "never happened: {unseen:?}");
 }
 
 #[test]
 fn the_same_seed_gives_the_same_hash() {
-    for seed in [3, 1_000_003, u64::MAX] {
-        let (first, second) = (run(seed).unwrap(), run(seed).unwrap());
-        assert_eq!(first.hash, second.hash, "seed {seed} gave two runs");
-        assert_eq!(first.seen, second.seen);
+    for scale in [Scale::OneNode, Scale::Cluster] {
+        for seed in [3, 1_000_003, u64::MAX] {
+            let (first, second) = (run(seed, scale).unwrap(), run(seed, scale).unwrap());
+            assert_eq!(first.hash, second.hash, "seed {seed} gave two runs");
+            assert_eq!(first.seen, second.seen);
+        }
+        assert_ne!(run(3, scale).unwrap().hash, run(4, scale).unwrap().hash);
     }
-    assert_ne!(run(3).unwrap().hash, run(4).unwrap().hash);
 }

@@ -15,6 +15,15 @@ use entity_runtime::{
 };
 use std::{collections::BTreeMap, time::Duration};
 
+/// How many nodes a world has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// One.
+    OneNode,
+    /// Two to four, by the seed, with the shards dealt among them.
+    Cluster,
+}
+
 /// What one seed gave.
 pub struct Report {
     /// What really happened.
@@ -83,7 +92,7 @@ fn key(letter: char, number: u64) -> String {
 }
 
 /// Builds the world of a seed.
-fn world(seed: u64, traced: bool) -> World {
+fn world(seed: u64, scale: Scale, traced: bool) -> World {
     let mut builder = Sim::builder(seed)
         .entity::<Account>()
         .entity::<Speaker>()
@@ -102,6 +111,12 @@ fn world(seed: u64, traced: bool) -> World {
         4..7 => builder.lanes(random.pick(&[1, 2, 4])),
         _ => builder.lagging_lanes(random.pick(&[1, 2, 4])),
     };
+    if scale == Scale::Cluster {
+        let nodes = random.between(2, 4) as usize;
+        // In most worlds every node has its share; in the others one has none, or the first has all.
+        let owners = random.pick(&[1, nodes - 1, nodes, nodes, nodes]);
+        builder = builder.nodes(nodes).dealt(move |shard| shard.0 as usize % owners);
+    }
     if traced {
         builder = builder.traced(|line| println!("{line}"));
     }
@@ -126,12 +141,14 @@ fn world(seed: u64, traced: bool) -> World {
 ///
 /// # Panics
 /// A promise was broken.
-pub fn run(seed: u64, traced: bool) -> Report {
-    let mut world = world(seed, traced);
+pub fn run(seed: u64, scale: Scale, traced: bool) -> Report {
+    let mut world = world(seed, scale, traced);
     let deeds = world.sim.random().between(30, 120);
+    // Between nodes everything takes longer.
+    let pause_max = if scale == Scale::Cluster { 80_000 } else { 30_000 };
     for _ in 0..deeds {
         world.deed();
-        let pause = world.sim.random().below(30_000);
+        let pause = world.sim.random().below(pause_max);
         world.sim.run_for(Duration::from_micros(pause));
     }
     // Peace: no faults, calm handlers, and a build that reads everything.

@@ -1,4 +1,4 @@
-//! A whole node under one seed and virtual time: real kernels, a real store, every fault, exactly repeatable.
+//! A whole cluster under one seed and virtual time: real kernels, real stores, every fault, exactly repeatable.
 //!
 //! No thread, no clock and no unordered map takes part, so the same seed gives the same run to the last byte, which
 //! [`Sim::trace_hash`] shows. Callers ask again until they know the outcome, with the same request id, and now and then
@@ -7,7 +7,8 @@
 //! * every accepted message is accounted for at every step (P1);
 //! * no request is answered before its batch is durable;
 //! * a repeat gets the first reply, and a request expires only when it is old or acknowledged (P11);
-//! * rows are submitted only where room for them was reserved (P15).
+//! * rows are submitted only where room for them was reserved (P15);
+//! * no two stores own a shard, and none owns it under a lower epoch than was seen before (P17).
 //!
 //! A broken promise panics with the seed and the virtual time. What the entities must hold (totals, orders) is for the
 //! test to ask at the end:
@@ -46,19 +47,33 @@
 //! assert_eq!(sim.query(&Counter::at("a"), &Total), Ok(55));
 //! ```
 //!
+//! There is one node unless [`Builder::nodes`] says otherwise. Each has a store, a clock and faults of its own; frames between
+//! them are lost, doubled, overtaken and late, and links are cut in one direction or both. Callers ask any node.
+//!
 //! # Caveats
-//! * One node; the network between nodes comes with the cluster.
+//! * Shards stay where [`Builder::dealt`] put them: no hand-off happens while a simulation runs.
+//! * Nodes neither join nor leave.
 //! * Turns are pure by contract. A handler that reads a clock or a global breaks the repetition, and nothing else.
 
 mod builder;
 mod client;
+mod deal;
+mod due;
 mod faults;
 mod feed;
+mod lane;
+mod machine;
+mod network;
+mod oracle;
+mod post;
 mod random;
+mod reads;
 mod ring;
 mod schedule;
 mod seen;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 pub use builder::Builder;
@@ -69,21 +84,24 @@ pub use random::Random;
 pub use seen::Seen;
 
 use crate::{
-    activation::ReplyTo,
     entity::{Answers, Entity, EntityRef, Handle, Query},
     error::AskError,
-    kernel::{Arrival, Event, FeedReceipt, ImageTicket, Outcome},
+    kernel::{Kernel, Outcome},
     kinds::Kinds,
     limits::Limits,
     message::{Envelope, Message},
-    placement::{ShardId, Shards},
+    placement::Shards,
     requests::ReplyClass,
-    shard::{LetterRow, OutboxPart, OutboxTicket},
-    store::{LaneId, RowType},
+    shard::LetterRow,
+    store::{RowType, Store},
     timestamp::Timestamp,
 };
 use client::{Call, Caller, Way};
+use due::{Chore, Due};
 use feed::SimFeed;
+use machine::Machine;
+use network::Network;
+use oracle::Owners;
 use ring::Node;
 use schedule::Schedule;
 use std::{sync::Arc, time::Duration};
@@ -95,53 +113,11 @@ const START: u64 = 1_700_000_000_000_000;
 /// Farthest the clock jumps in all, in microseconds.
 const CLOCK_JUMP_MAX: u64 = 20_000_000;
 
-/// What is planned.
-enum Due {
-    Boot,
-    Fault,
-    Tick { life: u64, worker: usize },
-    Run { life: u64, worker: usize, lane: LaneId },
-    Worker { life: u64, worker: usize, event: Event },
-    Commit { life: u64, lane: LaneId },
-    Committed { life: u64, lane: LaneId },
-    LoadShard { life: u64, worker: usize, shard: ShardId, part: OutboxPart, resets: u64 },
-    LoadOutbox { life: u64, worker: usize, ticket: OutboxTicket },
-    LoadImages { life: u64, worker: usize, tickets: Vec<ImageTicket> },
-    Maintain { life: u64 },
-    Call { ticket: Ticket, attempt: u32 },
-    Arrive(Arrival),
-    Reply { to: ReplyTo, outcome: Outcome },
-    FeedReceipt(FeedReceipt),
-    Pump { feed: FeedTicket },
-    ReleaseRoom,
-    ReleaseDisk,
-}
-
-impl Due {
-    /// The life of the node it belongs to; `None` for what survives a node.
-    fn life(&self) -> Option<u64> {
-        match *self {
-            Self::Tick { life, .. }
-            | Self::Run { life, .. }
-            | Self::Worker { life, .. }
-            | Self::Commit { life, .. }
-            | Self::Committed { life, .. }
-            | Self::LoadShard { life, .. }
-            | Self::LoadOutbox { life, .. }
-            | Self::LoadImages { life, .. }
-            | Self::Maintain { life } => Some(life),
-            _ => None,
-        }
-    }
-}
-
 /// A simulation. See the module.
 pub struct Sim {
     seed: u64,
     random: Random,
     now: u64,
-    /// What the node's clock is ahead of virtual time.
-    clock_ahead: u64,
     schedule: Schedule<Due>,
     trace: Trace,
     seen: Seen,
@@ -151,15 +127,13 @@ pub struct Sim {
     workers: usize,
     faults: Faults,
     healed: bool,
-    storage: Storage,
-    node: Option<Node>,
-    /// Counts the starts; what was planned for an earlier node is dropped.
-    life: u64,
+    machines: Vec<Machine>,
+    network: Network,
+    owners: Owners,
     callers: Vec<Caller>,
     calls: Vec<Call>,
     open_calls: usize,
     feeds: Vec<SimFeed>,
-    slow_until: u64,
     // Pauses the seed has picked, in microseconds.
     tick_every: u64,
     run_pause: u64,
@@ -167,6 +141,7 @@ pub struct Sim {
     load_pause: u64,
     transit_pause: u64,
     maintain_every: u64,
+    announce_every: u64,
     restart_pause: u64,
     crash_cuts_power: bool,
 }
@@ -296,17 +271,23 @@ impl Sim {
         self.feeds[feed.0].state
     }
 
-    /// The node loses power now, and starts again after a while.
+    /// All nodes lose power now, and start again after a while.
     pub fn crash(&mut self) {
-        self.kill(true);
+        for at in 0..self.machines.len() {
+            self.kill(at, true);
+        }
     }
 
-    /// From here on no fault happens, and what hangs or is full goes on.
+    /// From here on no fault happens, and what hangs, is full, paused or cut off goes on.
     pub fn heal(&mut self) {
         self.healed = true;
-        self.slow_until = 0;
-        self.release_room();
-        self.release_disk();
+        self.network.heal();
+        for at in 0..self.machines.len() {
+            self.machines[at].slow_until = 0;
+            self.release_room(at);
+            self.release_disk(at);
+            self.resume(at);
+        }
     }
 
     /// Runs for a while.
@@ -322,14 +303,18 @@ impl Sim {
     pub fn is_quiet(&self) -> bool {
         self.open_calls == 0
             && self.feeds.iter().all(|feed| feed.state != FeedState::Running)
-            && self.node.as_ref().is_some_and(Node::is_quiet)
+            && self.machines.iter().all(|machine| machine.node.as_ref().is_some_and(Node::is_quiet))
             && self.waiting() == 0
     }
 
     /// Messages in the waiting queues of stuck entities.
     pub fn waiting(&self) -> u64 {
-        let kernels = self.node.iter().flat_map(|node| &node.kernels);
-        kernels.map(|kernel| kernel.counters().waiting).sum()
+        self.kernels().map(|kernel| kernel.counters().waiting).sum()
+    }
+
+    /// The kernels of all nodes that run.
+    fn kernels(&self) -> impl Iterator<Item = &Kernel> {
+        self.machines.iter().flat_map(|machine| &machine.node).flat_map(|node| &node.kernels)
     }
 
     /// Heals, and runs until nothing is on its way.
@@ -343,32 +328,22 @@ impl Sim {
             if until < self.now {
                 let unfinished: Vec<_> =
                     (0..self.calls.len()).filter(|call| self.calls[*call].outcome.is_none()).collect();
-                let kernels = || self.node.iter().flat_map(|node| &node.kernels);
-                let unrest: Vec<_> = kernels().map(|kernel| (kernel.unrest(), kernel.audit())).collect();
+                let unrest: Vec<_> = self.kernels().map(|kernel| (kernel.unrest(), kernel.audit())).collect();
                 let feeds: Vec<_> = self.feeds.iter().map(|feed| feed.state).collect();
                 self.fail(&format!("not quiet after {limit:?}: calls {unfinished:?}, {feeds:?}, {unrest:?}"));
             }
             self.step();
         }
+        self.check_every_shard_is_owned();
     }
 
-    /// The dead letters of all shards, as they lie in the store.
+    /// The dead letters of all shards, as they lie in the stores.
     ///
     /// # Panics
-    /// The node is down, or the store cannot be read.
+    /// A node is down, or a store cannot be read.
     pub fn dead_letters(&mut self) -> Vec<LetterRow> {
-        let store = Arc::clone(&self.node.as_ref().expect("the node is up").store);
-        store.maintain().expect("the store can be read");
-        let mut letters = Vec::new();
-        for owned in store.owned().expect("the store can be read") {
-            let rows = store.load_shard(owned.shard, owned.epoch).expect("the store can be read");
-            letters.extend(
-                rows.iter()
-                    .filter(|(key, _)| key.first() == Some(&(RowType::DeadLetter as u8)))
-                    .map(|(_, value)| LetterRow::decode(value).expect("a dead letter's row")),
-            );
-        }
-        letters
+        let nodes = self.machines.iter().map(|machine| machine.node.as_ref().expect("every node is up"));
+        nodes.flat_map(|node| letters(&*node.store)).collect()
     }
 
     /// A hash over everything that happened.
@@ -389,11 +364,13 @@ impl Sim {
     /// What really happened.
     pub fn seen(&self) -> Seen {
         let mut seen = self.seen;
-        for kernel in self.node.iter().flat_map(|node| &node.kernels) {
+        for kernel in self.kernels() {
             seen.count(&kernel.counters());
         }
-        if let Storage::Embedded { disk, .. } = &self.storage {
-            seen.count_disk(&disk.faults());
+        for machine in &self.machines {
+            if let Storage::Embedded { disk, .. } = &machine.storage {
+                seen.count_disk(&disk.faults());
+            }
         }
         seen
     }
@@ -407,55 +384,25 @@ impl Sim {
         panic!("seed {} at {}.{:06}: {what}", self.seed, self.now / 1_000_000, self.now % 1_000_000)
     }
 
-    fn is_embedded(&self) -> bool {
-        matches!(self.storage, Storage::Embedded { .. })
+    /// A node's clock.
+    fn wall(&self, at: usize) -> Timestamp {
+        Timestamp::from_micros(START + self.now + self.machines[at].clock_ahead - CLOCK_JUMP_MAX / 2)
     }
+}
 
-    /// The node's clock.
-    fn wall(&self) -> Timestamp {
-        Timestamp::from_micros(START + self.now + self.clock_ahead - CLOCK_JUMP_MAX / 2)
+/// The dead letters of one store.
+fn letters(store: &dyn Store) -> Vec<LetterRow> {
+    store.maintain().expect("the store can be read");
+    let mut letters = Vec::new();
+    for owned in store.owned().expect("the store can be read") {
+        let rows = store.load_shard(owned.shard, owned.epoch).expect("the store can be read");
+        letters.extend(
+            rows.iter()
+                .filter(|(key, _)| key.first() == Some(&(RowType::DeadLetter as u8)))
+                .map(|(_, value)| LetterRow::decode(value).expect("a dead letter's row")),
+        );
     }
-
-    fn plan(&mut self, pause: u64, what: Due) {
-        self.schedule.push(self.now + pause, what);
-    }
-
-    /// Does what is due next. Panics where nothing is planned, for a node ticks for ever.
-    fn step(&mut self) {
-        let (due, what) = self.schedule.pop().expect("a simulation always has something to do");
-        self.now = self.now.max(due);
-        // Of a node that is gone; what is on the network survives it.
-        if what.life().is_some_and(|life| life != self.life || self.node.is_none()) {
-            return;
-        }
-        match what {
-            Due::Boot => self.boot(),
-            Due::Fault => self.fault(),
-            Due::Tick { life, worker } => {
-                self.step_worker(worker, Event::Tick);
-                self.plan(self.tick_every, Due::Tick { life, worker });
-            }
-            Due::Run { worker, lane, .. } => self.run_worker(worker, lane),
-            Due::Worker { worker, event, .. } => self.step_worker(worker, event),
-            Due::Commit { lane, .. } => self.commit(lane),
-            Due::Committed { lane, .. } => self.committed(lane),
-            Due::LoadShard { worker, shard, part, resets, .. } => {
-                self.load_shard(worker, shard, part, resets);
-            }
-            Due::LoadOutbox { worker, ticket, .. } => self.load_outbox(worker, ticket),
-            Due::LoadImages { worker, tickets, .. } => self.load_images(worker, tickets),
-            Due::Maintain { .. } => self.maintain(),
-            Due::Call { ticket, attempt } => self.send_call(ticket, attempt),
-            Due::Arrive(arrival) => {
-                self.arrive(arrival);
-            }
-            Due::Reply { to, outcome } => self.reply(to, outcome),
-            Due::FeedReceipt(receipt) => self.feed_receipt(&receipt),
-            Due::Pump { feed } => self.pump(feed),
-            Due::ReleaseRoom => self.release_room(),
-            Due::ReleaseDisk => self.release_disk(),
-        }
-    }
+    letters
 }
 
 fn envelope<M: Message>(kind: &str, key: &str, message: &M) -> Result<Envelope, AskError> {

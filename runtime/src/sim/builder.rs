@@ -1,7 +1,10 @@
 //! Setting up a simulation: what the test fixes, and what the seed picks for the rest.
 
 use super::{
-    CLOCK_JUMP_MAX, Faults, Random, Seen, Sim,
+    Faults, Random, Seen, Sim, deal,
+    machine::Machine,
+    network::Network,
+    oracle::Owners,
     schedule::Schedule,
     storage::Storage,
     trace::{self, Trace},
@@ -10,9 +13,13 @@ use crate::{
     entity::{Entity, KindOf},
     kinds::Kinds,
     limits::Limits,
-    placement::Shards,
+    placement::{ShardId, Shards},
+    store::embedded::Founding,
 };
 use std::{sync::Arc, time::Duration};
+
+/// Most nodes of a simulation.
+const NODES_MAX: usize = 9;
 
 /// Sets up a [`Sim`].
 pub struct Builder {
@@ -22,6 +29,9 @@ pub struct Builder {
     limits: Limits,
     shards: u32,
     workers: usize,
+    nodes: usize,
+    /// Who owns a shard at the start; `None`: the first node has all.
+    owner: Option<Box<dyn Fn(ShardId) -> usize>>,
     store: StoreChoice,
     faults: Faults,
     sink: Option<trace::Sink>,
@@ -45,6 +55,8 @@ impl Builder {
             limits,
             shards: 4,
             workers: 2,
+            nodes: 1,
+            owner: None,
             store: StoreChoice::Memory { lanes: 1, lagging: false },
             faults,
             sink: None,
@@ -66,9 +78,26 @@ impl Builder {
         self
     }
 
-    /// How many workers there are. Default 2.
+    /// How many workers each node has. Default 2.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// How many nodes there are, 1 to 9. Default 1. The first founds the cluster and owns all shards, unless they are
+    /// [dealt](Builder::dealt).
+    ///
+    /// # Panics
+    /// None, or more than nine.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        assert!((1..=NODES_MAX).contains(&nodes), "a simulation has 1 to {NODES_MAX} nodes");
+        self.nodes = nodes;
+        self
+    }
+
+    /// Which node owns a shard at the start, numbered from 0. The first hands it over before anything is in it.
+    pub fn dealt(mut self, owner: impl Fn(ShardId) -> usize + 'static) -> Self {
+        self.owner = Some(Box::new(owner));
         self
     }
 
@@ -119,19 +148,32 @@ impl Builder {
         self
     }
 
-    /// Starts the node and lets it serve.
+    /// Starts the nodes and lets them serve.
     ///
     /// # Panics
-    /// The number of shards is not a power of two.
+    /// The number of shards is not a power of two, or a shard is dealt to a node that is not there.
     pub fn start(mut self) -> Sim {
         let random = &mut self.random;
         let layout = Shards::new(self.shards).expect("the number of shards is a power of two");
-        let storage = match self.store {
-            StoreChoice::Memory { lanes, lagging } => Storage::memory(layout, lanes, lagging),
-            StoreChoice::Embedded { segment_bytes, segments } => {
-                Storage::embedded(layout, random.draw(), segment_bytes, segments)
-            }
-        };
+        let mut machines: Vec<Machine> = (0..self.nodes)
+            .map(|at| {
+                let (cluster, store) = (u128::from(self.seed) + 1, at as u128 + 1);
+                let founding = match at {
+                    0 => Founding::founder(cluster, store, layout),
+                    _ => Founding::joined(cluster, store, layout),
+                };
+                let storage = match self.store {
+                    StoreChoice::Memory { lanes, lagging } => Storage::memory(&founding, lanes, lagging),
+                    StoreChoice::Embedded { segment_bytes, segments } => {
+                        Storage::embedded(founding, random.draw(), segment_bytes, segments)
+                    }
+                };
+                Machine::new(at, storage)
+            })
+            .collect();
+        if let Some(owner) = &self.owner {
+            deal::deal(&mut machines, layout, owner);
+        }
         let mut trace = Trace::new();
         if let Some(sink) = self.sink {
             trace.write_to(sink);
@@ -139,7 +181,6 @@ impl Builder {
         let mut sim = Sim {
             seed: self.seed,
             now: 0,
-            clock_ahead: CLOCK_JUMP_MAX / 2,
             schedule: Schedule::new(),
             trace,
             seen: Seen::default(),
@@ -149,25 +190,27 @@ impl Builder {
             workers: self.workers,
             faults: self.faults,
             healed: false,
-            storage,
-            node: None,
-            life: 0,
+            network: Network::new(machines.len()),
+            machines,
+            owners: Owners::new(layout),
             callers: Vec::new(),
             calls: Vec::new(),
             open_calls: 0,
             feeds: Vec::new(),
-            slow_until: 0,
             tick_every: random.pick(&[10_000, 25_000, 50_000]),
             run_pause: random.pick(&[10, 200, 2_000]),
             commit_pause: random.pick(&[100, 2_000, 10_000]),
             load_pause: random.pick(&[100, 2_000, 20_000]),
             transit_pause: random.pick(&[10, 1_000, 10_000]),
             maintain_every: random.pick(&[10_000, 100_000, 1_000_000]),
+            announce_every: random.pick(&[20_000, 200_000, 1_000_000]),
             restart_pause: random.pick(&[2_000, 200_000, 1_000_000]),
             crash_cuts_power: random.chance(700),
             random: self.random,
         };
-        sim.boot();
+        for at in 0..sim.machines.len() {
+            sim.boot(at);
+        }
         if !sim.faults.classes.is_empty() {
             sim.plan_fault();
         }

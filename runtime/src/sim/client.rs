@@ -137,13 +137,19 @@ impl Sim {
             self.plan(pause, Due::Call { ticket, attempt: next });
         }
         let pause = self.random.below(self.transit_pause);
-        self.plan(pause, Due::Arrive(arrival));
+        // Any node will do.
+        let at = self.random.below(self.machines.len() as u64) as usize;
+        self.plan(pause, Due::Arrive { at, arrival });
     }
 
-    /// What a client or a feed sent is there. Returns whether it was taken: the worker's intake is bounded.
-    pub(super) fn arrive(&mut self, arrival: Arrival) -> bool {
+    /// What a client or a feed sent is there, after so many hops. Returns whether it was taken: the worker's intake is bounded.
+    pub(super) fn arrive(&mut self, at: usize, hops: u8, arrival: Arrival) -> bool {
         let worker = self.worker_of(arrival.shard);
-        let Some(node) = &self.node else { return false };
+        let Some(node) = &self.machines[at].node else { return false };
+        if !node.hosts(arrival.shard) {
+            self.forward(at, hops, arrival);
+            return true;
+        }
         if self.limits.intake_bytes_max <= node.kernels[worker].intake_bytes() {
             match arrival.from {
                 Provenance::Request { listener, .. } => {
@@ -159,7 +165,7 @@ impl Sim {
             }
             return false;
         }
-        self.step_worker(worker, Event::Arrived(vec![arrival]));
+        self.step_worker(at, worker, Event::Arrived(vec![arrival]));
         true
     }
 
@@ -184,7 +190,10 @@ impl Sim {
                 let refusal = refusal.clone();
                 self.refused(ticket, &refusal, outcome);
             }
-            Outcome::Elsewhere => self.again(ticket),
+            Outcome::Elsewhere => {
+                self.seen.asked_elsewhere += 1;
+                self.again(ticket);
+            }
             Outcome::Unknown(_) => {
                 self.seen.unknown += 1;
                 self.again(ticket);

@@ -9,7 +9,7 @@ use crate::{
 /// The classes of faults. A run meets a random subset, so that they also meet one another alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultClass {
-    /// The node stops at any step and starts again; on a simulated disk, what was not synced is lost in part.
+    /// A node stops at any step and starts again; on a simulated disk, what was not synced is lost in part.
     Crash,
     /// A crash in the midst of an operation of the disk, or of the recovery.
     CrashInDisk,
@@ -27,15 +27,19 @@ pub enum FaultClass {
     NoRoom,
     /// The clock jumps, forward or back.
     Clock,
-    /// Messages and receipts inside the node are lost, doubled and late.
+    /// Messages and receipts, inside a node and between nodes, are lost, doubled and late.
     Transit,
     /// Commits take long for a while.
     Slow,
+    /// A node does nothing for a while, and then goes on.
+    Pause,
+    /// Links between nodes are cut for a while, in one direction or in both.
+    Cut,
 }
 
 impl FaultClass {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Crash,
         Self::CrashInDisk,
         Self::CommitFailed,
@@ -47,6 +51,8 @@ impl FaultClass {
         Self::Clock,
         Self::Transit,
         Self::Slow,
+        Self::Pause,
+        Self::Cut,
     ];
 }
 
@@ -56,7 +62,7 @@ pub struct Faults {
     pub(super) classes: Vec<FaultClass>,
     /// Mean pause between two faults, in microseconds.
     pub(super) pause: u64,
-    /// Of a thousand messages inside the node, how many are lost, and how many doubled.
+    /// Of a thousand messages on their way, how many are lost, and how many doubled.
     pub(super) transit: u64,
 }
 
@@ -91,14 +97,15 @@ impl Sim {
             return;
         }
         let class = self.random.pick(&self.faults.classes.clone());
-        self.trace.note(self.now, format_args!("fault {class:?}"));
-        let lanes = self.node.as_ref().map_or(0, |node| node.lanes.len() as u64);
-        let lane = LaneId(self.random.below(lanes) as u32);
-        let memory = match &self.storage {
+        let at = self.random.below(self.machines.len() as u64) as usize;
+        self.trace.note(self.now, format_args!("n{at} fault {class:?}"));
+        let lanes = self.machines[at].lanes();
+        let lane = LaneId(self.random.below(u64::from(lanes)) as u32);
+        let memory = match &self.machines[at].storage {
             Storage::Memory { faults, .. } => Some(faults.clone()),
             Storage::Embedded { .. } => None,
         };
-        let disk = match &self.storage {
+        let disk = match &self.machines[at].storage {
             Storage::Embedded { disk, .. } => Some(disk.clone()),
             Storage::Memory { .. } => None,
         };
@@ -106,7 +113,7 @@ impl Sim {
         match (class, memory, disk) {
             (FaultClass::Crash, ..) => {
                 let power = self.random.chance(700);
-                self.kill(power);
+                self.kill(at, power);
             }
             (FaultClass::CrashInDisk, _, Some(disk)) => disk.crash_at(nth),
             (FaultClass::CommitFatal, _, Some(disk)) => disk.fail_sync_at(nth),
@@ -124,47 +131,52 @@ impl Sim {
                 self.seen.lanes_hung += 1;
                 faults.hang(lane);
                 let pause = self.random.between(1_000, 1_500_000);
-                self.plan(pause, Due::ReleaseRoom);
+                self.plan(pause, Due::ReleaseRoom { at });
             }
             (FaultClass::NoRoom, Some(faults), _) => {
                 let why = self.random.pick(&[NoRoom::LogTail, NoRoom::DiskFull]);
                 faults.refuse_room(lane, Some(why));
                 let pause = self.random.between(1_000, 1_000_000);
-                self.plan(pause, Due::ReleaseRoom);
+                self.plan(pause, Due::ReleaseRoom { at });
             }
             (FaultClass::NoRoom, _, Some(disk)) => {
                 disk.set_capacity(Some(disk.used()));
                 let pause = self.random.between(1_000, 1_000_000);
-                self.plan(pause, Due::ReleaseDisk);
+                self.plan(pause, Due::ReleaseDisk { at });
             }
             (FaultClass::Clock, ..) => {
                 let ahead = self.random.below(CLOCK_JUMP_MAX / 4);
-                if self.random.chance(500) && self.clock_ahead + ahead <= CLOCK_JUMP_MAX {
+                let clock_ahead = &mut self.machines[at].clock_ahead;
+                if self.random.chance(500) && *clock_ahead + ahead <= CLOCK_JUMP_MAX {
                     self.seen.clock_forward += 1;
-                    self.clock_ahead += ahead;
+                    *clock_ahead += ahead;
                 } else {
                     self.seen.clock_back += 1;
-                    self.clock_ahead -= ahead.min(self.clock_ahead);
+                    *clock_ahead -= ahead.min(*clock_ahead);
                 }
             }
-            (FaultClass::Slow, ..) => self.slow_until = self.now + self.random.below(1_000_000),
+            (FaultClass::Slow, ..) => {
+                self.machines[at].slow_until = self.now + self.random.below(1_000_000);
+            }
+            (FaultClass::Pause, ..) => self.pause(at),
+            (FaultClass::Cut, ..) => self.cut(at),
             _ => {}
         }
         self.plan_fault();
     }
 
-    pub(super) fn release_room(&mut self) {
-        if let Storage::Memory { faults, .. } = &self.storage {
-            let lanes = self.node.as_ref().map_or(0, |node| node.lanes.len() as u32);
-            for lane in (0..lanes).map(LaneId) {
+    pub(super) fn release_room(&mut self, at: usize) {
+        let machine = &self.machines[at];
+        if let Storage::Memory { faults, .. } = &machine.storage {
+            for lane in (0..machine.lanes()).map(LaneId) {
                 faults.release(lane);
                 faults.refuse_room(lane, None);
             }
         }
     }
 
-    pub(super) fn release_disk(&mut self) {
-        if let Storage::Embedded { disk, .. } = &self.storage {
+    pub(super) fn release_disk(&mut self, at: usize) {
+        if let Storage::Embedded { disk, .. } = &self.machines[at].storage {
             disk.set_capacity(None);
         }
     }

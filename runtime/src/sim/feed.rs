@@ -1,6 +1,6 @@
 //! Simulated feeds: each numbers its rows per shard and sends again what is not known to be durable (P10).
 
-use super::{Due, Sim, client::FEEDS_FROM};
+use super::{Due, Sim, client::FEEDS_FROM, network::Place};
 use crate::{
     activation::ReplyTo,
     error::Refusal,
@@ -101,28 +101,43 @@ impl Sim {
             restarts: 0,
         };
         self.feeds.push(feed);
-        self.open_feed(ticket);
+        self.open_feed_everywhere(ticket);
         self.plan(0, Due::Pump { feed: ticket });
         ticket
     }
 
-    fn open_feed(&mut self, ticket: FeedTicket) {
-        if self.node.is_none() {
-            return;
-        }
+    /// Opens a feed with one node.
+    fn open_feed(&mut self, at: usize, ticket: FeedTicket) {
         let feed = &self.feeds[ticket.0];
         let (id, name, to) = (feed.id, Arc::clone(&feed.name), feed.to);
         for worker in 0..self.workers {
             let name = Arc::clone(&name);
-            self.step_worker(worker, Event::OpenFeed { feed: id, name, to });
+            self.deliver(at, worker, Event::OpenFeed { feed: id, name, to });
         }
+    }
+
+    fn open_feed_everywhere(&mut self, ticket: FeedTicket) {
+        for at in 0..self.machines.len() {
+            self.open_feed(at, ticket);
+        }
+    }
+
+    /// The node a feed sends to for a shard: the owner, by what some node that answers has heard.
+    fn feeds_to(&mut self, shard: ShardId) -> Option<usize> {
+        let at = self.random.below(self.machines.len() as u64) as usize;
+        let to = match self.place(at, shard) {
+            Place::Here => at,
+            Place::There(to) => to,
+            Place::Nowhere => return None,
+        };
+        (self.machines[at].answers() && self.machines[to].answers()).then_some(to)
     }
 
     /// Asks where the feed goes on, or for its name, where it was not asked before or for long without an answer.
     fn ask_shards(&mut self, ticket: FeedTicket) {
         let now = self.now;
         let feed = &mut self.feeds[ticket.0];
-        if self.node.is_none() || now < feed.asked {
+        if now < feed.asked {
             return;
         }
         feed.asked = now + PATIENCE;
@@ -133,8 +148,8 @@ impl Sim {
             (FeedQuestion::Resume, feed.asking.iter().copied().collect())
         };
         for shard in shards {
-            if self.node.is_some() {
-                self.step_worker(self.worker_of(shard), Event::AskFeed { feed: id, shard, question, to });
+            if let Some(at) = self.feeds_to(shard) {
+                self.step_worker(at, self.worker_of(shard), Event::AskFeed { feed: id, shard, question, to });
             }
         }
     }
@@ -155,15 +170,15 @@ impl Sim {
         for lines in feed.shards.values_mut() {
             (lines.durable, lines.sent) = (0, 0);
         }
-        self.open_feed(ticket);
+        self.open_feed_everywhere(ticket);
     }
 
     /// A node that starts knows no feed.
-    pub(super) fn reopen_feeds(&mut self) {
-        for at in 0..self.feeds.len() {
-            if self.feeds[at].state == FeedState::Running {
-                self.feeds[at].begin_again();
-                self.open_feed(FeedTicket(at));
+    pub(super) fn reopen_feeds(&mut self, at: usize) {
+        for feed in 0..self.feeds.len() {
+            if self.feeds[feed].state == FeedState::Running {
+                self.feeds[feed].begin_again();
+                self.open_feed(at, FeedTicket(feed));
             }
         }
     }
@@ -183,6 +198,7 @@ impl Sim {
             self.plan(pause, Due::Pump { feed: ticket });
             return;
         }
+        let owners: Vec<_> = self.layout.iter().map(|shard| self.feeds_to(shard)).collect();
         let feed = &mut self.feeds[ticket.0];
         let mut arrivals = Vec::new();
         let (id, to) = (feed.id, feed.to);
@@ -190,6 +206,7 @@ impl Sim {
         let turn = ShardId(self.random.below(u64::from(self.layout.count())) as u32);
         let (late, early): (Vec<_>, Vec<_>) = feed.shards.iter_mut().partition(|(shard, _)| **shard < turn);
         for (&shard, lines) in early.into_iter().chain(late) {
+            let Some(to_node) = owners[shard.0 as usize] else { continue };
             if lines.durable < lines.sent && lines.heard + PATIENCE <= self.now {
                 lines.sent = lines.durable;
                 lines.heard = self.now;
@@ -198,15 +215,16 @@ impl Sim {
                 let (own, hash, envelope) = &lines.rows[lines.sent as usize];
                 lines.sent += 1;
                 let from = Provenance::Feed { feed: id, number: lines.sent, own: *own, to };
-                arrivals.push(Arrival { shard, hash: *hash, envelope: envelope.clone(), from });
+                let arrival = Arrival { shard, hash: *hash, envelope: envelope.clone(), from };
+                arrivals.push((to_node, arrival));
             }
         }
         // One connection: what it carries arrives in order, or is cut off; then it goes on from what is durable.
         let cut_at = if self.healed || !self.random.chance(50) { u64::MAX } else { self.random.below(8) };
         let mut is_cut = false;
-        for (at, arrival) in (0..).zip(arrivals) {
+        for (at, (node, arrival)) in (0..).zip(arrivals) {
             let (shard, from) = (arrival.shard, arrival.from.clone());
-            is_cut = is_cut || at == cut_at || !self.arrive(arrival);
+            is_cut = is_cut || at == cut_at || !self.arrive(node, 0, arrival);
             if let Provenance::Feed { number, .. } = from
                 && is_cut
             {
@@ -295,11 +313,11 @@ impl Sim {
         }
     }
 
-    fn close_feed(&mut self, at: usize) {
-        let (feed, to) = (self.feeds[at].id, self.feeds[at].to);
-        if self.node.is_some() {
+    fn close_feed(&mut self, feed: usize) {
+        let (feed, to) = (self.feeds[feed].id, self.feeds[feed].to);
+        for at in 0..self.machines.len() {
             for worker in 0..self.workers {
-                self.step_worker(worker, Event::CloseFeed { feed, to });
+                self.deliver(at, worker, Event::CloseFeed { feed, to });
             }
         }
     }

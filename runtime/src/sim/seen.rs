@@ -124,6 +124,28 @@ seen! {
     maintenances,
     /// Turns that took effect.
     applied,
+    /// Nodes that did nothing for a while.
+    pauses,
+    /// Links between nodes that were cut, each direction on its own.
+    links_cut,
+    /// Frames that met a cut link.
+    frames_cut,
+    /// Frames that were lost.
+    frames_lost,
+    /// Frames that came twice.
+    frames_doubled,
+    /// Frames that came seconds or minutes late.
+    frames_late,
+    /// Frames that did not keep their place.
+    frames_out_of_order,
+    /// Messages of streams that came from another node.
+    streamed_across,
+    /// Messages and receipts for which no owner was known.
+    unrouted,
+    /// Requests that one node passed on to another.
+    requests_forwarded,
+    /// Requests of which the caller was told that their shard is elsewhere.
+    asked_elsewhere,
 }
 
 impl Seen {

@@ -1,13 +1,10 @@
 //! The store under a simulated node, and what survives of it.
 
-use crate::{
-    placement::Shards,
-    store::{
-        Store,
-        disk::SimulatedDisk,
-        embedded::{EmbeddedConfig, EmbeddedStore, Founding, OpenError},
-        memory::{Faults, MemoryStore},
-    },
+use crate::store::{
+    Store,
+    disk::SimulatedDisk,
+    embedded::{EmbeddedConfig, EmbeddedStore, Founding, OpenError},
+    memory::{Faults, MemoryStore},
 };
 use std::sync::Arc;
 
@@ -17,22 +14,21 @@ pub(super) enum Storage {
 }
 
 impl Storage {
-    pub(super) fn memory(shards: Shards, lanes: u32, lagging: bool) -> Self {
-        let store =
-            if lagging { MemoryStore::lagging(shards, lanes) } else { MemoryStore::new(shards, lanes) };
+    pub(super) fn memory(founding: &Founding, lanes: u32, lagging: bool) -> Self {
+        let store = MemoryStore::founded(founding, lanes);
+        let store = if lagging { store.lag() } else { store };
         let faults = store.faults();
         Self::Memory { store, faults }
     }
 
-    pub(super) fn embedded(shards: Shards, seed: u64, segment_bytes: u64, segments: u64) -> Self {
+    pub(super) fn embedded(founding: Founding, seed: u64, segment_bytes: u64, segments: u64) -> Self {
         let config = EmbeddedConfig {
             segment_bytes,
             tail_bytes: segments * segment_bytes,
             round_bytes: segment_bytes,
             cache_bytes: 1 << 20,
-            shards: Some(shards),
+            shards: Some(founding.shards),
         };
-        let founding = Founding::founder(u128::from(seed) + 1, u128::from(seed) + 2, shards);
         Self::Embedded { disk: SimulatedDisk::new(seed), config, founding, founded: false }
     }
 

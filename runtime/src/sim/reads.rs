@@ -1,0 +1,131 @@
+//! What a simulated node reads of its store, and the checkpoint that lets it read more.
+
+use super::{Chore, Sim};
+use crate::{
+    kernel::{Event, ImageTicket},
+    load,
+    placement::ShardId,
+    shard::{OutboxPart, OutboxTicket},
+    store::{LaneId, LoadError},
+};
+use std::sync::Arc;
+
+impl Sim {
+    pub(super) fn load_shard(
+        &mut self,
+        at: usize,
+        worker: usize,
+        shard: ShardId,
+        part: OutboxPart,
+        resets: u64,
+    ) {
+        let node = self.machines[at].node.as_mut().expect("checked by the caller");
+        let store = Arc::clone(&node.store);
+        let id = store.lane_of(shard);
+        // Nothing is loaded before all that was committed can be found (P12). After a void that may be more than was
+        // told: a group of unknown outcome was written, and then its repeat was fenced.
+        let is_behind = store.loadable(id) < node.lanes[id.0 as usize].committed;
+        if (is_behind || 0 < resets) && store.maintain().is_err() {
+            self.kill(at, self.crash_cuts_power);
+            return;
+        }
+        self.tell_loadable(at);
+        let loaded = store.owned().and_then(|owned| {
+            let owned = owned.into_iter().find(|owned| owned.shard == shard);
+            let owned = owned.ok_or(LoadError::NotOwned(shard))?;
+            Ok((owned, load::shard(&*store, shard, owned.epoch, part)?))
+        });
+        match loaded {
+            Ok((owned, rows)) => {
+                let pause = self.random.below(self.load_pause);
+                let event = Event::ShardLoaded { resets, owned, rows };
+                self.chore(at, pause, Chore::Worker { worker, event });
+            }
+            Err(_) => self.kill(at, self.crash_cuts_power),
+        }
+    }
+
+    pub(super) fn load_outbox(&mut self, at: usize, worker: usize, ticket: OutboxTicket) {
+        let node = self.machines[at].node.as_mut().expect("checked by the caller");
+        match load::outbox(&*node.store, &ticket) {
+            Ok(envelopes) => {
+                self.seen.outboxes_reloaded += 1;
+                let pause = self.random.below(self.load_pause);
+                let event = Event::OutboxLoaded(ticket, envelopes);
+                self.chore(at, pause, Chore::Worker { worker, event });
+            }
+            Err(LoadError::NotOwned(shard)) => {
+                // As with images. Whoever asked forgets the shard then, so nobody waits for this answer.
+                let lane = node.store.lane_of(shard);
+                if node.lanes[lane.0 as usize].is_idle() {
+                    self.void_lane(at, lane);
+                } else {
+                    self.chore(at, 5_000, Chore::LoadOutbox { worker, ticket });
+                }
+            }
+            Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
+        }
+    }
+
+    pub(super) fn load_images(&mut self, at: usize, worker: usize, tickets: Vec<ImageTicket>) {
+        let node = self.machines[at].node.as_mut().expect("checked by the caller");
+        let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
+        match node.store.load_images(&keys) {
+            Ok(images) => {
+                self.seen.reloads += images.iter().flatten().count() as u64;
+                let pause = self.random.below(self.load_pause);
+                let event = Event::ImagesLoaded(tickets.into_iter().zip(images).collect());
+                self.chore(at, pause, Chore::Worker { worker, event });
+            }
+            Err(LoadError::NotOwned(shard)) => {
+                // Its commits are fenced too. Where none is on its way, nothing else would tell the workers.
+                let lane = node.store.lane_of(shard);
+                if node.lanes[lane.0 as usize].is_idle() {
+                    self.void_lane(at, lane);
+                }
+                self.retry_loads(at, worker, tickets);
+            }
+            Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
+        }
+    }
+
+    /// Asks again for images of shards whose epoch is still the asker's.
+    fn retry_loads(&mut self, at: usize, worker: usize, tickets: Vec<ImageTicket>) {
+        let node = self.machines[at].node.as_ref().expect("checked by the caller");
+        let Ok(owned) = node.store.owned() else { return };
+        let (current, stale): (Vec<_>, Vec<_>) = tickets.into_iter().partition(|ticket| {
+            owned.iter().any(|owned| (owned.shard, owned.epoch) == (ticket.key.shard, ticket.key.epoch))
+        });
+        let lanes: Vec<LaneId> = stale.iter().map(|ticket| node.store.lane_of(ticket.key.shard)).collect();
+        let is_busy = lanes.iter().any(|lane| !node.lanes[lane.0 as usize].is_idle());
+        if !current.is_empty() {
+            self.chore(at, 1_000, Chore::LoadImages { worker, tickets: current });
+        }
+        if is_busy {
+            // What is on its way there will be fenced, or was done before; look again then.
+            self.chore(at, 5_000, Chore::LoadImages { worker, tickets: stale });
+        }
+    }
+
+    pub(super) fn plan_maintenance(&mut self, at: usize, pause: u64) {
+        let Some(node) = self.machines[at].node.as_mut() else { return };
+        if !std::mem::replace(&mut node.maintaining, true) {
+            self.chore(at, pause, Chore::Maintain);
+        }
+    }
+
+    pub(super) fn maintain(&mut self, at: usize) {
+        let node = self.machines[at].node.as_mut().expect("checked by the caller");
+        node.maintaining = false;
+        let result = node.store.maintain();
+        self.trace.note(self.now, format_args!("n{at} maintains: {result:?}"));
+        self.seen.maintenances += 1;
+        if result.is_err() {
+            self.kill(at, self.crash_cuts_power);
+            return;
+        }
+        self.tell_loadable(at);
+        let pause = self.random.between(1, 2 * self.maintain_every);
+        self.chore(at, pause, Chore::Maintain);
+    }
+}
