@@ -71,7 +71,7 @@ fn finish(source: &mut Driven, target: &mut Driven, epoch: Epoch) {
     let sections: Vec<Batch> = told
         .into_iter()
         .map(|(_, news)| match news {
-            HandOffNews::Section(section) => section,
+            HandOffNews::Section(TRANSFER, section) => section,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -224,10 +224,11 @@ fn what_has_had_no_turn_at_the_seal_is_asked_elsewhere() {
 
 #[test]
 fn a_seal_that_did_not_become_durable_is_told() {
-    let (mut a, _) = nodes();
+    let (mut a, b) = nodes();
     let key = a.key_in("account", SHARD.0, 0);
     a.request(1, 1, envelope::<Account, _>(&key, &Fund { cents: 5 }), true);
     a.settle();
+    begin(&mut a, &b, Epoch(1));
     order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
     a.run();
     a.faults().fail(entity_runtime::store::LaneId(0));
@@ -239,4 +240,79 @@ fn a_seal_that_did_not_become_durable_is_told() {
     a.step(worker, Event::Host { shard: SHARD });
     a.settle();
     assert_eq!(books(&mut a, &key), Some((5, 5)));
+}
+
+#[test]
+fn a_shard_that_gives_no_more_is_not_sealed() {
+    let (mut a, b) = nodes();
+    let key = a.key_in("account", SHARD.0, 0);
+    begin(&mut a, &b, Epoch(1));
+    // A batch of the lane fails: the shard is loaded again, and gives nothing of what it writes from then on.
+    a.faults().fail(entity_runtime::store::LaneId(0));
+    a.request(1, 1, envelope::<Account, _>(&key, &Fund { cents: 5 }), true);
+    a.settle();
+    assert_eq!(a.handed_off.pop(), Some((SHARD, HandOffNews::Voided)));
+    a.request(1, 2, envelope::<Account, _>(&key, &Fund { cents: 7 }), true);
+    // Whoever seals has not heard of that yet.
+    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
+    a.settle();
+    assert_eq!(a.handed_off, [(SHARD, HandOffNews::Voided)]);
+    assert!(a.owns(SHARD));
+    assert_eq!(books(&mut a, &key), Some((7, 7)));
+}
+
+#[test]
+fn a_message_of_a_voided_turn_is_not_taken_for_another_nodes() {
+    let (mut a, b) = nodes();
+    let (goes, stays) = (a.key_in("account", SHARD.0, 0), a.key_in("account", 0, 0));
+    let fund = |key: &str, cents| envelope::<Account, _>(key, &Fund { cents });
+    let transfer = |cents| envelope::<Account, _>(&goes, &Transfer { to: stays.clone(), cents });
+    a.request(1, 1, fund(&goes, 100), true);
+    a.settle();
+    begin(&mut a, &b, Epoch(1));
+    // It is handed within the lane before it is durable, and held on its way; then its shard is sealed and the lane void.
+    a.held_hands = Some(Vec::new());
+    a.faults().fail(entity_runtime::store::LaneId(0));
+    a.request(1, 2, transfer(30), true);
+    a.run();
+    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
+    a.run();
+    while !a.pending.is_empty() {
+        a.commit();
+    }
+    let held = a.held_hands.take().unwrap();
+    assert_eq!(held.len(), 1);
+    held.into_iter().for_each(|arrival| a.arrive(arrival));
+    a.settle();
+    assert_eq!(books(&mut a, &stays), Some((0, 0)), "the turn that sent it never was");
+    let worker = a.worker_of(SHARD);
+    a.step(worker, Event::Host { shard: SHARD });
+    a.settle();
+    a.request(1, 3, transfer(7), true);
+    a.settle();
+    exchange(&mut a, &mut nodes().1);
+    assert_eq!(books(&mut a, &goes), Some((93, 100)));
+    assert_eq!(books(&mut a, &stays), Some((7, 0)));
+}
+
+#[test]
+fn a_busy_shard_can_be_given_away() {
+    let (mut a, b) = nodes();
+    let key = a.key_in("account", SHARD.0, 0);
+    let mut number = 0;
+    let mut press = |a: &mut Driven| {
+        // More than a batch takes, again and again.
+        for _ in 0..2_000 {
+            number += 1;
+            a.request(1, number, envelope::<Account, _>(&key, &Fund { cents: 1 }), true);
+        }
+    };
+    press(&mut a);
+    order(&mut a, Order::Give(TRANSFER));
+    press(&mut a);
+    a.run();
+    a.commit();
+    assert!(a.has_work(), "what has come is more than was done");
+    assert!(a.handed_off.contains(&(SHARD, HandOffNews::CopyFrom(TRANSFER))));
+    drop(b);
 }

@@ -199,7 +199,7 @@ fn from_stream(driven: &mut Driven, source: u32, number: u64, envelope: Envelope
     let view = envelope.view();
     let hash = placement::hash(view.kind, view.key);
     let shard = driven.shard_of(view.kind, view.key);
-    let from = Provenance::Stream { source: ShardId(source), number, voids: 0 };
+    let from = Provenance::Stream { source: ShardId(source), number, voids: Some(0) };
     driven.arrive(Arrival { shard, hash, envelope, from });
 }
 

@@ -484,7 +484,6 @@ impl Kernel {
             self.run_arrivals(lane, room);
             if room.is_ok() {
                 self.feed_starved(false);
-                self.run_orders(lane);
             }
         }
         assert!(
@@ -554,6 +553,8 @@ impl Kernel {
         if room.is_err() {
             return;
         }
+        // Before the turns: those may leave no room in any batch.
+        self.run_orders(lane);
         if self.lanes[lane].trim_at.is_some_and(|at| at <= self.now) {
             self.trim(lane);
         }

@@ -298,10 +298,8 @@ impl Mover {
     fn news(&mut self, shard: ShardId, news: HandOffNews, now: Timestamp) {
         match news {
             HandOffNews::CopyFrom(transfer) => self.source_event(shard, transfer, SourceEvent::CopyFrom, now),
-            HandOffNews::Section(section) => {
-                if let Some(transfer) = self.sources.get(&shard).map(|source| source.transfer().id) {
-                    self.source_event(shard, transfer, SourceEvent::Section(section), now);
-                }
+            HandOffNews::Section(transfer, section) => {
+                self.source_event(shard, transfer, SourceEvent::Section(section), now);
             }
             HandOffNews::Sealed { transfer, epoch, number } => {
                 self.is_sealed(shard, transfer, epoch, number, now);

@@ -168,8 +168,8 @@ pub struct Shard {
     pub dead: BTreeSet<u64>,
     /// Bytes of its outboxes that may be on their way into memory.
     pub outbox_asked: usize,
-    /// A copy of each section leaves with its batch: the shard is being handed off.
-    pub gives: bool,
+    /// A copy of each section leaves with its batch: the shard is being handed off by this transfer.
+    pub gives: Option<TransferId>,
     /// The batch being built.
     pub changes: Changes,
 }
@@ -211,7 +211,7 @@ impl Shard {
             counted: Kept::default(),
             dead: BTreeSet::new(),
             outbox_asked: 0,
-            gives: false,
+            gives: None,
             changes: Changes::default(),
         }
     }

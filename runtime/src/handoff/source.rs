@@ -305,7 +305,7 @@ impl Source {
     }
 
     fn section(&mut self, batch: Batch) {
-        if !matches!(self.phase, Phase::Starting | Phase::Copying | Phase::Sealing) {
+        if !matches!(self.phase, Phase::Copying | Phase::Sealing) {
             return;
         }
         self.backlog_bytes += batch.bytes().len();

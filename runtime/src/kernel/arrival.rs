@@ -130,7 +130,7 @@ impl Kernel {
                 Some(Taken { slot, mail: Mail { envelope: arrival.envelope, origin: Origin::Query(to) } })
             }
             Provenance::Feed { .. } => self.judge_feed(arrival),
-            Provenance::Stream { source, voids, .. } if self.is_void(arrival.shard, source, voids) => None,
+            Provenance::Stream { voids, .. } if self.is_void(arrival.shard, voids) => None,
             Provenance::Stream { source, number, .. } => self.judge_stream(arrival, source, number),
             Provenance::Volatile => {
                 let slot = self.door(&arrival, false)?;
@@ -234,9 +234,9 @@ impl Kernel {
 
     /// Whether a message was handed over out of a batch that has been voided since. Its number will be given to
     /// another message, which taking this one would make look like a repeat (P13).
-    fn is_void(&self, target: ShardId, source: ShardId, voids: u64) -> bool {
+    fn is_void(&self, target: ShardId, voids: Option<u64>) -> bool {
         let lane = &self.lanes[self.shard(target).expect("judged at the door").lane];
-        self.is_in_lane(source, lane.id) && voids < lane.voids
+        voids.is_some_and(|voids| voids < lane.voids)
     }
 
     fn judge_stream(&mut self, arrival: Arrival, source: ShardId, number: u64) -> Option<Taken> {

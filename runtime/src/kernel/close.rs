@@ -105,10 +105,10 @@ impl Kernel {
                     }
                 }
             });
-            if shard.gives {
+            if let Some(transfer) = shard.gives {
                 let section = batch.section_from(begin);
                 self.lanes[lane].output_bytes += section.bytes().len();
-                self.lanes[lane].outputs.push(Output::HandOff(id, HandOffNews::Section(section)));
+                self.lanes[lane].outputs.push(Output::HandOff(id, HandOffNews::Section(transfer, section)));
             }
             if let Some((transfer, _)) = seal {
                 self.lanes[lane].outputs.push(Output::HandOff(
@@ -199,7 +199,7 @@ impl Kernel {
                 continue;
             }
             lost_feeds.extend(self.open_feeds.keys().map(|feed| (*feed, id)));
-            if self.host(id).gives {
+            if self.host(id).gives.is_some() {
                 handed_off.insert(id);
             }
             for listener in self.forget_memory(id) {

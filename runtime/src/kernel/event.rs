@@ -58,9 +58,9 @@ pub enum Provenance {
         source: ShardId,
         /// Its number in the stream.
         number: u64,
-        /// How often the sending lane had been voided when it was handed over. Within one lane it may not be durable
-        /// yet, and dies with its batch: one from before the last void is dropped.
-        voids: u64,
+        /// Handed over within a lane, before it was durable: how often that had been voided then. It dies with its batch, so
+        /// one from before the last void is dropped. `None` came out of a durable batch.
+        voids: Option<u64>,
     },
     /// A volatile entity, or a durable one to a volatile one.
     Volatile,
@@ -380,7 +380,7 @@ impl Output {
             // Of a shard that is handed off, nothing is given that is not durable.
             Self::Receipt(_)
             | Self::Hand(_)
-            | Self::HandOff(_, HandOffNews::CopyFrom(_) | HandOffNews::Section(_)) => None,
+            | Self::HandOff(_, HandOffNews::CopyFrom(_) | HandOffNews::Section(..)) => None,
             Self::HandOff(shard, _) => Some(Self::HandOff(shard, HandOffNews::Voided)),
         }
     }

@@ -14,8 +14,8 @@ const RECORD_LEN: usize = 320;
 pub enum HandOffNews {
     /// Every section from before the first that is given is durable: a copy of the rows may begin.
     CopyFrom(TransferId),
-    /// A section of the shard, alone in its batch.
-    Section(Batch),
+    /// A section of the shard, alone in its batch, and the hand-off it is given for.
+    Section(TransferId, Batch),
     /// The shard is sealed, and every section before the seal was given.
     Sealed {
         /// The hand-off.
@@ -78,12 +78,13 @@ impl Kernel {
                     work.records.push((id, epoch, number, record));
                 }
                 Order::Give(transfer) if is_serving => {
-                    self.host(id).gives = true;
+                    self.host(id).gives = Some(transfer);
                     let news = HandOffNews::CopyFrom(transfer);
                     self.put_gated(lane, Output::HandOff(id, news));
                 }
-                Order::Keep if is_serving => self.host(id).gives = false,
-                Order::Seal { transfer, to } if is_serving => {
+                Order::Keep if is_serving => self.host(id).gives = None,
+                // Where it does not give, its memory was lost since, and what was written then would stay behind.
+                Order::Seal { transfer, to } if is_serving && self.host(id).gives == Some(transfer) => {
                     self.lanes[lane].batch_bytes += RECORD_LEN;
                     self.touch(id).changes.seal = Some((transfer, to));
                 }
@@ -125,8 +126,15 @@ impl Kernel {
         self.starved.retain(|(_, target)| *target != id);
         let callers = self.forget_activations(|_, shard| shard == id);
         self.counters.voided += before - self.audit().in_flight;
-        for to in listeners.into_iter().map(|listener| listener.to).chain(callers) {
+        for to in callers {
             self.put_now(Output::Reply(to, Outcome::Elsewhere));
+        }
+        // Some of them wait for a message of the waiting queue, which moves along: under the same id they find it.
+        for listener in listeners {
+            self.put_now(Output::Reply(
+                listener.to,
+                Outcome::Unknown("its shard moves to another node".into()),
+            ));
         }
         for arrival in arrivals {
             if arrival.shard == id {

@@ -54,7 +54,7 @@ impl Kernel {
                 let envelope = Envelope::from_bytes(bytes).expect("an outbox holds envelopes");
                 let view = envelope.view();
                 let hash = crate::placement::hash(view.kind, view.key);
-                let from = Provenance::Stream { source, number, voids };
+                let from = Provenance::Stream { source, number, voids: same_lane.then_some(voids) };
                 let arrival = Arrival { shard: target, hash, envelope, from };
                 if same_lane { near.push(arrival) } else { far.push(Output::Hand(arrival)) }
             }

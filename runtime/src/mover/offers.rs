@@ -59,8 +59,9 @@ impl Mover {
     ) {
         match message {
             Message::Offer { transfer, attempt, table, is_sealed } => {
-                if transfer.source == *from && transfer.target == self.config.here && transfer.shard == shard
-                {
+                // Epochs rise with each move: none of an honest node is so high, and one more would not fit.
+                let is_sound = transfer.shard == shard && transfer.epoch.0 < u64::MAX / 2;
+                if is_sound && transfer.source == *from && transfer.target == self.config.here {
                     self.is_offered(transfer, attempt, table, is_sealed, now);
                 }
             }

@@ -155,7 +155,7 @@ impl Sim {
             Frame::Stream { source, target, number, envelope } => {
                 self.seen.streamed_across += 1;
                 // It came out of a durable batch: no void of a lane here is its business.
-                let from = Provenance::Stream { source, number, voids: u64::MAX };
+                let from = Provenance::Stream { source, number, voids: None };
                 self.arrive_across(to, target, envelope, from);
             }
             Frame::Volatile { target, envelope } => {
