@@ -282,7 +282,9 @@ fn a_message_of_a_voided_turn_is_not_taken_for_another_nodes() {
     }
     let held = a.held_hands.take().unwrap();
     assert_eq!(held.len(), 1);
-    held.into_iter().for_each(|arrival| a.arrive(arrival));
+    for arrival in held {
+        a.arrive(arrival);
+    }
     a.settle();
     assert_eq!(books(&mut a, &stays), Some((0, 0)), "the turn that sent it never was");
     let worker = a.worker_of(SHARD);
