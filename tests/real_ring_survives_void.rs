@@ -184,6 +184,10 @@ impl Store for Troubled {
         self.store.keep_note(name, bytes)
     }
 
+    fn durable(&self, lane: LaneId) -> Position {
+        self.store.durable(lane)
+    }
+
     fn loadable(&self, lane: LaneId) -> Position {
         self.store.loadable(lane)
     }

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         match word.as_str() {
             "--seed" => seed = words.next().and_then(|seed| seed.parse().ok()),
             "--cluster" => scale = Scale::Cluster,
+            "--moving" => scale = Scale::Moving,
             "--steps" => steps = true,
             "--trace" => trace = true,
             _ => seed = None,

@@ -22,6 +22,8 @@ pub enum Scale {
     OneNode,
     /// Two to four, by the seed, with the shards dealt among them.
     Cluster,
+    /// The same, and nodes join and leave while shards move.
+    Moving,
 }
 
 /// What one seed gave.
@@ -111,11 +113,14 @@ fn world(seed: u64, scale: Scale, traced: bool) -> World {
         4..7 => builder.lanes(random.pick(&[1, 2, 4])),
         _ => builder.lagging_lanes(random.pick(&[1, 2, 4])),
     };
-    if scale == Scale::Cluster {
+    if scale != Scale::OneNode {
         let nodes = random.between(2, 4) as usize;
         // In most worlds every node has its share; in the others one has none, or the first has all.
         let owners = random.pick(&[1, nodes - 1, nodes, nodes, nodes]);
         builder = builder.nodes(nodes).dealt(move |shard| shard.0 as usize % owners);
+    }
+    if scale == Scale::Moving {
+        builder = builder.moving();
     }
     if traced {
         builder = builder.traced(|line| println!("{line}"));
@@ -145,7 +150,7 @@ pub fn run(seed: u64, scale: Scale, traced: bool) -> Report {
     let mut world = world(seed, scale, traced);
     let deeds = world.sim.random().between(30, 120);
     // Between nodes everything takes longer.
-    let pause_max = if scale == Scale::Cluster { 80_000 } else { 30_000 };
+    let pause_max = if scale == Scale::OneNode { 30_000 } else { 80_000 };
     for _ in 0..deeds {
         world.deed();
         let pause = world.sim.random().below(pause_max);

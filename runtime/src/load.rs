@@ -43,7 +43,8 @@ pub fn outbox(store: &dyn Store, ticket: &OutboxTicket) -> Result<Vec<Bytes>, Lo
 /// [`MoverAction::ReadRows`](crate::mover::MoverAction::ReadRows): a copy begins behind what is durable by now.
 ///
 /// # Errors
-/// The shard is neither owned nor sealed under `epoch`, or the medium failed.
+/// The shard is neither owned nor sealed under `epoch`, or the medium failed, or was too full
+/// ([`Store::make_loadable`]).
 pub fn rows_to_copy(
     store: &dyn Store,
     shard: ShardId,
@@ -54,7 +55,8 @@ pub fn rows_to_copy(
     /// Behind every key: no row type is higher than that of images.
     const END: &[u8] = &[RowType::Image as u8 + 1];
     if from.is_empty() {
-        store.maintain()?;
+        // Rows that loads do not find yet would be in no piece: the sections that are shipped come behind them.
+        store.make_loadable(store.lane_of(shard))?;
     }
     let (mut rows, mut len, mut next) = (Vec::new(), 0, None);
     store.load_rows(shard, epoch, from..END, &mut |key, value| {

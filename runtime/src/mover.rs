@@ -79,6 +79,15 @@ pub enum MoverEvent {
         /// Where to go on; `None`: they were the last.
         next: Option<Vec<u8>>,
     },
+    /// They could not be read: the disk is full.
+    ReadFailed {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        transfer: TransferId,
+        /// As asked for.
+        attempt: u64,
+    },
     /// The place for a shard is clear.
     Cleared(ShardId, TransferId),
     /// What was to be staged is.
@@ -238,6 +247,9 @@ impl Mover {
             MoverEvent::RowsRead { shard, transfer, attempt, rows, next } => {
                 let read = SourceEvent::RowsRead { rows, next, attempt };
                 self.source_event(shard, transfer, read, now);
+            }
+            MoverEvent::ReadFailed { shard, transfer, attempt } => {
+                self.source_event(shard, transfer, SourceEvent::ReadFailed { attempt }, now);
             }
             MoverEvent::Cleared(shard, transfer) => {
                 self.target_event(shard, transfer, TargetEvent::Cleared, now);

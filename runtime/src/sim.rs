@@ -51,8 +51,8 @@
 //! them are lost, doubled, overtaken and late, and links are cut in one direction or both. Callers ask any node.
 //!
 //! # Caveats
-//! * Shards stay where [`Builder::dealt`] put them: no hand-off happens while a simulation runs.
-//! * Nodes neither join nor leave.
+//! * Shards stay where [`Builder::dealt`] put them unless [`Builder::moving`] lets them move. Then no fault makes another owner
+//!   of a shard, and what each node knows of the view is the simulation's own, not gossip.
 //! * Turns are pure by contract. A handler that reads a clock or a global breaks the repetition, and nothing else.
 
 mod builder;
@@ -63,6 +63,7 @@ mod faults;
 mod feed;
 mod lane;
 mod machine;
+mod moves;
 mod network;
 mod oracle;
 mod post;
@@ -129,6 +130,9 @@ pub struct Sim {
     healed: bool,
     machines: Vec<Machine>,
     network: Network,
+    /// Whether shards move, and which nodes are in the view.
+    moves: bool,
+    members: Vec<bool>,
     owners: Owners,
     callers: Vec<Caller>,
     calls: Vec<Call>,

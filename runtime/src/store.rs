@@ -237,6 +237,23 @@ pub trait Store: Send + Sync + 'static {
     /// that was already under way may see less.
     fn loadable(&self, lane: LaneId) -> Position;
 
+    /// Up to which position of a lane commits are durable.
+    fn durable(&self, lane: LaneId) -> Position;
+
+    /// Lets loads find everything of a lane that is durable by now, where [`Store::maintain`] alone may leave that for later.
+    ///
+    /// # Errors
+    /// The medium failed, or was too full to do it ([`io::ErrorKind::StorageFull`](std::io::ErrorKind::StorageFull)): then the
+    /// store goes on, and it may be tried again.
+    fn make_loadable(&self, lane: LaneId) -> Result<(), LoadError> {
+        let through = self.durable(lane);
+        self.maintain()?;
+        if self.loadable(lane) < through {
+            return Err(LoadError::Io(std::io::ErrorKind::StorageFull.into()));
+        }
+        Ok(())
+    }
+
     /// Sets aside room for a batch of up to `bytes`, to be given back by [`Store::release`] or used by a commit
     /// of it. The bytes are those of [`Batch::bytes`]; what frames them in the log is the store's business.
     ///

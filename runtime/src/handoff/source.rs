@@ -33,6 +33,15 @@ enum Phase {
     Ended,
 }
 
+/// Whether rows are being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Not,
+    Asked,
+    /// They could not be read, and are asked for again with the next tick.
+    Failed,
+}
+
 /// What happens to a source.
 #[derive(Debug)]
 pub enum SourceEvent {
@@ -46,6 +55,11 @@ pub enum SourceEvent {
         rows: Vec<Row>,
         /// `None`: they were the last.
         next: Option<Vec<u8>>,
+        /// As it was asked with.
+        attempt: u64,
+    },
+    /// The store could not read them now: the disk is full.
+    ReadFailed {
         /// As it was asked with.
         attempt: u64,
     },
@@ -114,8 +128,7 @@ pub struct Source {
     attempt: u64,
     /// The target takes pieces of this attempt.
     ready: bool,
-    /// Rows are being read.
-    reading: bool,
+    reading: Reading,
     /// Where reading goes on; `None` when all rows were read.
     next_row: Option<Vec<u8>>,
     /// Sections behind what was sent.
@@ -179,7 +192,7 @@ impl Source {
             phase,
             attempt: first_attempt(boot),
             ready: false,
-            reading: false,
+            reading: Reading::Not,
             next_row: Some(Vec::new()),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
@@ -215,11 +228,18 @@ impl Source {
         match event {
             SourceEvent::Heard(message) => self.hear(message, now),
             SourceEvent::CopyFrom if self.phase == Phase::Starting => self.phase = Phase::Copying,
-            SourceEvent::RowsRead { rows, next, attempt } if self.reading && attempt == self.attempt => {
-                self.reading = false;
+            SourceEvent::RowsRead { rows, next, attempt }
+                if self.reading == Reading::Asked && attempt == self.attempt =>
+            {
+                self.reading = Reading::Not;
                 self.rows += rows.len() as u64;
                 self.next_row = next;
                 self.push(&Piece::rows(self.transfer.shard, self.transfer.epoch, &rows), now);
+            }
+            SourceEvent::ReadFailed { attempt }
+                if self.reading == Reading::Asked && attempt == self.attempt =>
+            {
+                self.reading = Reading::Failed;
             }
             SourceEvent::Section(batch) => self.section(batch),
             SourceEvent::Sealed if self.phase == Phase::Sealing => self.phase = Phase::Sealed,
@@ -228,7 +248,12 @@ impl Source {
                 self.phase = Phase::Ended;
                 self.actions.push(SourceAction::End(SourceEnd::Moved));
             }
-            SourceEvent::Tick => self.tick(now),
+            SourceEvent::Tick => {
+                if self.reading == Reading::Failed {
+                    self.reading = Reading::Not;
+                }
+                self.tick(now);
+            }
             // Late: of an attempt that is over.
             _ => {}
         }
@@ -337,7 +362,7 @@ impl Source {
         assert_eq!(self.phase, Phase::Sealed, "only a sealed shard has all its rows in the store");
         self.attempt += 1;
         self.ready = false;
-        self.reading = false;
+        self.reading = Reading::Not;
         self.next_row = Some(Vec::new());
         self.backlog.clear();
         self.backlog_bytes = 0;
@@ -384,8 +409,8 @@ impl Source {
             return;
         }
         if let Some(from) = &self.next_row {
-            if !self.reading && self.unstaged_bytes < self.limits.window_bytes {
-                self.reading = true;
+            if self.reading == Reading::Not && self.unstaged_bytes < self.limits.window_bytes {
+                self.reading = Reading::Asked;
                 let (from, bytes) = (from.clone(), self.limits.chunk_bytes);
                 self.actions.push(SourceAction::ReadRows { from, bytes, attempt: self.attempt });
             }

@@ -30,6 +30,7 @@ pub struct Builder {
     shards: u32,
     workers: usize,
     nodes: usize,
+    moves: bool,
     /// Who owns a shard at the start; `None`: the first node has all.
     owner: Option<Box<dyn Fn(ShardId) -> usize>>,
     store: StoreChoice,
@@ -56,6 +57,7 @@ impl Builder {
             shards: 4,
             workers: 2,
             nodes: 1,
+            moves: false,
             owner: None,
             store: StoreChoice::Memory { lanes: 1, lagging: false },
             faults,
@@ -148,6 +150,12 @@ impl Builder {
         self
     }
 
+    /// Lets nodes join and leave the view while it runs, and shards move where it then names them.
+    pub fn moving(mut self) -> Self {
+        self.moves = true;
+        self
+    }
+
     /// Starts the nodes and lets them serve.
     ///
     /// # Panics
@@ -191,6 +199,8 @@ impl Builder {
             faults: self.faults,
             healed: false,
             network: Network::new(machines.len()),
+            members: vec![self.moves; machines.len()],
+            moves: self.moves,
             machines,
             owners: Owners::new(layout),
             callers: Vec::new(),

@@ -4,6 +4,7 @@ use super::{FeedTicket, Sim, Ticket, network::Frame};
 use crate::{
     activation::ReplyTo,
     kernel::{Arrival, Event, FeedReceipt, ImageTicket, Outcome},
+    mover::MoverEvent,
     placement::ShardId,
     shard::{OutboxPart, OutboxTicket},
     store::LaneId,
@@ -52,17 +53,44 @@ pub(super) enum Due {
 
 /// What a node is to do.
 pub(super) enum Chore {
-    Tick { worker: usize },
-    Run { worker: usize, lane: LaneId },
-    Worker { worker: usize, event: Event },
-    Commit { lane: LaneId },
-    Committed { lane: LaneId },
-    LoadShard { worker: usize, shard: ShardId, part: OutboxPart, resets: u64 },
-    LoadOutbox { worker: usize, ticket: OutboxTicket },
-    LoadImages { worker: usize, tickets: Vec<ImageTicket> },
+    Tick {
+        worker: usize,
+    },
+    Run {
+        worker: usize,
+        lane: LaneId,
+    },
+    Worker {
+        worker: usize,
+        event: Event,
+    },
+    Commit {
+        lane: LaneId,
+    },
+    Committed {
+        lane: LaneId,
+    },
+    LoadShard {
+        worker: usize,
+        shard: ShardId,
+        part: OutboxPart,
+        resets: u64,
+    },
+    LoadOutbox {
+        worker: usize,
+        ticket: OutboxTicket,
+    },
+    LoadImages {
+        worker: usize,
+        tickets: Vec<ImageTicket>,
+    },
     Maintain,
     Announce,
     Resume,
+    /// The node hears of the view.
+    View,
+    MoverTick,
+    Mover(MoverEvent),
 }
 
 impl Due {
@@ -140,6 +168,9 @@ impl Sim {
             Chore::Maintain => self.maintain(at),
             Chore::Announce => self.announce(at),
             Chore::Resume => self.resume(at),
+            Chore::View => self.hear_view(at),
+            Chore::MoverTick => self.tick_mover(at),
+            Chore::Mover(event) => self.step_mover(at, event),
         }
     }
 }

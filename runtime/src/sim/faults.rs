@@ -35,11 +35,13 @@ pub enum FaultClass {
     Pause,
     /// Links between nodes are cut for a while, in one direction or in both.
     Cut,
+    /// A node joins the view or leaves it, and its shards move.
+    View,
 }
 
 impl FaultClass {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Crash,
         Self::CrashInDisk,
         Self::CommitFailed,
@@ -53,6 +55,7 @@ impl FaultClass {
         Self::Slow,
         Self::Pause,
         Self::Cut,
+        Self::View,
     ];
 }
 
@@ -123,7 +126,8 @@ impl Sim {
                 let applied = self.random.chance(500);
                 faults.unknown(lane, applied);
             }
-            (FaultClass::Fenced, Some(faults), _) => {
+            // Where shards move, who took one is a node of the simulation.
+            (FaultClass::Fenced, Some(faults), _) if !self.moves => {
                 let shard = ShardId(self.random.below(u64::from(self.layout.count())) as u32);
                 faults.advance_epoch(shard);
             }
@@ -160,6 +164,7 @@ impl Sim {
             }
             (FaultClass::Pause, ..) => self.pause(at),
             (FaultClass::Cut, ..) => self.cut(at),
+            (FaultClass::View, ..) => self.change_view(at),
             _ => {}
         }
         self.plan_fault();

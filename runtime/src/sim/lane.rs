@@ -200,7 +200,7 @@ impl Sim {
     }
 
     /// What lanes tell a worker arrives in the order in which it was told.
-    fn tell(&mut self, at: usize, worker: usize, event: Event) {
+    pub(super) fn tell(&mut self, at: usize, worker: usize, event: Event) {
         let pause = self.random.below(self.run_pause);
         let node = self.machines[at].node.as_mut().expect("called with a node");
         let due = node.workers[worker].told_until.max(self.now + pause);

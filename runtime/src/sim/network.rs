@@ -6,10 +6,13 @@
 
 use super::{Due, Sim};
 use crate::{
+    handoff::Message,
     kernel::{Arrival, Event, Provenance, Receipt},
     message::Envelope,
+    mover::MoverEvent,
     placement::ShardId,
-    router::{self, Announcement, Heard},
+    router::{self, Announcement},
+    store::TransferId,
 };
 
 /// What one node says to another. Typed and not encoded: the bytes are the transport's business.
@@ -23,6 +26,8 @@ pub(super) enum Frame {
     Receipt(Receipt),
     /// Who owns what, as far as the sender has heard.
     Announce(Vec<Announcement>),
+    /// Of a shard that is handed off.
+    HandOff { shard: ShardId, transfer: TransferId, message: Message },
     /// A caller's request or question that came to a node without its shard. The answer goes to the caller.
     Request { arrival: Arrival, hops: u8 },
 }
@@ -33,7 +38,7 @@ impl Frame {
     fn may_come_twice(&self) -> bool {
         match self {
             Self::Volatile { .. } | Self::Request { .. } => false,
-            Self::Stream { .. } | Self::Receipt(_) | Self::Announce(_) => true,
+            Self::Stream { .. } | Self::Receipt(_) | Self::Announce(_) | Self::HandOff { .. } => true,
         }
     }
 }
@@ -92,7 +97,7 @@ impl Sim {
         if node.hosts(shard) {
             return Place::Here;
         }
-        match node.routes.route(shard, &self.machines[at].name) {
+        match node.mover.routes().route(shard, &self.machines[at].name) {
             router::Route::Remote(owner) => {
                 let to = self.machines.iter().position(|machine| machine.name == *owner);
                 Place::There(to.expect("only nodes of the simulation are announced"))
@@ -164,7 +169,11 @@ impl Sim {
             Frame::Receipt(receipt) => {
                 self.step_worker(to, self.worker_of(receipt.source), Event::Receipts(vec![receipt]));
             }
-            Frame::Announce(announcements) => self.hear(to, &announcements),
+            Frame::Announce(announcements) => self.step_mover(to, MoverEvent::Announced(announcements)),
+            Frame::HandOff { shard, transfer, message } => {
+                let from = self.machines[from].name.clone();
+                self.step_mover(to, MoverEvent::Heard { from, shard, transfer, message });
+            }
             Frame::Request { arrival, hops } => {
                 self.arrive(to, hops, arrival);
             }
@@ -178,38 +187,13 @@ impl Sim {
         self.step_worker(at, self.worker_of(shard), Event::Arrived(vec![arrival]));
     }
 
-    fn hear(&mut self, at: usize, announcements: &[Announcement]) {
-        for announcement in announcements {
-            let (shard, epoch) = (announcement.shard, announcement.epoch);
-            let Some(node) = self.machines[at].node.as_mut() else { return };
-            match node.routes.learn(shard, epoch, &announcement.owner) {
-                Heard::Newer => {
-                    for worker in 0..self.workers {
-                        self.step_worker(at, worker, Event::SendAgain { target: shard });
-                    }
-                }
-                Heard::Known | Heard::Older => {}
-                heard @ (Heard::Conflict | Heard::NoShard) => {
-                    self.fail(&format!("n{at} heard {announcement:?}, which is {heard:?}"));
-                }
-            }
-        }
-    }
-
     /// A node tells the others what it owns and what it has heard, and will again, for what it says may be lost.
     pub(super) fn announce(&mut self, at: usize) {
-        let machine = &mut self.machines[at];
-        let node = machine.node.as_mut().expect("checked by the caller");
-        for owned in node.store.owned().expect("an open store knows what it owns") {
-            // Another owner may have had it for a moment, and given it back under a higher epoch.
-            if node.routes.learn(owned.shard, owned.epoch, &machine.name) == Heard::Conflict {
-                self.fail(&format!("n{at} owns {}, and so does another node", owned.shard));
-            }
-        }
+        let node = self.machines[at].node.as_ref().expect("checked by the caller");
         let mut chunks = Vec::new();
         let mut from = Some(ShardId(0));
         while let Some(shard) = from {
-            let (chunk, next) = node.routes.announce(shard);
+            let (chunk, next) = node.mover.routes().announce(shard);
             chunks.push(Frame::Announce(chunk));
             from = next;
         }

@@ -12,7 +12,8 @@ use crate::{
 impl Sim {
     pub(super) fn let_out(&mut self, at: usize, output: Output) {
         let pause = self.random.below(self.transit_pause);
-        let is_lost = !matches!(output, Output::Hand(_)) && self.random.chance(self.transit_faults());
+        let is_certain = matches!(output, Output::Hand(_) | Output::HandOff(..));
+        let is_lost = !is_certain && self.random.chance(self.transit_faults());
         if is_lost {
             self.seen.answers_lost += 1;
             self.trace.note(self.now, format_args!("lost: {output:?}"));
@@ -36,7 +37,7 @@ impl Sim {
             }
             Output::FeedReceipt(receipt) => self.plan(pause, Due::FeedReceipt(receipt)),
             Output::Hand(arrival) => self.hand(at, arrival),
-            Output::HandOff(shard, _) => self.fail(&format!("nobody hands off {shard}")),
+            Output::HandOff(shard, news) => self.hand_off_news(at, shard, news),
         }
     }
 

@@ -3,8 +3,8 @@
 use super::{Chore, Due, Sim, lane::LaneRing};
 use crate::{
     kernel::{Action, Event, Kernel, Outcome, Output, Seat},
+    mover::Mover,
     placement::ShardId,
-    router::{Heard, Routes},
     store::{LaneId, NoRoom, Store},
 };
 use std::sync::Arc;
@@ -19,8 +19,10 @@ pub(super) struct Node {
     pub(super) maintaining: bool,
     /// By shard number: whether a worker hosts it.
     hosted: Vec<bool>,
-    /// Who owns what, as far as this node has heard since it started.
-    pub(super) routes: Routes,
+    /// Its hand-offs, and who owns what as far as it has heard since it started.
+    pub(super) mover: Mover,
+    /// What the node tells its mover comes in order.
+    pub(super) mover_told_until: u64,
 }
 
 /// What the ring keeps for one worker.
@@ -38,8 +40,13 @@ impl Node {
         self.hosted[shard.0 as usize]
     }
 
+    pub(super) fn set_hosted(&mut self, shard: ShardId, is: bool) {
+        self.hosted[shard.0 as usize] = is;
+    }
+
     pub(super) fn is_quiet(&self) -> bool {
-        self.lanes.iter().all(LaneRing::is_idle)
+        self.mover.running() == (0, 0)
+            && self.lanes.iter().all(LaneRing::is_idle)
             && self.kernels.iter().all(|kernel| kernel.is_serving() && kernel.is_quiet())
     }
 }
@@ -80,14 +87,14 @@ impl Sim {
             .collect();
         let workers = kernels.iter().map(|_| WorkerRing::default()).collect();
         let mut hosted = vec![false; self.layout.count() as usize];
-        let mut routes = Routes::new(self.layout);
         for owned in &owned {
             hosted[owned.shard.0 as usize] = true;
-            let heard = routes.learn(owned.shard, owned.epoch, &self.machines[at].name);
-            assert_eq!(heard, Heard::Newer, "a store names each shard it owns once");
         }
+        let ownership = store.ownership().expect("a store that was just opened can be read");
+        let (mover, begun) = self.make_mover(at, ownership);
         self.trace.note(self.now, format_args!("n{at} starts, {life}"));
-        let node = Node { kernels, store, lanes, workers, maintaining: false, hosted, routes };
+        let node =
+            Node { kernels, store, lanes, workers, maintaining: false, hosted, mover, mover_told_until: 0 };
         self.machines[at].node = Some(node);
         self.check_owners(at);
         for worker in 0..self.workers {
@@ -95,7 +102,12 @@ impl Sim {
         }
         self.chore(at, self.maintain_every, Chore::Maintain);
         if self.machines.len() > 1 {
+            self.perform_moves(at, begun);
             self.chore(at, 0, Chore::Announce);
+            self.chore(at, 0, Chore::MoverTick);
+            if self.moves {
+                self.tell_view(at);
+            }
         }
         self.reopen_feeds(at);
     }
@@ -258,12 +270,7 @@ impl Sim {
                 let pause = self.random.below(self.load_pause);
                 self.chore(at, pause, Chore::LoadImages { worker, tickets });
             }
-            Action::Left(shard) => {
-                for other in (0..self.workers).filter(|other| *other != worker) {
-                    let event = Event::InNode { shard, is: false };
-                    self.chore(at, 0, Chore::Worker { worker: other, event });
-                }
-            }
+            Action::Left(shard) => self.has_left(at, worker, shard),
             Action::WantLoadable => self.plan_maintenance(at, 1_000),
             Action::Stop(error) => self.fail(&format!("a shard's rows cannot be read: {error}")),
         }

@@ -126,6 +126,10 @@ seen! {
     applied,
     /// Nodes that did nothing for a while.
     pauses,
+    /// Shards that moved to another node.
+    shards_moved,
+    /// Nodes that joined the view or left it.
+    views_changed,
     /// Links between nodes that were cut, each direction on its own.
     links_cut,
     /// Frames that met a cut link.

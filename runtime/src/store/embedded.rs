@@ -536,6 +536,10 @@ impl Store for EmbeddedStore {
         self.inner.directory.as_deref()
     }
 
+    fn durable(&self, _lane: LaneId) -> Position {
+        Position(self.inner.log.durable())
+    }
+
     fn loadable(&self, _lane: LaneId) -> Position {
         Position(self.inner.loadable())
     }

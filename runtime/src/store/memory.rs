@@ -343,6 +343,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn durable(&self, lane: LaneId) -> Position {
+        Position(self.state().lanes[lane.0 as usize].position)
+    }
+
     fn loadable(&self, lane: LaneId) -> Position {
         Position(self.state().lanes[lane.0 as usize].loadable)
     }

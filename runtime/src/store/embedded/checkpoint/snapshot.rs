@@ -38,6 +38,7 @@ impl SnapshotCheckpoint {
     /// The medium failed.
     pub(in crate::store::embedded) fn open(disk: Arc<dyn Disk>, store: StoreId) -> io::Result<Self> {
         let mut newest = State { sequence: 0, rows: Rows::new() };
+        let mut newest_file = None;
         for name in NAMES {
             let file = match disk.open(name) {
                 Ok(file) => file,
@@ -46,11 +47,20 @@ impl SnapshotCheckpoint {
             };
             // One that is not whole was being written when the power went; the other has what counts. If it has not,
             // the log no longer continues at its position, and the store refuses to open.
-            if let Some(state) = decode(&read_whole(&*file)?, store)
+            let bytes = read_whole(&*file)?;
+            if let Some(state) = decode(&bytes, store)
                 && state.sequence > newest.sequence
             {
                 newest = state;
+                newest_file = Some((file, bytes));
             }
+        }
+        // What was read may be in memory alone: a sync that failed in the run before has lost it for the disk. The next round
+        // writes over the other file, so this one must be there before (P15).
+        if let Some((file, bytes)) = newest_file {
+            file.write_at(&bytes, 0)?;
+            file.sync_data()?;
+            disk.sync_directory()?;
         }
         Ok(Self { disk, store, state: RwLock::new(newest) })
     }

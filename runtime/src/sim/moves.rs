@@ -1,0 +1,226 @@
+//! Shards that move while a simulation runs: a mover on each node, and views that change.
+
+use super::{Chore, Sim, network::Frame};
+use crate::{
+    handoff::HandOffLimits,
+    kernel::{Event, HandOffNews},
+    load,
+    mover::{Mover, MoverAction, MoverConfig, MoverEvent},
+    placement::{NodeName, ShardId, Table, Weight},
+    rebalance,
+    store::{LoadError, Ownership, StageError},
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Pause between two ticks of a mover, in microseconds.
+const TICK: u64 = 50_000;
+/// As late as this a node hears of a view, in microseconds.
+const VIEW_LATE_MAX: u64 = 400_000;
+
+impl Sim {
+    /// A mover for a node that starts. Everything is small and soon, so that a short run has many moves.
+    pub(super) fn make_mover(
+        &mut self,
+        at: usize,
+        ownership: Vec<(ShardId, Ownership)>,
+    ) -> (Mover, Vec<MoverAction>) {
+        let limits = HandOffLimits {
+            window_bytes: 4_096,
+            chunk_bytes: self.random.pick(&[100, 1_000, 10_000]),
+            seal_bytes: 1_024,
+            resend_after: Duration::from_millis(100),
+            patience: Duration::from_secs(2),
+            ..HandOffLimits::default()
+        };
+        let pace = rebalance::Settings {
+            stable_for: Duration::from_millis(200),
+            rest: Duration::from_millis(500),
+            answer_within: Duration::from_secs(1),
+            back_off: Duration::from_millis(100),
+            back_off_max: Duration::from_secs(2),
+            ..rebalance::Settings::default()
+        };
+        let machine = &self.machines[at];
+        let config = MoverConfig {
+            here: machine.name.clone(),
+            store: at as u128 + 1,
+            boot: machine.life,
+            shards: self.layout,
+            limits,
+            pace,
+            takes_max: 4,
+        };
+        Mover::new(config, ownership, self.wall(at))
+    }
+
+    /// A node joins the view or leaves it, and the others hear of that sooner or later.
+    pub(super) fn change_view(&mut self, at: usize) {
+        if !self.moves {
+            return;
+        }
+        let others = self.members.iter().enumerate().filter(|(other, is)| *other != at && **is).count();
+        if self.members[at] && others == 0 {
+            return;
+        }
+        self.members[at] = !self.members[at];
+        self.seen.views_changed += 1;
+        for node in 0..self.machines.len() {
+            self.tell_view(node);
+        }
+    }
+
+    /// A node hears of the view as it is when it hears.
+    pub(super) fn tell_view(&mut self, at: usize) {
+        let pause = self.random.below(VIEW_LATE_MAX);
+        self.chore(at, pause, Chore::View);
+    }
+
+    pub(super) fn hear_view(&mut self, at: usize) {
+        let members: BTreeMap<NodeName, Weight> = self
+            .members
+            .iter()
+            .zip(&self.machines)
+            .filter(|(is_member, _)| **is_member)
+            .map(|(_, machine)| (machine.name.clone(), Weight::default()))
+            .collect();
+        let table = Table::new(&members, self.layout).map(Arc::new);
+        self.step_mover(at, MoverEvent::Table(table));
+    }
+
+    pub(super) fn tick_mover(&mut self, at: usize) {
+        self.chore(at, TICK, Chore::MoverTick);
+        self.step_mover(at, MoverEvent::Tick);
+    }
+
+    pub(super) fn step_mover(&mut self, at: usize, event: MoverEvent) {
+        let now = self.wall(at);
+        let Some(node) = self.machines[at].node.as_mut() else { return };
+        let actions = node.mover.step(event, now);
+        self.perform_moves(at, actions);
+    }
+
+    /// What a mover is told by its own node arrives in the order in which it was told.
+    pub(super) fn tell_mover(&mut self, at: usize, event: MoverEvent) {
+        let pause = self.random.below(self.run_pause);
+        let now = self.now;
+        let node = self.machines[at].node.as_mut().expect("called with a node");
+        node.mover_told_until = node.mover_told_until.max(now + pause);
+        let due = node.mover_told_until;
+        self.chore(at, due - now, Chore::Mover(event));
+    }
+
+    /// A kernel tells of a shard that is handed off.
+    pub(super) fn hand_off_news(&mut self, at: usize, shard: ShardId, news: HandOffNews) {
+        self.tell_mover(at, MoverEvent::News(shard, news));
+    }
+
+    pub(super) fn perform_moves(&mut self, at: usize, actions: Vec<MoverAction>) {
+        for action in actions {
+            // A fatal error of the store ends the node, and what it still had to do.
+            if self.machines[at].node.is_none() {
+                return;
+            }
+            self.perform_move(at, action);
+        }
+    }
+
+    fn perform_move(&mut self, at: usize, action: MoverAction) {
+        self.trace.note(self.now, format_args!("n{at} moves: {action:?}"));
+        let store = Arc::clone(&self.machines[at].node.as_ref().expect("checked by the caller").store);
+        match action {
+            MoverAction::Send { to, shard, transfer, message } => {
+                let to = self.machines.iter().position(|machine| machine.name == to);
+                let to = to.expect("only nodes of the simulation are named");
+                self.transmit(at, to, &Frame::HandOff { shard, transfer, message });
+            }
+            MoverAction::Announce(announcement) => {
+                self.seen.shards_moved += 1;
+                let frame = Frame::Announce(vec![announcement]);
+                for to in (0..self.machines.len()).filter(|to| *to != at) {
+                    self.transmit(at, to, &frame);
+                }
+            }
+            MoverAction::Routed(shard) => {
+                for worker in 0..self.workers {
+                    self.step_worker(at, worker, Event::SendAgain { target: shard });
+                }
+            }
+            MoverAction::Order(shard, order) => {
+                let worker = self.worker_of(shard);
+                self.tell(at, worker, Event::HandOff { shard, order });
+            }
+            MoverAction::Host(shard) => self.host(at, shard),
+            MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes } => {
+                match load::rows_to_copy(&*store, shard, epoch, &from, bytes) {
+                    Ok((rows, next)) => {
+                        self.tell_loadable(at);
+                        self.tell_mover(at, MoverEvent::RowsRead { shard, transfer, attempt, rows, next });
+                    }
+                    // It has gone meanwhile; whoever asked knows by now, or will.
+                    Err(LoadError::NotOwned(_)) => {}
+                    Err(LoadError::Io(error)) if error.kind() == std::io::ErrorKind::StorageFull => {
+                        self.tell_mover(at, MoverEvent::ReadFailed { shard, transfer, attempt });
+                    }
+                    Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
+                }
+            }
+            MoverAction::Clear(shard, epoch, transfer) => {
+                let cleared = store.begin_staging(shard, epoch, transfer);
+                self.has_staged(at, shard, transfer, cleared, MoverEvent::Cleared(shard, transfer));
+            }
+            MoverAction::Stage(shard, epoch, transfer, sections) => {
+                let staged = load::stage(&*store, shard, epoch, transfer, &sections);
+                self.has_staged(at, shard, transfer, staged, MoverEvent::Staged(shard, transfer));
+            }
+            MoverAction::Sweep(shard, epoch, transfer) => {
+                if let Err(StageError::Io(_)) = store.sweep_staging(shard, epoch, transfer) {
+                    self.kill(at, self.crash_cuts_power);
+                }
+            }
+            MoverAction::ReadOwnership(shard) => {
+                let all = store.ownership().expect("an open store knows what it owns");
+                let found = all.into_iter().find(|(other, _)| *other == shard);
+                let ownership = found.map_or(Ownership::Foreign, |(_, ownership)| ownership);
+                self.tell_mover(at, MoverEvent::Ownership(shard, ownership));
+            }
+            MoverAction::Alarm(what) => self.fail(&format!("n{at}: {what}")),
+        }
+    }
+
+    fn has_staged(
+        &mut self,
+        at: usize,
+        shard: ShardId,
+        transfer: crate::store::TransferId,
+        result: Result<(), StageError>,
+        done: MoverEvent,
+    ) {
+        match result {
+            Ok(()) => self.tell_mover(at, done),
+            Err(StageError::Io(_)) => self.kill(at, self.crash_cuts_power),
+            Err(error) => {
+                self.tell_mover(at, MoverEvent::StagingFailed(shard, transfer, error.to_string()));
+            }
+        }
+    }
+
+    /// A worker hosts a shard from now on.
+    fn host(&mut self, at: usize, shard: ShardId) {
+        let node = self.machines[at].node.as_mut().expect("checked by the caller");
+        node.set_hosted(shard, true);
+        let worker = self.worker_of(shard);
+        self.tell(at, worker, Event::Host { shard });
+        for other in (0..self.workers).filter(|other| *other != worker) {
+            self.tell(at, other, Event::InNode { shard, is: true });
+        }
+    }
+
+    /// A worker has let a shard go.
+    pub(super) fn has_left(&mut self, at: usize, worker: usize, shard: ShardId) {
+        let node = self.machines[at].node.as_mut().expect("a kernel has a node");
+        node.set_hosted(shard, false);
+        for other in (0..self.workers).filter(|other| *other != worker) {
+            self.tell(at, other, Event::InNode { shard, is: false });
+        }
+    }
+}
