@@ -114,20 +114,49 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         Ring,
         &["error", "codec", "entity", "message", "placement", "requests", "feeds", "kernel", "clock"],
     ),
+    (
+        "cluster",
+        Ring,
+        &[
+            "timestamp",
+            "codec",
+            "entity",
+            "limits",
+            "placement",
+            "membership",
+            "router",
+            "rebalance",
+            "kinds",
+            "kernel",
+            "handoff",
+            "mover",
+            "store",
+            "load",
+            "clock",
+            "transport",
+            "node",
+        ],
+    ),
     ("worker", Ring, &["timestamp", "kernel", "store", "node"]),
     (
         "node",
         Ring,
         &[
+            "error",
+            "message",
             "limits",
             "placement",
+            "router",
             "kinds",
+            "feeds",
             "activation",
             "shard",
             "kernel",
             "store",
             "load",
             "clock",
+            "transport",
+            "cluster",
             "worker",
         ],
     ),
@@ -148,13 +177,15 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
             "kernel",
             "store",
             "clock",
+            "transport",
+            "cluster",
             "node",
         ],
     ),
     (
         "runtime",
         Ring,
-        &["entity", "limits", "placement", "kinds", "kernel", "store", "clock", "node", "client"],
+        &["entity", "limits", "placement", "kinds", "kernel", "store", "clock", "cluster", "node", "client"],
     ),
 ];
 
@@ -175,7 +206,7 @@ const STORE_WITHOUT_IO: &[&str] = &[
 ];
 
 /// Rooms that may touch files, sockets, threads and clocks.
-const WORLD: &[&str] = &["store", "clock", "transport", "worker", "node"];
+const WORLD: &[&str] = &["store", "clock", "transport", "cluster", "worker", "node"];
 /// One call elsewhere that asks the world and changes nothing in it: how many cores there are.
 const WORLD_EXCEPT: (&str, &str) = ("runtime", "thread::available_parallelism");
 

@@ -3,5 +3,6 @@
 
 pub mod driven;
 pub mod entities;
+pub mod nodes;
 pub mod running;
 pub mod world;

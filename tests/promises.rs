@@ -82,3 +82,6 @@ mod architecture;
 
 // What the pages say is what the code is.
 mod pages_are_true;
+
+// The same entities on one node and on many, while nodes join and leave: the same figures.
+mod same_result_at_any_scale;

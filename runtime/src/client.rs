@@ -17,13 +17,16 @@ pub use operator::{
 use crate::{
     activation::{Listener, ReplyTo},
     clock::random_u128,
+    cluster::{self, Caller, Command, CommandAnswer, CommandError, ConnectError, Security},
     codec,
     entity::{Answers, Entity, EntityId, EntityRef},
-    error::{AskError, Bound, Refusal},
+    error::{AskError, Refusal},
     kernel::{self, Arrival, Outcome},
     message::{self, ClientId, Envelope, Message, RequestId},
     node::Front,
+    placement::NodeName,
     requests::{Reply, ReplyClass},
+    timestamp::Timestamp,
 };
 use pending::Pending;
 use serde::de::DeserializeOwned;
@@ -39,6 +42,11 @@ use std::{
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// How often a request is asked again by itself before its outcome is given back as unknown.
 const TRIES_MAX: u32 = 64;
+/// How long a request waits for the node that has its entity to be known and reached, before it is refused. Longer than a
+/// hand-off takes, and about what a process takes to start again.
+const AWAY_MAX: Duration = Duration::from_secs(3);
+/// Then it asks again, or as soon as a shard is heard to have another owner.
+const ROUTE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends messages to entities of this runtime. Cheap to clone; the clones share one identity.
 ///
@@ -53,10 +61,59 @@ struct Inner {
     shared: Arc<Front>,
     connection: u32,
     pending: Arc<Pending>,
+    /// Keeps a client connected that is in no node's process.
+    caller: Option<Arc<Caller>>,
 }
 
 impl Client {
+    /// Connects to a cluster whose nodes listen on this machine, over plain TCP; [`Client::connect_with`] to others. One
+    /// address that answers is enough: the client hears of the other nodes there, asks each entity's node directly, and
+    /// connects again by itself where a connection ends.
+    ///
+    /// ```no_run
+    /// # use entity_runtime::prelude::*;
+    /// # #[derive(Entity, Default, Serialize, Deserialize)]
+    /// # #[entity(kind = "counter", handles(Add))]
+    /// # struct Counter { count: u64 }
+    /// # #[derive(Message, Serialize, Deserialize)]
+    /// # #[message(reply = u64)]
+    /// # struct Add { by: u64 }
+    /// # impl Handle<Add> for Counter {
+    /// #     fn handle(&mut self, add: Add, _: &mut Context<'_, Self>) -> u64 { self.count += add.by; self.count }
+    /// # }
+    /// # async fn connect() -> anyhow::Result<()> {
+    /// let client = Client::connect(["127.0.0.1:7001", "127.0.0.1:7002"]).await?;
+    /// let count = client.ask(Counter::at("visits"), Add { by: 1 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(
+        addresses: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Self, ConnectError> {
+        Self::connect_with(addresses, &Security::Loopback).await
+    }
+
+    /// As [`Client::connect`], secured as the nodes are.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect_with(
+        addresses: impl IntoIterator<Item = impl Into<String>>,
+        security: &Security,
+    ) -> Result<Self, ConnectError> {
+        let addresses = addresses.into_iter().map(Into::into).collect();
+        let caller = Arc::new(cluster::connect(addresses, security).await?);
+        Ok(Self::new(&Arc::clone(&caller.front), Some(caller)))
+    }
+
     pub(crate) fn open(shared: &Arc<Front>) -> Self {
+        Self::new(shared, None)
+    }
+
+    fn new(shared: &Arc<Front>, caller: Option<Arc<Caller>>) -> Self {
         let connection = shared.ports.next();
         let pending = Arc::new(Pending::new(
             ClientId(random_u128()),
@@ -64,7 +121,37 @@ impl Client {
             shared.limits.reply_retention,
         ));
         shared.ports.open(connection, pending.clone());
-        Self { inner: Arc::new(Inner { shared: Arc::clone(shared), connection, pending }) }
+        Self { inner: Arc::new(Inner { shared: Arc::clone(shared), connection, pending, caller }) }
+    }
+
+    /// The nodes it is connected with, by name. Of a client inside a node: the other nodes.
+    pub fn nodes(&self) -> Vec<NodeName> {
+        let mut names: Vec<_> =
+            self.inner.shared.links.all().iter().filter_map(|outbound| outbound.node.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// Puts an operator's command to a node, or to whichever is connected.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn command(
+        &self,
+        node: Option<&NodeName>,
+        command: Command,
+    ) -> Result<CommandAnswer, CommandError> {
+        let links = &self.inner.shared.links;
+        let outbound = match node {
+            Some(name) => links.to(name),
+            None => links.all().into_iter().next(),
+        };
+        let outbound = outbound.ok_or_else(|| CommandError::NotConnected(node.cloned()))?;
+        let asked = outbound.command(command.encode().into());
+        let name = outbound.node.as_ref().map_or_else(String::new, ToString::to_string);
+        let answer = asked.map_err(|_| CommandError::NotConnected(node.cloned()))?;
+        let answer = answer.await.map_err(|_| CommandError::Cut(name.clone()))?;
+        codec::decode(&answer).map_err(|why| CommandError::Unreadable { node: name, why })
     }
 
     /// Sends a message or asks a query, and waits for the reply: of a message after its commit is durable, of a query
@@ -101,7 +188,7 @@ impl Client {
     /// The name is empty or too long.
     #[expect(clippy::unused_async, reason = "a feed of another node will be waited for")]
     pub async fn feed(&self, name: &str) -> Result<Feed, FeedError> {
-        Feed::open(&self.inner.shared, name)
+        Feed::open(&self.inner.shared, name, self.inner.caller.clone())
     }
 
     /// Opens the feed of this name behind what of it is durable: for a source that cannot be read from its start again,
@@ -158,7 +245,7 @@ impl Client {
     /// # Errors
     /// The name is empty or too long, or somebody has the feed open: [`Refusal::FeedOpen`].
     pub async fn resume_feed(&self, name: &str) -> Result<Feed, FeedError> {
-        Feed::resume(&self.inner.shared, name).await
+        Feed::resume(&self.inner.shared, name, self.inner.caller.clone()).await
     }
 
     fn request<E: Entity, M: Message, R>(
@@ -273,6 +360,16 @@ impl<R> Ask<R> {
         }
     }
 
+    /// Whether to wait for the shard's owner to be known and reached, and ask again.
+    fn waits_for_owner(&self, away_since: &mut Option<Timestamp>, until: Timestamp) -> bool {
+        let shared = &self.client.inner.shared;
+        let now = shared.clock.now();
+        let since = *away_since.get_or_insert(now);
+        !shared.links.is_alone()
+            && now < until.min(since + AWAY_MAX)
+            && !shared.stopping.load(Ordering::SeqCst)
+    }
+
     /// Waits this long at the most, however often it is asked again meanwhile; then the outcome is unknown.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -292,7 +389,10 @@ impl<R> Ask<R> {
         let mut is_again = self.knows == Knows::Before;
         let is_kept = self.knows != Knows::Nothing;
         let mut why = String::new();
-        for _ in 0..TRIES_MAX {
+        // Since when the shard has been with nobody who can be reached.
+        let mut away_since = None;
+        let mut tries = 0;
+        while tries < TRIES_MAX {
             let mut waiter = inner.pending.wait(id, is_kept, until);
             self.slot = Some(waiter.slot);
             let to = ReplyTo { connection: inner.connection, slot: waiter.slot };
@@ -307,19 +407,29 @@ impl<R> Ask<R> {
                     }
                 }
             };
-            if let Err(refusal) =
-                inner.shared.admit(Arrival { shard, hash, envelope: envelope.clone(), from })
-            {
-                return Err(refused(refusal, id.is_some() && is_again, self.knows));
-            }
-            let outcome = waiter.await;
+            let arrival = Arrival { shard, hash, envelope: envelope.clone(), from };
+            let outcome = match inner.shared.admit(arrival, 0) {
+                Ok(()) => waiter.await,
+                Err(refusal) => {
+                    inner.pending.take_back(waiter.slot);
+                    Outcome::Refused(refusal)
+                }
+            };
             self.slot = None;
             // Whoever delivered it has settled or kept the number, unless it is still to be found out.
-            self.is_open &= matches!(outcome, Outcome::Unknown(_));
+            self.is_open &= !matches!(outcome, Outcome::Done(_) | Outcome::Waiting);
             match outcome {
                 Outcome::Done(reply) => return Ok(reply),
                 Outcome::Waiting => {
                     return Ok(Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() });
+                }
+                Outcome::Elsewhere
+                | Outcome::Refused(Refusal::Unavailable | Refusal::OwnerUnavailable(_))
+                    if self.waits_for_owner(&mut away_since, until) =>
+                {
+                    // Nothing has happened. The shard is on its way to another node, or its node on its way back.
+                    let pause = inner.pending.pause(inner.shared.clock.now() + ROUTE_PAUSE);
+                    let _ = pause.await;
                 }
                 Outcome::Refused(refusal) => {
                     return Err(refused(refusal, id.is_some() && is_again, self.knows));
@@ -328,6 +438,7 @@ impl<R> Ask<R> {
                     return Err(refused(Refusal::Unavailable, id.is_some() && is_again, self.knows));
                 }
                 Outcome::Unknown(reason) => {
+                    tries += 1;
                     is_again = true;
                     why = reason;
                     let is_late = why == pending::TIMED_OUT || until <= inner.shared.clock.now();
@@ -351,7 +462,13 @@ impl<R> Drop for Ask<R> {
 /// What a refusal says of the request. It left no mark, but an earlier try may have.
 fn refused(refusal: Refusal, is_again: bool, knows: Knows) -> AskError {
     match &refusal {
-        Refusal::Busy(_) | Refusal::StorageFull | Refusal::Unavailable | Refusal::Stopping if is_again => {
+        Refusal::Busy(_)
+        | Refusal::StorageFull
+        | Refusal::Unavailable
+        | Refusal::OwnerUnavailable(_)
+        | Refusal::Stopping
+            if is_again =>
+        {
             unknown(&refusal.to_string(), knows)
         }
         // No repeat will ever be told more.
@@ -368,22 +485,6 @@ fn unknown(why: &str, knows: Knows) -> AskError {
         Knows::Id | Knows::Before => "ask again with the same request id",
     };
     AskError::Unknown(format!("{why}; {advice}"))
-}
-
-impl Front {
-    /// Takes a client's message, or refuses it where the worker has too much to do.
-    fn admit(&self, arrival: Arrival) -> Result<(), Refusal> {
-        if self.stopping.load(Ordering::Relaxed) {
-            return Err(Refusal::Stopping);
-        }
-        let intake = &self.intakes[self.worker_of(arrival.shard)];
-        if self.limits.intake_bytes_max <= intake.backlog() {
-            intake.refused();
-            return Err(Refusal::Busy(Bound::Intake));
-        }
-        intake.push_arrival(arrival);
-        Ok(())
-    }
 }
 
 /// What a reply is read as.
@@ -428,7 +529,7 @@ mod tests {
     use super::*;
     use crate::{
         limits::Limits,
-        node::{Intake, Port},
+        node::{Intake, Links, Port},
         placement::Shards,
     };
     use std::{
@@ -439,7 +540,8 @@ mod tests {
     /// A client whose worker is the test.
     fn client_with(limits: Limits) -> (Client, Arc<Front>) {
         let layout = Shards::new(1).unwrap();
-        let front = Arc::new(Front::new(limits, layout, vec![Arc::new(Intake::new(1))]));
+        let front =
+            Arc::new(Front::new(limits, Links::alone(layout), layout, vec![Arc::new(Intake::new(1))]));
         (Client::open(&front), front)
     }
 

@@ -20,6 +20,9 @@ pub enum Refusal {
     /// The shard's state is still being read from the store, or its owner is not reachable.
     #[error("the entity's shard is not available now; send again after a pause")]
     Unavailable,
+    /// The node that has the entity cannot be reached: it has crashed, is cut off, or hangs.
+    #[error("{0}, which has the entity, cannot be reached; send again when it is back")]
+    OwnerUnavailable(String),
     /// The runtime is shutting down.
     #[error("the runtime is stopping; send again when it is back")]
     Stopping,

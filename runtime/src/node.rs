@@ -11,22 +11,29 @@
 
 mod intake;
 mod lane;
+mod links;
 mod loader;
 mod maintainer;
+mod outbound;
 mod patience;
 mod ports;
+mod remote;
 mod suspects;
 mod watchdog;
 
 pub(crate) use intake::{Intake, Stats};
 pub(crate) use lane::{LaneProgress, LaneQueue, Submitted};
+pub(crate) use links::{Links, Place};
 pub(crate) use loader::Loader;
+pub(crate) use outbound::Outbound;
 pub(crate) use patience::Patience;
 pub(crate) use ports::{Port, Ports};
+pub(crate) use remote::{Remote, Violation};
 pub(crate) use suspects::Suspects;
 
 use crate::{
     clock::{Clock, random_u128},
+    cluster::{Cluster, Door, ToCoordinator},
     kernel::{Arrival, Counters, Event, Kernel, Output, Receipt, Seat, TurnGauge},
     kinds::Kinds,
     limits::Limits,
@@ -37,7 +44,7 @@ use crate::{
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -51,6 +58,8 @@ pub(crate) struct Front {
     pub(crate) clock: Clock,
     pub(crate) intakes: Vec<Arc<Intake>>,
     pub(crate) ports: Ports,
+    /// Where the shards are.
+    pub(crate) links: Links,
     /// Held while an operator drops a feed.
     pub(crate) dropping_feed: tokio::sync::Mutex<()>,
     /// No new messages are taken.
@@ -72,6 +81,8 @@ pub(crate) struct Shared {
     /// After an unclean exit: the messages that may have caused it.
     pub(crate) suspects: Option<Suspects>,
     pub(crate) loader: Loader,
+    /// The coordinator of the cluster, once there is one.
+    pub(crate) cluster: OnceLock<ToCoordinator>,
     /// The threads may end.
     pub(crate) ended: AtomicBool,
     /// The store should make what is committed loadable soon.
@@ -87,13 +98,14 @@ impl std::ops::Deref for Shared {
 }
 
 impl Front {
-    pub(crate) fn new(limits: Limits, layout: Shards, intakes: Vec<Arc<Intake>>) -> Self {
+    pub(crate) fn new(limits: Limits, links: Links, layout: Shards, intakes: Vec<Arc<Intake>>) -> Self {
         Self {
             limits,
             layout,
             clock: Clock::start(),
             intakes,
             ports: Ports::default(),
+            links,
             dropping_feed: tokio::sync::Mutex::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -106,8 +118,20 @@ impl Front {
         shard.0 as usize % self.intakes.len()
     }
 
-    /// Hands messages to the workers of their shards, one push per worker.
-    pub(crate) fn hand(&self, arrivals: Vec<Arrival>) {
+    /// Hands durable messages to the shards they are for, wherever these are.
+    pub(crate) fn hand(&self, mut arrivals: Vec<Arrival>) {
+        if !self.links.is_alone() {
+            let far = arrivals.extract_if(.., |arrival| !self.links.is_here(arrival.shard));
+            self.links.send(far);
+        }
+        if !arrivals.is_empty() {
+            self.hand_near(arrivals);
+        }
+    }
+
+    /// Hands messages to the workers of their shards, one push per worker. They may not be durable yet, and never leave the
+    /// process: a worker that does not host the shard any more drops them (P13).
+    pub(crate) fn hand_near(&self, arrivals: Vec<Arrival>) {
         if self.intakes.len() == 1 {
             self.intakes[0].push(Event::Arrived(arrivals));
             return;
@@ -136,13 +160,19 @@ impl Shared {
         let mut receipts: Vec<Vec<Receipt>> = self.intakes.iter().map(|_| Vec::new()).collect();
         let mut arrivals = Vec::new();
         let mut fed = Vec::new();
+        let mut far = Vec::new();
         for output in outputs {
             match output {
                 Output::Reply(to, outcome) => replies.push((to, outcome)),
                 Output::FeedReceipt(receipt) => fed.push(receipt),
-                Output::Receipt(receipt) => receipts[self.worker_of(receipt.source)].push(receipt),
+                Output::Receipt(receipt) if self.links.is_here(receipt.source) => {
+                    receipts[self.worker_of(receipt.source)].push(receipt);
+                }
+                Output::Receipt(receipt) => far.push(receipt),
                 Output::Hand(arrival) => arrivals.push(arrival),
-                Output::HandOff(shard, _) => unreachable!("{shard} is handed off, and nobody ordered it"),
+                Output::HandOff(shard, news) => {
+                    self.cluster.get().expect("only a cluster orders hand-offs").news(shard, news);
+                }
             }
         }
         if !replies.is_empty() {
@@ -158,6 +188,9 @@ impl Shared {
         }
         if !arrivals.is_empty() {
             self.hand(arrivals);
+        }
+        if !far.is_empty() {
+            self.links.receipts(far);
         }
     }
 
@@ -186,6 +219,9 @@ impl Shared {
         self.stopping.store(true, Ordering::SeqCst);
         self.ports.fail(&why);
         self.intakes.iter().for_each(|intake| intake.fail());
+        if let Some(cluster) = self.cluster.get() {
+            cluster.fail(why);
+        }
     }
 }
 
@@ -194,6 +230,7 @@ pub(crate) struct Node {
     pub(crate) shared: Arc<Shared>,
     host: Option<Host>,
     threads: Vec<JoinHandle<()>>,
+    cluster: Option<Cluster>,
 }
 
 impl Node {
@@ -204,13 +241,20 @@ impl Node {
         store: Arc<dyn Store>,
         suspects: Option<Suspects>,
         workers: usize,
+        is_alone: bool,
     ) -> io::Result<Self> {
         let layout = store.shards();
         let workers = workers.clamp(1, layout.count() as usize);
         let intakes: Vec<Arc<Intake>> = (0..workers).map(|_| Arc::new(Intake::new(store.lanes()))).collect();
         let lanes: Vec<Arc<LaneQueue>> =
             (0..store.lanes()).map(|lane| Arc::new(LaneQueue::new(LaneId(lane)))).collect();
-        let front = Arc::new(Front::new(limits, layout, intakes));
+        let owned: Arc<[OwnedShard]> = store.owned().map_err(io::Error::other)?.into();
+        let links = if is_alone {
+            Links::alone(layout)
+        } else {
+            Links::node(layout, owned.iter().map(|owned| owned.shard))
+        };
+        let front = Arc::new(Front::new(limits, links, layout, intakes));
         let shared = Arc::new(Shared {
             front,
             kinds,
@@ -219,11 +263,12 @@ impl Node {
             suspects,
             gauges: (0..workers).map(|_| Arc::default()).collect(),
             loader: Loader::default(),
+            cluster: OnceLock::new(),
             ended: AtomicBool::new(false),
             want_loadable: AtomicBool::new(false),
         });
         // From here on whatever goes wrong ends the threads there are: the node is dropped.
-        let mut node = Self { shared: Arc::clone(&shared), host: None, threads: Vec::new() };
+        let mut node = Self { shared: Arc::clone(&shared), host: None, threads: Vec::new(), cluster: None };
         node.threads.push(loader::spawn(&shared)?);
         node.threads.push(maintainer::spawn(&shared)?);
         node.threads.push(watchdog::spawn(&shared)?);
@@ -231,7 +276,6 @@ impl Node {
             node.threads.push(lane::spawn(&shared, lane)?);
         }
         let seed = random_u128() as u64;
-        let owned: Arc<[OwnedShard]> = shared.store.owned().map_err(io::Error::other)?.into();
         let seats = (0..workers).map(|worker| {
             let (shared, owned) = (Arc::clone(&shared), Arc::clone(&owned));
             WorkerSeat { shared, worker, owned, seed: seed.wrapping_add(worker as u64) }
@@ -239,6 +283,19 @@ impl Node {
         node.host = Some(Host::start(seats.collect()).await?);
         node.serving().await?;
         Ok(node)
+    }
+
+    /// Lets other nodes and clients in.
+    pub(crate) fn join(&mut self, door: Door) -> io::Result<()> {
+        let (cluster, thread) = door.serve(&self.shared)?;
+        self.threads.push(thread);
+        self.cluster = Some(cluster);
+        Ok(())
+    }
+
+    /// The cluster side, where there is one.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
     }
 
     /// Waits until every shard serves, or the node has failed.
@@ -285,6 +342,9 @@ impl Node {
                 intake.drained().await;
             }
         }
+        if let Some(cluster) = self.cluster.take() {
+            cluster.stop().await;
+        }
         self.end();
         let (host, threads) = (self.host.take(), std::mem::take(&mut self.threads));
         // Joining blocks; nobody's executor should.
@@ -298,6 +358,7 @@ impl Node {
         });
         let _ = joined.await;
         self.shared.ports.fail("the runtime has stopped");
+        self.shared.ports.clear();
     }
 
     fn end(&self) {
@@ -312,6 +373,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        drop(self.cluster.take());
         self.end();
         drop(self.host.take());
         // Waited for, so that the data directory is free when the drop returns.
@@ -319,11 +381,12 @@ impl Drop for Node {
             let _ = thread.join();
         }
         self.shared.ports.fail("the runtime has stopped");
+        self.shared.ports.clear();
     }
 }
 
 /// Starts a thread of the node. Should it panic, everyone who waits hears of it.
-fn thread(
+pub(crate) fn thread(
     shared: &Arc<Shared>,
     name: String,
     run: impl FnOnce(&Arc<Shared>) + Send + 'static,

@@ -2,7 +2,8 @@
 
 use crate::{
     client::{Client, Operator},
-    clock::random_u128,
+    clock::{Clock, random_u128},
+    cluster::{Begin, ClusterConfig, Departure, Door, Identity, JoinError, Network, find_cluster},
     entity::{Entity, Kind, KindOf},
     kernel::Counters,
     kinds::Kinds,
@@ -60,6 +61,21 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A node of a cluster finds no store, and was not told where to get in.
+    #[error(
+        "{place} holds no store: found a cluster with this node, or name the nodes to join at; if the node was in a cluster \
+         before, mount the directory that holds its store, for an empty one makes it another node (P19)"
+    )]
+    NeitherFoundNorJoin {
+        /// The directory.
+        place: String,
+    },
+    /// It does not get into its cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The node cannot listen, or is not who its directory says.
+    #[error("the node cannot take its place in the cluster: {0}")]
+    Door(io::Error),
     /// Threads could not be started, or the store could not be read.
     #[error("the runtime cannot start: {0}")]
     Io(io::Error),
@@ -87,6 +103,7 @@ pub struct Builder {
     shards: u32,
     limits: Limits,
     embedded: EmbeddedConfig,
+    cluster: Option<ClusterConfig>,
 }
 
 impl Builder {
@@ -150,6 +167,12 @@ impl Builder {
         self
     }
 
+    /// Makes the runtime a node of a cluster: it listens, and shards move between it and the others. The entities are the same.
+    pub fn cluster(mut self, config: ClusterConfig) -> Self {
+        self.cluster = Some(config);
+        self
+    }
+
     /// Other bounds than the default.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -178,15 +201,29 @@ impl Builder {
         let fits = |most: u64| {
             if most < needed { Err(StartError::BatchTooLong { most, needed }) } else { Ok(()) }
         };
+        let network = self.cluster.is_some().then(Network::start).transpose()?;
+        let joined = self.cluster.as_ref().zip(network.as_ref());
         let store: Arc<dyn Store> = match self.store.ok_or(StartError::NoStore)? {
             StoreChoice::Given(store) => store,
-            StoreChoice::Memory => Arc::new(MemoryStore::new(shards, 1)),
+            StoreChoice::Memory => match joined {
+                None => Arc::new(MemoryStore::new(shards, 1)),
+                Some((config, network)) => {
+                    let founding = founding(network, config, shards).await?;
+                    Arc::new(MemoryStore::founded(&founding.unwrap_or_else(|| founder(shards)), 1))
+                }
+            },
             StoreChoice::Embedded(path) => {
-                let config = EmbeddedConfig { shards: Some(shards), ..self.embedded };
                 // Before anything is founded.
-                fits(config.batch_bytes_max())?;
-                let opened = tokio::task::spawn_blocking(move || open_or_found(&path, &config, shards));
-                Arc::new(opened.await.map_err(io::Error::other)??)
+                fits(self.embedded.batch_bytes_max())?;
+                match joined {
+                    None => {
+                        let config = EmbeddedConfig { shards: Some(shards), ..self.embedded };
+                        Arc::new(blocking(move || open_or_found(&path, &config, shards)).await?)
+                    }
+                    Some((config, network)) => {
+                        open_or_join(path, self.embedded, network, config, shards).await?
+                    }
+                }
             }
         };
         fits(store.batch_bytes_max())?;
@@ -194,10 +231,71 @@ impl Builder {
             Some(path) => Suspects::open(path, store.was_clean())?,
             None => None,
         };
-        let node =
-            Node::start(Arc::new(self.kinds), self.limits, Arc::clone(&store), suspects, workers).await?;
+        let kinds = Arc::new(self.kinds);
+        let door = match self.cluster.zip(network) {
+            None => None,
+            Some((config, network)) => {
+                let identity = Identity::new(config, &kinds, &store);
+                Some(Door::open(network, identity, Clock::start().now()).await.map_err(StartError::Door)?)
+            }
+        };
+        let mut node =
+            Node::start(kinds, self.limits, Arc::clone(&store), suspects, workers, door.is_none()).await?;
+        if let Some(door) = door {
+            node.join(door)?;
+        }
         Ok(Runtime { node, store })
     }
+}
+
+fn founder(shards: Shards) -> Founding {
+    Founding::founder(random_u128(), random_u128(), shards)
+}
+
+/// How the store of a node begins; `None`: it does not.
+async fn founding(
+    network: &Network,
+    config: &ClusterConfig,
+    shards: Shards,
+) -> Result<Option<Founding>, StartError> {
+    Ok(match &config.begin {
+        Begin::Resume => None,
+        Begin::Found => Some(founder(shards)),
+        Begin::Join(seeds) => {
+            let (cluster, shards) = find_cluster(network, config, seeds).await?;
+            Some(Founding::joined(cluster, random_u128(), shards))
+        }
+    })
+}
+
+/// Opens the store of a node, or founds it as its configuration says.
+async fn open_or_join(
+    path: PathBuf,
+    embedded: EmbeddedConfig,
+    network: &Network,
+    config: &ClusterConfig,
+    shards: Shards,
+) -> Result<Arc<dyn Store>, StartError> {
+    let opened = {
+        let (path, embedded) = (path.clone(), embedded.clone());
+        blocking(move || EmbeddedStore::open(&path, &embedded)).await
+    };
+    match opened {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(StartError::Open(OpenError::NotFounded { place })) => {
+            let founding = founding(network, config, shards).await?;
+            let founding = founding.ok_or(StartError::NeitherFoundNorJoin { place })?;
+            Ok(Arc::new(blocking(move || EmbeddedStore::found(&path, &founding, &embedded)).await?))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a store beside the caller's tasks: it reads for as long as it takes.
+async fn blocking(
+    open: impl FnOnce() -> Result<EmbeddedStore, OpenError> + Send + 'static,
+) -> Result<EmbeddedStore, StartError> {
+    Ok(tokio::task::spawn_blocking(open).await.map_err(io::Error::other)??)
 }
 
 /// The one-process runtime founds its store by itself (P19).
@@ -254,6 +352,7 @@ impl Runtime {
             shards: SHARDS_DEFAULT,
             limits: Limits::default(),
             embedded: EmbeddedConfig::default(),
+            cluster: None,
         }
     }
 
@@ -285,6 +384,27 @@ impl Runtime {
     /// Why the runtime takes no more messages, if its store has failed. It must be started anew.
     pub fn failure(&self) -> Option<String> {
         self.node.shared.failure()
+    }
+
+    /// Where this node listens, with the port that was chosen where any would do; `None` where it is no node of a cluster.
+    pub fn listens_at(&self) -> Option<&str> {
+        self.node.cluster().map(crate::cluster::Cluster::address)
+    }
+
+    /// Hands all shards over to the other nodes; [`Runtime::departed`] tells when that is done. Refused, with a line in the log,
+    /// where there is nobody to take them.
+    pub fn leave(&self) {
+        if let Some(cluster) = self.node.cluster() {
+            cluster.leave();
+        }
+    }
+
+    /// Waits until this node has left its cluster, or has failed. For ever where neither happens.
+    pub async fn departed(&self) -> Departure {
+        match self.node.cluster() {
+            Some(cluster) => cluster.departed().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until no message is on its way: every outbox is empty and everything is durable. Waiting messages of stuck

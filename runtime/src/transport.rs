@@ -36,7 +36,7 @@ pub use certs::{DevelopmentCertificates, Issued, development_certificates};
 pub use connection::{Connection, Credit, Delivery, Ended, Incoming, Link, SendError};
 pub use counters::{Fault, TransportCounters};
 pub use endpoint::{DialError, Endpoint, Introduction, Listening};
-pub use frame::Frame;
+pub use frame::{CloseReason, Frame};
 pub use handshake::{Hello, HelloRefusal};
 pub use identity::Certified;
 pub use limits::TransportLimits;

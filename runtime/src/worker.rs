@@ -260,7 +260,7 @@ impl Worker {
                     shared.lanes[lane].push(node::Submitted { worker: self.worker, submission, reserved });
                 }
                 Action::Put(output) => shared.put([output]),
-                Action::Hand(arrivals) => shared.hand(arrivals),
+                Action::Hand(arrivals) => shared.hand_near(arrivals),
                 Action::LoadShard { shard, part, resets } => {
                     shared.loader.shard(self.worker, shard, part, resets);
                 }

@@ -3,10 +3,10 @@
 mod port;
 
 use crate::{
+    cluster::Caller,
     entity::{Entity, EntityId, EntityRef, Handle},
     error::Refusal,
     feeds::{FEED_NAME_LEN_MAX, FeedIdentity},
-    kernel::Event,
     message::{self, Envelope, Message},
     node::Front,
 };
@@ -97,20 +97,30 @@ pub struct Feed {
     port: Arc<FeedPort>,
     chunk: BytesMut,
     scratch: Vec<u8>,
+    /// Keeps it connected where it is in no node's process.
+    _caller: Option<Arc<Caller>>,
 }
 
 impl Feed {
-    pub(super) fn open(shared: &Arc<Front>, name: &str) -> Result<Self, FeedError> {
+    pub(super) fn open(
+        shared: &Arc<Front>,
+        name: &str,
+        caller: Option<Arc<Caller>>,
+    ) -> Result<Self, FeedError> {
         if name.is_empty() || FEED_NAME_LEN_MAX < name.len() {
             return Err(FeedError::Name(name.len()));
         }
         let port = FeedPort::open(shared, name);
-        Ok(Self { port, chunk: BytesMut::new(), scratch: Vec::new() })
+        Ok(Self { port, chunk: BytesMut::new(), scratch: Vec::new(), _caller: caller })
     }
 
     /// As [`Feed::open`], and goes on behind what is durable.
-    pub(super) async fn resume(shared: &Arc<Front>, name: &str) -> Result<Self, FeedError> {
-        let feed = Self::open(shared, name)?;
+    pub(super) async fn resume(
+        shared: &Arc<Front>,
+        name: &str,
+        caller: Option<Arc<Caller>>,
+    ) -> Result<Self, FeedError> {
+        let feed = Self::open(shared, name, caller)?;
         feed.port.ask_all();
         // Its port is open by now: should the runtime stop later, the port is told.
         if shared.stopping.load(Ordering::SeqCst) {
@@ -232,9 +242,6 @@ impl Drop for Feed {
         // the same name would be told what becomes of it.
         state.closed = true;
         drop(state);
-        port.shared.ports.close(port.to.connection);
-        for intake in &port.shared.intakes {
-            intake.push(Event::CloseFeed { feed: port.id, to: port.to });
-        }
+        port.close();
     }
 }

@@ -369,7 +369,7 @@ mod tests {
     use super::*;
     use crate::{
         limits::Limits,
-        node::Intake,
+        node::{Intake, Links},
         placement::{Epoch, Shards},
         requests::{Reply, ReplyClass},
         store::{Batch, LaneId, batch::put, memory::MemoryStore},
@@ -404,7 +404,8 @@ mod tests {
             });
         }
         store.open_lane(LaneId(0)).commit(&[batch]).unwrap();
-        let front = Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]);
+        let front =
+            Front::new(Limits::default(), Links::alone(layout), layout, vec![Arc::new(Intake::new(1))]);
         (Arc::new(front), store)
     }
 

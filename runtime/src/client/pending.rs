@@ -5,6 +5,7 @@ use crate::{
     kernel::{FeedReceipt, Outcome},
     message::{ClientId, RequestId},
     node::Port,
+    placement::ShardId,
     requests::{Acknowledged, OPEN_MAX},
     timestamp::Timestamp,
 };
@@ -31,6 +32,8 @@ struct Entry {
     /// The caller knows the id and may ask again.
     is_kept: bool,
     until: Timestamp,
+    /// It waits for nothing but time to pass, or a shard to be routed elsewhere.
+    is_pause: bool,
 }
 
 /// What is known of a number above the floor.
@@ -209,13 +212,30 @@ impl Pending {
         let number = self.number(id);
         let mut state = self.state();
         let settled = self.settled_with(id, &mut state);
-        let slot = state.entries.insert(Entry { tell, number, is_kept, until });
+        let slot = state.entries.insert(Entry { tell, number, is_kept, until, is_pause: false });
         if let Some(why) = state.failure.clone()
             && let Some(entry) = state.entries.remove(slot)
         {
             let _ = entry.tell.send(Outcome::Unknown(why));
         }
         Waiter { slot, settled, outcome }
+    }
+
+    /// Waits until then, or until some shard has another owner, or the runtime ends.
+    pub(super) fn pause(&self, until: Timestamp) -> Waiter {
+        let (tell, outcome) = oneshot::channel();
+        let mut state = self.state();
+        if let Some(why) = state.failure.clone() {
+            let _ = tell.send(Outcome::Unknown(why));
+            return Waiter { slot: u64::MAX, settled: Acknowledged::default(), outcome };
+        }
+        let slot = state.entries.insert(Entry { tell, number: None, is_kept: false, until, is_pause: true });
+        Waiter { slot, settled: Acknowledged::default(), outcome }
+    }
+
+    /// A try was refused before it left: its place is free, and its number stays as it was.
+    pub(super) fn take_back(&self, slot: u64) {
+        self.state().entries.remove(slot);
     }
 
     /// Nobody waits for this request any more: it was refused before it left, its outcome is given back as unknown, or
@@ -245,8 +265,8 @@ impl Port for Pending {
         let mut state = self.state();
         for (slot, outcome) in outcomes {
             let Some(entry) = state.entries.remove(slot) else { continue };
-            // One whose outcome is unknown is asked again at once, under the same number.
-            if !matches!(outcome, Outcome::Unknown(_)) {
+            // One whose outcome is unknown is asked again, and so may one be that left no mark: under the same number.
+            if matches!(outcome, Outcome::Done(_) | Outcome::Waiting) {
                 state.end(entry.number, entry.is_kept, kept_until);
             }
             told.push((entry.tell, outcome));
@@ -274,6 +294,14 @@ impl Port for Pending {
         {
             state.kept.pop_front();
             state.numbers.settle(number);
+        }
+    }
+
+    fn routed(&self, _: &[ShardId]) {
+        let mut state = self.state();
+        for slot in state.entries.slots(|entry| entry.is_pause) {
+            let entry = state.entries.remove(slot).expect("just listed");
+            let _ = entry.tell.send(Outcome::Elsewhere);
         }
     }
 

@@ -1,8 +1,10 @@
 //! Where replies and receipts go: the clients and feeds of this process by number.
 
+use super::Outbound;
 use crate::{
     activation::ReplyTo,
     kernel::{FeedReceipt, Outcome},
+    placement::ShardId,
 };
 use std::{
     collections::BTreeMap,
@@ -20,6 +22,10 @@ pub(crate) trait Port: Send + Sync {
     fn feed(&self, receipts: &mut dyn Iterator<Item = FeedReceipt>);
     /// Time has passed.
     fn tick(&self);
+    /// There is a connection to another node.
+    fn connected(&self, _: &Arc<Outbound>) {}
+    /// These shards have other owners than before, or their owners other connections.
+    fn routed(&self, _: &[ShardId]) {}
     /// The node takes no more messages: whoever waits is told.
     fn fail(&self, why: &str);
 }
@@ -92,6 +98,19 @@ impl Ports {
 
     pub(crate) fn tick(&self) {
         self.all().iter().for_each(|port| port.tick());
+    }
+
+    pub(crate) fn connected(&self, outbound: &Arc<Outbound>) {
+        self.all().iter().for_each(|port| port.connected(outbound));
+    }
+
+    pub(crate) fn routed(&self, shards: &[ShardId]) {
+        self.all().iter().for_each(|port| port.routed(shards));
+    }
+
+    /// Nobody is told anything any more.
+    pub(crate) fn clear(&self) {
+        self.ports.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub(crate) fn fail(&self, why: &str) {

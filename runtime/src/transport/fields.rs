@@ -200,6 +200,7 @@ pub(super) enum RefusalForm {
     Busy(#[serde(with = "BoundForm")] Bound),
     StorageFull,
     Unavailable,
+    OwnerUnavailable(String),
     Stopping,
     Expired(String),
     IssuedAhead(String),

@@ -101,6 +101,22 @@ pub enum Frame {
     Members(#[serde(with = "octets")] Bytes),
     /// A step of a hand-off; read by the hand-off room.
     HandOff(#[serde(with = "octets")] Bytes),
+    /// An operator's command to the node; read by the cluster room.
+    Command {
+        /// Names the command on this connection; its answer carries it back.
+        slot: u64,
+        /// The command.
+        #[serde(with = "octets")]
+        command: Bytes,
+    },
+    /// What became of a command; read by the cluster room.
+    CommandAnswer {
+        /// As in [`Frame::Command`].
+        slot: u64,
+        /// The answer.
+        #[serde(with = "octets")]
+        answer: Bytes,
+    },
 }
 
 /// Why an end closes a connection.

@@ -22,6 +22,8 @@ pub enum SendError {
     /// One of the two ends takes no frame so long.
     #[error("a frame of {len} bytes; the limit is {max}")]
     TooLong {
+        /// Here it is back.
+        frame: Frame,
         /// Bytes it has.
         len: usize,
         /// The limit.
@@ -131,7 +133,7 @@ impl Outgoing {
         }
         let len = match frame.encode(queue, self.frame_len_max) {
             Ok(len) => len,
-            Err(FrameError::TooLong { len, max }) => return Err(SendError::TooLong { len, max }),
+            Err(FrameError::TooLong { len, max }) => return Err(SendError::TooLong { frame, len, max }),
             Err(error) => unreachable!("encoding fails for nothing but length: {error}"),
         };
         if !is_ready && queue_max < before + len {

@@ -7,9 +7,10 @@ use crate::{
     feeds::{FeedId, FeedIdentity, FeedQuestion},
     kernel::{self, Arrival, Event, FeedNews, FeedReceipt, Outcome},
     message::Envelope,
-    node::{Front, Port},
+    node::{Front, Intake, Outbound, Port},
     placement::ShardId,
     timestamp::Timestamp,
+    transport::{Frame, frame::FeedMessage},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -92,8 +93,9 @@ pub(super) struct State {
     pub(super) durable: u64,
     /// The own number of the last message.
     own: Option<u64>,
+    /// By group of shards: those of one worker, where this process has workers.
     gathered: Vec<Vec<Arrival>>,
-    /// Workers that get what is gathered for them when all receipts at hand are taken.
+    /// Groups whose messages leave when all receipts at hand are taken.
     go_on: BTreeSet<usize>,
     pub(super) error: Option<FeedError>,
     pub(super) closed: bool,
@@ -120,8 +122,8 @@ impl FeedPort {
     pub(super) fn open(shared: &Arc<Front>, name: &str) -> Arc<Self> {
         let (id, name) = (FeedId::of(name), Arc::<str>::from(name));
         let to = ReplyTo { connection: shared.ports.next(), slot: 0 };
-        let state =
-            State { gathered: shared.intakes.iter().map(|_| Vec::new()).collect(), ..State::default() };
+        let groups = shared.intakes.len().max(1);
+        let state = State { gathered: (0..groups).map(|_| Vec::new()).collect(), ..State::default() };
         let port = Arc::new(FeedPort {
             shared: Arc::clone(shared),
             id,
@@ -134,7 +136,37 @@ impl FeedPort {
         for intake in &shared.intakes {
             intake.push(Event::OpenFeed { feed: id, name: Arc::clone(&name), to });
         }
+        // One that connects from here on is told by `connected`, some by both.
+        for outbound in shared.links.all() {
+            port.open_at(&outbound);
+        }
         port
+    }
+
+    /// Opens the feed at another node.
+    fn open_at(&self, outbound: &Outbound) {
+        let frame = Frame::OpenFeed { slot: self.slot(), name: self.name.to_string() };
+        let _ = outbound.frame(frame, self.name.len());
+    }
+
+    /// Closes the feed everywhere.
+    pub(super) fn close(&self) {
+        self.shared.ports.close(self.to.connection);
+        for intake in &self.shared.intakes {
+            intake.push(Event::CloseFeed { feed: self.id, to: self.to });
+        }
+        for outbound in self.shared.links.all() {
+            let _ = outbound.frame(Frame::CloseFeed { slot: self.slot(), feed: self.id }, 0);
+        }
+    }
+
+    /// What names the feed on connections: receipts carry it back.
+    fn slot(&self) -> u64 {
+        u64::from(self.to.connection)
+    }
+
+    fn group(&self, shard: ShardId) -> usize {
+        shard.0 as usize % self.shared.intakes.len().max(1)
     }
 
     /// Asks every shard where to go on.
@@ -185,10 +217,10 @@ impl FeedPort {
             // It goes with those before it, when they are sent again.
             return Ok(());
         }
-        let worker = self.shared.worker_of(shard);
-        self.gather(shard, stream, &mut state.gathered[worker]);
-        if GATHER <= state.gathered[worker].len() {
-            self.hand(state, worker);
+        let group = self.group(shard);
+        self.gather(shard, stream, &mut state.gathered[group]);
+        if GATHER <= state.gathered[group].len() {
+            self.hand(state, group);
         }
         Ok(())
     }
@@ -221,8 +253,12 @@ impl FeedPort {
     }
 
     fn ask(&self, shard: ShardId, question: FeedQuestion) {
-        let event = Event::AskFeed { feed: self.id, shard, question, to: self.to };
-        self.shared.intakes[self.shared.worker_of(shard)].push(event);
+        if self.shared.links.is_here(shard) {
+            let event = Event::AskFeed { feed: self.id, shard, question, to: self.to };
+            self.shared.intakes[self.shared.worker_of(shard)].push(event);
+        } else if let Some(owner) = self.shared.links.owner(shard) {
+            let _ = owner.frame(Frame::AskFeed { slot: self.slot(), feed: self.id, shard, question }, 0);
+        }
     }
 
     fn ask_unanswered(&self, state: &mut State) {
@@ -235,9 +271,9 @@ impl FeedPort {
         self.shared.layout.place(self.id.hash())
     }
 
-    fn hand(&self, state: &mut State, worker: usize) {
-        if state.naming == Naming::Held && !state.gathered[worker].is_empty() {
-            let arrivals = std::mem::replace(&mut state.gathered[worker], Vec::with_capacity(GATHER));
+    fn hand(&self, state: &mut State, group: usize) {
+        if state.naming == Naming::Held && !state.gathered[group].is_empty() {
+            let arrivals = std::mem::replace(&mut state.gathered[group], Vec::with_capacity(GATHER));
             for arrival in &arrivals {
                 if let kernel::Provenance::Feed { number, .. } = arrival.from
                     && let Some(stream) = state.streams.get_mut(&arrival.shard)
@@ -245,12 +281,38 @@ impl FeedPort {
                     stream.handed = stream.handed.max(number);
                 }
             }
-            self.shared.intakes[worker].push(Event::Arrived(arrivals));
+            self.send(arrivals);
+        }
+    }
+
+    /// To the worker, or to the nodes of the shards. What is for a shard that nobody has at the moment is not sent, and goes
+    /// again after a while.
+    fn send(&self, mut arrivals: Vec<Arrival>) {
+        let links = &self.shared.links;
+        if !links.is_alone() {
+            let mut used = Vec::new();
+            for arrival in arrivals.extract_if(.., |arrival| !links.is_here(arrival.shard)) {
+                let kernel::Provenance::Feed { number, own, .. } = arrival.from else {
+                    unreachable!("only the feed's messages are gathered")
+                };
+                let Some(owner) = links.owner(arrival.shard) else { continue };
+                let (shard, envelope) = (arrival.shard, arrival.envelope);
+                owner.feed_message(self.slot(), self.id, FeedMessage { shard, number, own, envelope });
+                if !used.iter().any(|other| Arc::ptr_eq(other, &owner)) {
+                    used.push(owner);
+                }
+            }
+            for outbound in used {
+                outbound.flush();
+            }
+        }
+        if !arrivals.is_empty() {
+            self.shared.hand_near(arrivals);
         }
     }
 
     pub(super) fn hand_all(&self, state: &mut State) {
-        (0..state.gathered.len()).for_each(|worker| self.hand(state, worker));
+        (0..state.gathered.len()).for_each(|group| self.hand(state, group));
     }
 
     /// Sends again what the shards asked for, and what nothing was heard of.
@@ -271,9 +333,10 @@ impl FeedPort {
             return;
         }
         for (&shard, stream) in &mut state.streams {
-            let worker = self.shared.worker_of(shard);
+            let group = self.group(shard);
             // A worker with a full intake is slow and has forgotten nothing, and what comes now it refuses.
-            if self.shared.limits.intake_bytes_max <= self.shared.intakes[worker].backlog() {
+            let is_full = |intake: &Arc<Intake>| self.shared.limits.intake_bytes_max <= intake.backlog();
+            if self.shared.links.is_here(shard) && self.shared.intakes.get(group).is_some_and(is_full) {
                 continue;
             }
             if !stream.kept.is_empty() && stream.moved_at + SILENCE <= now {
@@ -282,10 +345,10 @@ impl FeedPort {
             let Some(again) = stream.again.take() else { continue };
             stream.moved_at = stream.moved_at.max(now);
             // Gathered messages go in their turn behind those before them, or they would be refused at once.
-            state.gathered[worker].retain(|arrival| arrival.shard != shard);
+            state.gathered[group].retain(|arrival| arrival.shard != shard);
             stream.next = stream.next.min(again);
             stream.window = self.shared.limits.stream_window;
-            self.gather(shard, stream, &mut state.gathered[worker]);
+            self.gather(shard, stream, &mut state.gathered[group]);
         }
         self.hand_all(state);
     }
@@ -317,9 +380,9 @@ impl FeedPort {
                 }
                 // What waited for the window waits no longer, and not for the next tick either.
                 if stream.again.is_none() && stream.next < stream.end() {
-                    let worker = self.shared.worker_of(receipt.shard);
-                    self.gather(receipt.shard, stream, &mut state.gathered[worker]);
-                    state.go_on.insert(worker);
+                    let group = self.group(receipt.shard);
+                    self.gather(receipt.shard, stream, &mut state.gathered[group]);
+                    state.go_on.insert(group);
                 }
             }
             (FeedNews::SendFrom(number), Some(stream)) => {
@@ -380,8 +443,8 @@ impl Port for FeedPort {
         }
         let now = self.shared.clock.now();
         receipts.for_each(|receipt| self.receipt(&mut state, receipt, now));
-        while let Some(worker) = state.go_on.pop_first() {
-            self.hand(&mut state, worker);
+        while let Some(group) = state.go_on.pop_first() {
+            self.hand(&mut state, group);
         }
         drop(state);
         self.progress.notify_waiters();
@@ -389,6 +452,34 @@ impl Port for FeedPort {
 
     fn tick(&self) {
         self.tick_at(self.shared.clock.now());
+    }
+
+    fn connected(&self, outbound: &Arc<Outbound>) {
+        if !self.state().closed {
+            self.open_at(outbound);
+        }
+    }
+
+    /// What was sent to the owner before may be lost: it goes again with the next tick, and so do the questions.
+    fn routed(&self, shards: &[ShardId]) {
+        let mut state = self.state();
+        let state = &mut *state;
+        if state.closed {
+            return;
+        }
+        for shard in shards {
+            if let Some(stream) = state.streams.get_mut(shard).filter(|stream| !stream.kept.is_empty()) {
+                stream.again = Some(stream.first);
+            }
+            if state.unanswered.contains(shard) {
+                state.asked_at = Timestamp::EPOCH;
+            }
+        }
+        if let Naming::Asked(_, at) = &mut state.naming
+            && shards.contains(&self.home())
+        {
+            *at = Timestamp::EPOCH;
+        }
     }
 
     fn fail(&self, why: &str) {
@@ -403,7 +494,7 @@ mod tests {
     use super::{super::Feed, *};
     use crate::{
         limits::Limits,
-        node::Intake,
+        node::Links,
         placement::{self, Shards},
     };
 
@@ -417,8 +508,13 @@ mod tests {
     /// A feed whose one worker is the test: what it is handed and told is up to the sentence.
     fn nameless() -> (Feed, Arc<Front>, ShardId) {
         let layout = Shards::new(1).unwrap();
-        let front = Arc::new(Front::new(Limits::default(), layout, vec![Arc::new(Intake::new(1))]));
-        let feed = Feed::open(&front, "f").unwrap();
+        let front = Arc::new(Front::new(
+            Limits::default(),
+            Links::alone(layout),
+            layout,
+            vec![Arc::new(Intake::new(1))],
+        ));
+        let feed = Feed::open(&front, "f", None).unwrap();
         (feed, front, layout.place(0))
     }
 

@@ -104,6 +104,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![
         prop_oneof![Just(Bound::Intake), Just(Bound::DeadLetters)].prop_map(Refusal::Busy),
         Just(Refusal::Unavailable),
+        text().prop_map(Refusal::OwnerUnavailable),
         text().prop_map(Refusal::Expired),
         (text(), text()).prop_map(|(kind, name)| Refusal::UnknownMessage { kind, name }),
         (any::<usize>(), any::<usize>()).prop_map(|(len, max)| Refusal::TooLarge {
@@ -178,6 +179,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         bytes().prop_map(Frame::Membership),
         bytes().prop_map(Frame::Members),
         bytes().prop_map(Frame::HandOff),
+        (any::<u64>(), bytes()).prop_map(|(slot, command)| Frame::Command { slot, command }),
+        (any::<u64>(), bytes()).prop_map(|(slot, answer)| Frame::CommandAnswer { slot, answer }),
         vec(route, 0..4).prop_map(Frame::Moved),
     ];
     let feeds = prop_oneof![

@@ -1,0 +1,75 @@
+//! A connection that both ends have agreed on: what is done with its frames, and when it takes another's place.
+
+use super::coordinator::{Notice, ToCoordinator};
+use crate::{
+    node::{Front, Outbound, Remote, Violation},
+    timestamp::Timestamp,
+    transport::{CloseReason, Delivery, Incoming},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::runtime::Handle;
+
+/// Two nodes that find each other dial at the same time. Of two connections that began within this time both ends keep the
+/// same one; a later one is there because the earlier is broken.
+const SAME_TIME: Duration = Duration::from_secs(2);
+
+/// The connection to a node.
+pub(super) struct Connected {
+    pub(super) outbound: Arc<Outbound>,
+    /// Of the hello.
+    pub(super) boot: u64,
+    /// This end has dialled.
+    pub(super) is_dialled: bool,
+    pub(super) since: Timestamp,
+}
+
+impl Connected {
+    /// Whether this connection goes on, and the new one is closed. `is_lesser`: this node's name comes before the other's,
+    /// and so it is its dial that both keep.
+    pub(super) fn outlasts(&self, boot: u64, is_dialled: bool, is_lesser: bool, now: Timestamp) -> bool {
+        let is_same_time = now < self.since + SAME_TIME;
+        self.boot == boot
+            && is_same_time
+            && self.is_dialled != is_dialled
+            && self.is_dialled == is_lesser
+            && self.outbound.link().ended().is_none()
+    }
+}
+
+/// Serves a connection until it ends: its frames to workers and ports, the rest to whoever knows the cluster.
+pub(super) fn serve(
+    network: &Handle,
+    front: &Arc<Front>,
+    outbound: &Arc<Outbound>,
+    mut incoming: Incoming,
+    tell: ToCoordinator,
+) {
+    let remote = Remote::open(front, outbound);
+    network.spawn({
+        let (front, outbound) = (Arc::clone(front), Arc::clone(outbound));
+        async move { outbound.run(|to, outcome| front.ports.reply(vec![(to, outcome)])).await }
+    });
+    let outbound = Arc::clone(outbound);
+    network.spawn(async move {
+        while let Some(Delivery { frame, credit }) = incoming.recv().await {
+            match remote.take(frame).await {
+                Ok(rest) => {
+                    if !rest.misplaced.is_empty() {
+                        tell.tell(Notice::Misplaced(Arc::clone(&outbound), rest.misplaced));
+                    }
+                    if let Some(frame) = rest.frame {
+                        tell.tell(Notice::Frame(Arc::clone(&outbound), frame, credit));
+                    }
+                }
+                Err(Violation(why)) => {
+                    let address = outbound.link().address();
+                    tracing::warn!(address, why, "a connection has broken the rules and is closed");
+                    outbound.link().close(CloseReason::Violation(why));
+                    break;
+                }
+            }
+        }
+        remote.close();
+        tell.tell(Notice::Ended(outbound));
+    });
+}

@@ -1,0 +1,688 @@
+//! The one task that drives membership and mover, and changes routes.
+
+use super::{
+    ClusterConfig, Command, CommandAnswer, Identity, JoinError, MoveStatus, Network,
+    connections::{Connected, serve},
+    storage::{self, Job, KNOWN_NODES},
+};
+use crate::{
+    clock::random_u128,
+    kernel::HandOffNews,
+    membership::{
+        self, Exchange, HelloVerdict, Known, Membership, MembershipAction, MembershipEvent, NodeEntry,
+        NodeState, judge_hello,
+    },
+    mover::{Mover, MoverAction, MoverConfig, MoverEvent},
+    node::{Outbound, Shared},
+    placement::{NodeName, ShardId, Table, Weight},
+    router::Announcement,
+    timestamp::Timestamp,
+    transport::{
+        CloseReason, Connection, Credit, Endpoint, Frame, HelloRefusal, Listening, frame::Route,
+        handshake::Hello,
+    },
+};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as threads},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
+
+/// Resolution of everything the coordinator waits for.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a node that has left stays connected, so that the others hear of it.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Shards that come to a node at a time; one that is sealed for it always may.
+const TAKES_MAX: usize = 8;
+
+/// What the coordinator is told.
+pub(crate) enum Notice {
+    /// Two ends have agreed.
+    Connection { connection: Connection, is_dialled: bool },
+    /// A dial is over; the connection it may have led to was told before.
+    Dialled(String),
+    /// A connection has ended.
+    Ended(Arc<Outbound>),
+    /// A frame that is not for workers.
+    Frame(Arc<Outbound>, Frame, Credit),
+    /// The other end thinks these shards are here.
+    Misplaced(Arc<Outbound>, BTreeSet<ShardId>),
+    /// From the storage thread or a kernel.
+    Mover(MoverEvent),
+    /// A note is durable,
+    Kept(u64),
+    /// or found no room.
+    NotKept(u64, Vec<u8>),
+    /// This node leaves.
+    Leave,
+    /// The node has failed.
+    Failed(String),
+    /// Close all connections.
+    Stop,
+}
+
+/// Tells the coordinator something. The clones tell the same one.
+#[derive(Clone)]
+pub(crate) struct ToCoordinator(mpsc::UnboundedSender<Notice>);
+
+impl ToCoordinator {
+    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>) -> Self {
+        Self(notices)
+    }
+
+    pub(super) fn tell(&self, notice: Notice) {
+        // After its end there is nobody who could care.
+        let _ = self.0.send(notice);
+    }
+
+    pub(crate) fn news(&self, shard: ShardId, news: HandOffNews) {
+        self.tell(Notice::Mover(MoverEvent::News(shard, news)));
+    }
+
+    pub(crate) fn fail(&self, why: String) {
+        self.tell(Notice::Failed(why));
+    }
+}
+
+/// How a node's time in its cluster ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Departure {
+    /// It was told to leave, and has handed everything over.
+    Left,
+    /// It has failed, for this reason: start it again from its directory.
+    Failed(String),
+}
+
+/// The cluster side of a running node.
+pub(crate) struct Cluster {
+    network: Network,
+    tell: ToCoordinator,
+    address: String,
+    departed: watch::Receiver<Option<Departure>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What the door needs of the membership, which the coordinator changes.
+type SharedMembership = Arc<Mutex<Membership>>;
+
+fn lock(membership: &SharedMembership) -> MutexGuard<'_, Membership> {
+    membership.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A node that listens, and lets nobody in yet.
+pub(crate) struct Door {
+    network: Network,
+    endpoint: Endpoint,
+    listening: Listening,
+    membership: SharedMembership,
+    identity: Identity,
+}
+
+impl Door {
+    /// Binds the address. First, so that a port that is taken ends the start before anything is done.
+    pub(crate) async fn open(network: Network, identity: Identity, now: Timestamp) -> io::Result<Self> {
+        let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+        let config = &identity.config;
+        let transport =
+            config.security.transport(Some(&config.name)).map_err(|why| invalid(why.to_string()))?;
+        let known = match identity.store.note(KNOWN_NODES).map_err(io::Error::other)? {
+            Some(bytes) => Known::decode(&bytes).map_err(io::Error::other)?,
+            None => Known::default(),
+        };
+        let own = identity.store.identity();
+        let entry = NodeEntry {
+            name: config.name.clone(),
+            store: own.store,
+            boot: own.boot,
+            rev: 0,
+            // Until the port is known.
+            address: config.advertise.clone().unwrap_or_else(|| config.listen.clone()),
+            state: NodeState::Up,
+            weight: config.weight,
+            build: concat!("entity-runtime ", env!("CARGO_PKG_VERSION")).into(),
+        };
+        let door = Arc::new(Mutex::new(None::<SharedMembership>));
+        let introduce = {
+            let identity = identity.clone();
+            move || identity.introduce()
+        };
+        let judge = {
+            let door = Arc::clone(&door);
+            move |hello: &Hello| {
+                let door = door.lock().unwrap_or_else(PoisonError::into_inner);
+                door.as_ref().map_or(Ok(()), |membership| judge(lock(membership).known(), hello))
+            }
+        };
+        let endpoint = Endpoint::new(transport, config.transport.clone(), introduce, judge);
+        let listening = network.run({
+            let (endpoint, listen) = (endpoint.clone(), config.listen.clone());
+            async move { endpoint.listen(&listen).await }
+        });
+        let listening = listening.await??;
+        let address = config.advertise.clone().unwrap_or_else(|| listening.address().to_owned());
+        if let Ok(address) = address.parse::<std::net::SocketAddr>()
+            && address.ip().is_unspecified()
+        {
+            return Err(invalid(format!(
+                "no other node can reach {address}: say by `advertise` where this one is reached"
+            )));
+        }
+        let entry = NodeEntry { address, ..entry };
+        let seed = random_u128() as u64;
+        let membership = Membership::new(config.membership.clone(), entry, known, seed, now)
+            .map_err(|why| invalid(why.to_string()))?;
+        let membership = Arc::new(Mutex::new(membership));
+        *door.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&membership));
+        Ok(Self { network, endpoint, listening, membership, identity })
+    }
+
+    /// Takes connections from here on. The node serves its shards already. Returns the thread that works for the coordinator.
+    pub(crate) fn serve(self, shared: &Arc<Shared>) -> io::Result<(Cluster, JoinHandle<()>)> {
+        let (notices, told) = mpsc::unbounded_channel();
+        let tell = ToCoordinator(notices);
+        assert!(shared.cluster.set(tell.clone()).is_ok(), "a node is in one cluster");
+        let (storage, thread) = storage::start(shared, tell.clone())?;
+        let (depart, departed) = watch::channel(None);
+        let Self { network, endpoint, mut listening, membership, identity } = self;
+        let address = listening.address().to_owned();
+        let now = shared.clock.now();
+        let own = identity.store.identity();
+        let ownership = identity.store.ownership().map_err(io::Error::other)?;
+        let (mover, actions) = Mover::new(
+            MoverConfig {
+                here: identity.config.name.clone(),
+                store: own.store,
+                boot: own.boot,
+                shards: shared.layout,
+                limits: identity.config.hand_off.clone(),
+                pace: identity.config.pace.clone(),
+                takes_max: TAKES_MAX,
+            },
+            ownership,
+            now,
+        );
+        let mut coordinator = Coordinator {
+            network: network.handle().clone(),
+            shared: Arc::clone(shared),
+            config: identity.config,
+            endpoint,
+            membership,
+            mover,
+            tell: tell.clone(),
+            storage,
+            at_door: BTreeMap::new(),
+            tickets: 0,
+            connected: BTreeMap::new(),
+            clients: Vec::new(),
+            dialling: BTreeSet::new(),
+            sealed_at: BTreeMap::new(),
+            moves: MoveStatus::default(),
+            forgetting: BTreeMap::new(),
+            not_kept: None,
+            leaving: Leaving::No,
+            depart,
+            started: now,
+        };
+        let accepting = tell.clone();
+        network.handle().spawn(async move {
+            while let Some(connection) = listening.accept().await {
+                accepting.tell(Notice::Connection { connection, is_dialled: false });
+            }
+        });
+        let task = network.handle().spawn(async move {
+            coordinator.begin(actions);
+            coordinator.run(told).await;
+        });
+        Ok((Cluster { network, tell, address, departed, task }, thread))
+    }
+}
+
+fn judge(known: &Known, hello: &Hello) -> Result<(), HelloRefusal> {
+    let Some(node) = &hello.node else { return Ok(()) };
+    match judge_hello(known, &membership_hello(node)) {
+        HelloVerdict::Fresh | HelloVerdict::Known => Ok(()),
+        HelloVerdict::Refused(refusal) => Err(HelloRefusal::Identity(refusal.to_string())),
+    }
+}
+
+fn membership_hello(node: &crate::transport::handshake::NodeIdentity) -> membership::Hello {
+    membership::Hello { name: node.name.clone(), store: node.store, boot: node.boot, position: node.durable }
+}
+
+impl Cluster {
+    /// Where the node listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Hands all shards over, and departs.
+    pub(crate) fn leave(&self) {
+        self.tell.tell(Notice::Leave);
+    }
+
+    /// Waits for the end of the node's time in the cluster.
+    pub(crate) async fn departed(&self) -> Departure {
+        let mut departed = self.departed.clone();
+        let ended = departed.wait_for(Option::is_some).await;
+        ended
+            .ok()
+            .and_then(|departure| departure.clone())
+            .unwrap_or(Departure::Failed("the node has stopped".into()))
+    }
+
+    /// Closes all connections and waits until nothing of the cluster side is left.
+    pub(crate) async fn stop(self) {
+        self.tell.tell(Notice::Stop);
+        let _ = self.task.await;
+        let network = self.network;
+        let _ = tokio::task::spawn_blocking(move || drop(network)).await;
+    }
+}
+
+/// How far a node is on its way out of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// It stays.
+    No,
+    /// It hands its shards over.
+    Draining,
+    /// It has had none since then.
+    Empty(Timestamp),
+}
+
+pub(super) struct Coordinator {
+    pub(super) network: tokio::runtime::Handle,
+    pub(super) shared: Arc<Shared>,
+    pub(super) config: ClusterConfig,
+    endpoint: Endpoint,
+    membership: SharedMembership,
+    pub(super) mover: Mover,
+    tell: ToCoordinator,
+    pub(super) storage: threads::Sender<Job>,
+    /// Connections whose nodes are not let in yet, by ticket.
+    at_door: BTreeMap<u64, (Connection, bool)>,
+    tickets: u64,
+    pub(super) connected: BTreeMap<NodeName, Connected>,
+    pub(super) clients: Vec<Arc<Outbound>>,
+    /// Addresses that are being dialled.
+    dialling: BTreeSet<String>,
+    /// Shards on their way out, since when they stand still.
+    pub(super) sealed_at: BTreeMap<ShardId, Timestamp>,
+    pub(super) moves: MoveStatus,
+    /// Operators who wait until a node is forgotten.
+    forgetting: BTreeMap<NodeName, Vec<(Arc<Outbound>, u64)>>,
+    /// What found no room on the disk.
+    not_kept: Option<(u64, Vec<u8>)>,
+    pub(super) leaving: Leaving,
+    depart: watch::Sender<Option<Departure>>,
+    pub(super) started: Timestamp,
+}
+
+impl Coordinator {
+    fn begin(&mut self, actions: Vec<MoverAction>) {
+        let seeds = match &self.config.begin {
+            super::Begin::Join(seeds) => seeds.clone(),
+            super::Begin::Resume | super::Begin::Found => Vec::new(),
+        };
+        self.perform_moves(actions);
+        self.view_changed();
+        self.step_membership(MembershipEvent::Join { seeds });
+    }
+
+    async fn run(&mut self, mut told: mpsc::UnboundedReceiver<Notice>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                notice = told.recv() => match notice {
+                    None | Some(Notice::Stop) => return self.close_all(),
+                    Some(notice) => self.take(notice),
+                },
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    pub(super) fn membership(&self) -> MutexGuard<'_, Membership> {
+        lock(&self.membership)
+    }
+
+    fn close_all(&mut self) {
+        let nodes = self.connected.values().map(|connected| &connected.outbound);
+        for outbound in nodes.chain(&self.clients) {
+            outbound.link().close(CloseReason::Stopping);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.step_membership(MembershipEvent::Tick);
+        self.step_mover(MoverEvent::Tick);
+        if let Some((number, bytes)) = self.not_kept.take() {
+            let _ = self.storage.send(Job::Keep(number, bytes));
+        }
+        self.depart_when_empty();
+    }
+
+    fn take(&mut self, notice: Notice) {
+        match notice {
+            Notice::Connection { connection, is_dialled } => self.greet(connection, is_dialled),
+            Notice::Dialled(address) => {
+                self.dialling.remove(&address);
+            }
+            Notice::Ended(outbound) => self.disconnected(&outbound),
+            Notice::Frame(outbound, frame, credit) => {
+                self.frame(&outbound, frame);
+                drop(credit);
+            }
+            Notice::Misplaced(outbound, shards) => self.tell_owners(&outbound, shards),
+            Notice::Mover(event) => self.step_mover(event),
+            Notice::Kept(number) => self.step_membership(MembershipEvent::Kept(number)),
+            Notice::NotKept(number, bytes) => self.not_kept = Some((number, bytes)),
+            Notice::Leave => {
+                if let Err(why) = self.leave() {
+                    tracing::warn!(why, "this node does not leave");
+                }
+            }
+            Notice::Failed(why) => {
+                self.close_all();
+                self.depart.send_if_modified(|departure| {
+                    let is_first = departure.is_none();
+                    departure.get_or_insert(Departure::Failed(why));
+                    is_first
+                });
+            }
+            Notice::Stop => unreachable!("taken by the loop"),
+        }
+    }
+
+    /// Another end is at the door.
+    fn greet(&mut self, connection: Connection, is_dialled: bool) {
+        let Some(node) = &connection.other.node else {
+            return self.welcome_client(connection);
+        };
+        let hello = membership_hello(node);
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.at_door.insert(ticket, (connection, is_dialled));
+        self.step_membership(MembershipEvent::Hello { ticket, hello });
+    }
+
+    fn welcome_client(&mut self, connection: Connection) {
+        let outbound = Outbound::new(None, connection.link);
+        self.clients.push(Arc::clone(&outbound));
+        self.tell_nodes(&outbound);
+        self.tell_all_owners(&outbound);
+        serve(&self.network, &self.shared.front, &outbound, connection.incoming, self.tell.clone());
+    }
+
+    fn reject(&mut self, ticket: u64, refusal: &membership::IdentityRefusal) {
+        let Some((connection, _)) = self.at_door.remove(&ticket) else { return };
+        let (address, why) = (connection.link.address().to_owned(), refusal.to_string());
+        tracing::warn!(address, why, "a node is not let in");
+        connection.link.close(CloseReason::Violation(why));
+    }
+
+    /// A node is let in: frames go both ways from here on.
+    fn admit(&mut self, ticket: u64) {
+        let Some((connection, is_dialled)) = self.at_door.remove(&ticket) else { return };
+        let Connection { other, link, incoming, .. } = connection;
+        let node = other.node.expect("only nodes wait at the door");
+        let (name, boot, now) = (node.name, node.boot, self.now());
+        let is_lesser = self.config.name < name;
+        if let Some(connected) = self.connected.get(&name) {
+            if connected.outlasts(boot, is_dialled, is_lesser, now) || boot < connected.boot {
+                return link.close(CloseReason::Replaced);
+            }
+            connected.outbound.link().close(CloseReason::Replaced);
+            let outbound = Arc::clone(&connected.outbound);
+            self.disconnected(&outbound);
+        }
+        tracing::info!(node = %name, address = link.address(), boot, "connected");
+        let outbound = Outbound::new(Some(name.clone()), link);
+        let connected = Connected { outbound: Arc::clone(&outbound), boot, is_dialled, since: now };
+        self.connected.insert(name.clone(), connected);
+        self.shared.links.connect(&name, Arc::clone(&outbound));
+        self.tell_all_owners(&outbound);
+        self.shared.ports.connected(&outbound);
+        serve(&self.network, &self.shared.front, &outbound, incoming, self.tell.clone());
+        // What was sent on an earlier connection may be lost.
+        let mover = &self.mover;
+        let its = |shard: &ShardId| mover.routes().get(*shard).is_some_and(|(_, owner)| *owner == name);
+        let shards: Vec<ShardId> = self.shared.layout.iter().filter(its).collect();
+        self.send_again(&shards);
+        self.step_membership(MembershipEvent::Connected { name, boot });
+    }
+
+    fn disconnected(&mut self, outbound: &Arc<Outbound>) {
+        let Some(name) = outbound.node.clone() else {
+            self.clients.retain(|client| !Arc::ptr_eq(client, outbound));
+            return;
+        };
+        self.shared.links.disconnect(&name, outbound);
+        let connected = self.connected.get(&name);
+        let Some(boot) = connected
+            .filter(|connected| Arc::ptr_eq(&connected.outbound, outbound))
+            .map(|connected| connected.boot)
+        else {
+            return;
+        };
+        self.connected.remove(&name);
+        let ended = outbound.link().ended().map_or_else(String::new, |ended| ended.to_string());
+        tracing::info!(node = %name, ended, "disconnected");
+        self.step_membership(MembershipEvent::Disconnected { name, boot });
+    }
+
+    /// A frame of a connection that is let in.
+    fn frame(&mut self, outbound: &Arc<Outbound>, frame: Frame) {
+        if let Frame::Command { slot, command } = frame {
+            return self.command(outbound, slot, &command);
+        }
+        let Some(from) = outbound.node.clone() else { return };
+        // What an earlier connection brought is of the same node all the same.
+        match frame {
+            Frame::Membership(bytes) => self.step_membership(MembershipEvent::Packet { from, bytes }),
+            Frame::Members(bytes) => match Exchange::decode(&bytes) {
+                Ok(exchange) => self.step_membership(MembershipEvent::Exchange { from, exchange }),
+                Err(error) => close(outbound, &error),
+            },
+            Frame::HandOff(bytes) => match crate::handoff::Message::decode(&bytes) {
+                Ok((shard, transfer, message)) => {
+                    self.step_mover(MoverEvent::Heard { from, shard, transfer, message });
+                }
+                Err(error) => close(outbound, &error),
+            },
+            Frame::Moved(routes) => {
+                let announced = routes.into_iter().map(|Route { shard, epoch, owner }| Announcement {
+                    shard,
+                    epoch,
+                    owner,
+                });
+                self.step_mover(MoverEvent::Announced(announced.collect()));
+            }
+            _ => close(outbound, &"a frame nobody has asked for"),
+        }
+    }
+
+    pub(super) fn step_membership(&mut self, event: MembershipEvent) {
+        let now = self.now();
+        let actions = self.membership().step(event, now);
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: MembershipAction) {
+        match action {
+            MembershipAction::Admit { ticket } => self.admit(ticket),
+            MembershipAction::Reject { ticket, refusal } => self.reject(ticket, &refusal),
+            MembershipAction::Send { to, bytes } => {
+                if let Some(connected) = self.connected.get(&to) {
+                    // Lost, it is as a datagram would be.
+                    let _ = connected.outbound.link().send(Frame::Membership(bytes.into()));
+                }
+            }
+            MembershipAction::SendExchange { to, exchange } => {
+                if let Some(connected) = self.connected.get(&to) {
+                    let bytes: Bytes = exchange.encode().into();
+                    let len = bytes.len();
+                    let _ = connected.outbound.frame(Frame::Members(bytes), len);
+                }
+            }
+            MembershipAction::Dial { name, address } => self.dial(name, address),
+            MembershipAction::HangUp(name) => {
+                if let Some(connected) = self.connected.get(&name) {
+                    let why = format!("an operator has given the store of {name} up");
+                    connected.outbound.link().close(CloseReason::Violation(why));
+                }
+            }
+            MembershipAction::Keep { number, bytes } => {
+                let _ = self.storage.send(Job::Keep(number, bytes));
+            }
+            MembershipAction::ViewChanged => self.view_changed(),
+            MembershipAction::Forgotten { name, store } => {
+                for (asker, slot) in self.forgetting.remove(&name).unwrap_or_default() {
+                    let done =
+                        format!("{name} is forgotten, and its store {store:032x} is never let in again");
+                    answer(&asker, slot, &CommandAnswer::Done(done));
+                }
+            }
+            MembershipAction::Refused(refusal) => tracing::warn!("{refusal}"),
+        }
+    }
+
+    fn dial(&mut self, name: Option<NodeName>, address: String) {
+        if !self.dialling.insert(address.clone()) {
+            return;
+        }
+        let (endpoint, tell) = (self.endpoint.clone(), self.tell.clone());
+        self.network.spawn(async move {
+            match endpoint.dial(&address, name.as_ref()).await {
+                Ok(connection) => tell.tell(Notice::Connection { connection, is_dialled: true }),
+                // Counted and logged, once in a while, by the endpoint where it is a fault; else the node is away.
+                Err(error) => tracing::debug!(%error, "a dial came to nothing"),
+            }
+            tell.tell(Notice::Dialled(address));
+        });
+    }
+
+    /// The view has changed: another table, and other nodes for clients to connect to.
+    fn view_changed(&mut self) {
+        let view = Arc::clone(self.membership().view());
+        let weight = |weight| Weight::new(u32::from(weight)).expect("an entry's weight is within bounds");
+        let members: BTreeMap<NodeName, Weight> =
+            view.ring_members().into_iter().map(|(name, share)| (name, weight(share))).collect();
+        let table = Table::new(&members, self.shared.layout).map(Arc::new);
+        self.step_mover(MoverEvent::Table(table));
+        for client in &self.clients {
+            self.tell_nodes(client);
+        }
+    }
+
+    /// Tells a client where the nodes are.
+    fn tell_nodes(&self, client: &Outbound) {
+        let view = Arc::clone(self.membership().view());
+        let entries = view.nodes().map(|(_, node)| (*node.entry).clone()).collect();
+        let exchange = Exchange::Entries { entries, forgotten: Vec::new(), answer: false };
+        let bytes: Bytes = exchange.encode().into();
+        let len = bytes.len();
+        let _ = client.frame(Frame::Members(bytes), len);
+    }
+
+    /// An operator's word.
+    fn command(&mut self, asker: &Arc<Outbound>, slot: u64, command: &[u8]) {
+        let said = match crate::codec::decode::<Command>(command) {
+            Ok(Command::Status) => CommandAnswer::Status(Box::new(self.status())),
+            Ok(Command::Leave) => match self.leave() {
+                Ok(()) => {
+                    CommandAnswer::Done(format!("{} hands its shards over and leaves", self.config.name))
+                }
+                Err(why) => CommandAnswer::Refused(why),
+            },
+            Ok(Command::Forget(name)) => return self.forget(asker, slot, &name),
+            Ok(Command::Reopen { destroyed }) => CommandAnswer::Refused(format!(
+                "shards that were on their way to {destroyed} cannot be opened again by this build"
+            )),
+            Err(why) => CommandAnswer::Refused(format!("this build does not know the command: {why}")),
+        };
+        answer(asker, slot, &said);
+    }
+
+    fn forget(&mut self, asker: &Arc<Outbound>, slot: u64, name: &NodeName) {
+        self.forgetting.entry(name.clone()).or_default().push((Arc::clone(asker), slot));
+        let now = self.now();
+        let actions = self.membership().step(MembershipEvent::Forget(name.clone()), now);
+        for action in actions {
+            if let MembershipAction::Refused(refusal) = &action {
+                for (asker, slot) in self.forgetting.remove(name).unwrap_or_default() {
+                    answer(&asker, slot, &CommandAnswer::Refused(refusal.to_string()));
+                }
+            }
+            self.perform(action);
+        }
+    }
+
+    fn leave(&mut self) -> Result<(), String> {
+        if self.leaving != Leaving::No {
+            return Ok(());
+        }
+        let others = self.membership().view().ring_members();
+        if others.keys().all(|name| *name == self.config.name) {
+            return Err(format!(
+                "{} is the only node that takes shards: it would have nobody to hand them over to; stop it instead, and \
+                 start it again from its directory",
+                self.config.name
+            ));
+        }
+        self.leaving = Leaving::Draining;
+        self.step_mover(MoverEvent::Leave);
+        self.step_membership(MembershipEvent::Leave);
+        Ok(())
+    }
+
+    fn depart_when_empty(&mut self) {
+        let now = self.now();
+        match self.leaving {
+            Leaving::Draining if self.mover.is_empty() => {
+                self.leaving = Leaving::Empty(now);
+                self.step_membership(MembershipEvent::Drained);
+            }
+            Leaving::Empty(since) if since + FAREWELL <= now => {
+                self.depart.send_if_modified(|departure| {
+                    let is_first = departure.is_none();
+                    departure.get_or_insert(Departure::Left);
+                    is_first
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Ends a connection whose frame cannot be understood.
+fn close(outbound: &Outbound, why: &dyn std::fmt::Display) {
+    outbound.link().close(CloseReason::Violation(why.to_string()));
+}
+
+fn answer(asker: &Outbound, slot: u64, said: &CommandAnswer) {
+    let bytes: Bytes = said.encode().into();
+    let len = bytes.len();
+    let _ = asker.frame(Frame::CommandAnswer { slot, answer: bytes }, len);
+}
+
+impl From<JoinError> for io::Error {
+    fn from(error: JoinError) -> Self {
+        io::Error::other(error)
+    }
+}

@@ -1,0 +1,109 @@
+//! What the coordinator asks of the store, on a thread of its own: it reads, stages and syncs, and may take long.
+
+use super::coordinator::{Notice, ToCoordinator};
+use crate::{
+    load,
+    mover::{MoverAction, MoverEvent},
+    node::{self, Shared},
+    placement::ShardId,
+    store::{LoadError, Ownership, StageError, TransferId},
+};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+
+/// The note in which the membership is kept.
+pub(super) const KNOWN_NODES: &str = "known-nodes";
+
+/// What is asked, in order. Bounded by what moves at a time, and by one note.
+pub(super) enum Job {
+    /// Of a mover: to read, stage, clear or sweep.
+    Move(MoverAction),
+    /// Of the membership: to keep these bytes under this number.
+    Keep(u64, Vec<u8>),
+}
+
+/// Starts the thread. It ends when the sender is dropped.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    coordinator: ToCoordinator,
+) -> io::Result<(mpsc::Sender<Job>, JoinHandle<()>)> {
+    let (ask, asked) = mpsc::channel();
+    let thread = node::thread(shared, "entity-storage".into(), move |shared| {
+        while let Ok(job) = asked.recv() {
+            if let Err(error) = run(shared, &coordinator, job) {
+                shared.fail(node::unreadable(&error));
+                return;
+            }
+        }
+    })?;
+    Ok((ask, thread))
+}
+
+fn run(node: &Shared, coordinator: &ToCoordinator, job: Job) -> Result<(), LoadError> {
+    let store = &*node.store;
+    let done = |event| coordinator.tell(Notice::Mover(event));
+    match job {
+        Job::Keep(number, bytes) => match store.keep_note(KNOWN_NODES, &bytes) {
+            Ok(()) => coordinator.tell(Notice::Kept(number)),
+            Err(LoadError::Io(error)) if is_full(&error) => {
+                // Nobody new is let in meanwhile; it is tried again with the next change.
+                tracing::warn!("the disk is full: what is known of other nodes was not kept");
+                coordinator.tell(Notice::NotKept(number, bytes));
+            }
+            Err(error) => return Err(error),
+        },
+        Job::Move(MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes }) => {
+            match load::rows_to_copy(store, shard, epoch, &from, bytes) {
+                Ok((rows, next)) => done(MoverEvent::RowsRead { shard, transfer, attempt, rows, next }),
+                // It has gone meanwhile; whoever asked knows by now, or will.
+                Err(LoadError::NotOwned(_)) => {}
+                Err(LoadError::Io(error)) if is_full(&error) => {
+                    done(MoverEvent::ReadFailed { shard, transfer, attempt });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Job::Move(MoverAction::Clear(shard, epoch, transfer)) => {
+            let cleared = store.begin_staging(shard, epoch, transfer);
+            staged(&done, shard, transfer, cleared, MoverEvent::Cleared(shard, transfer))?;
+        }
+        Job::Move(MoverAction::Stage(shard, epoch, transfer, sections)) => {
+            let result = load::stage(store, shard, epoch, transfer, &sections);
+            staged(&done, shard, transfer, result, MoverEvent::Staged(shard, transfer))?;
+        }
+        Job::Move(MoverAction::Sweep(shard, epoch, transfer)) => {
+            if let Err(StageError::Io(error)) = store.sweep_staging(shard, epoch, transfer) {
+                return Err(LoadError::Io(error));
+            }
+        }
+        Job::Move(MoverAction::ReadOwnership(shard)) => {
+            let all = store.ownership()?;
+            let found = all.into_iter().find(|(other, _)| *other == shard);
+            done(MoverEvent::Ownership(shard, found.map_or(Ownership::Foreign, |(_, ownership)| ownership)));
+        }
+        Job::Move(action) => unreachable!("{action:?} asks nothing of the store"),
+    }
+    Ok(())
+}
+
+fn staged(
+    done: &impl Fn(MoverEvent),
+    shard: ShardId,
+    transfer: TransferId,
+    result: Result<(), StageError>,
+    event: MoverEvent,
+) -> Result<(), LoadError> {
+    match result {
+        Ok(()) => done(event),
+        Err(StageError::Io(error)) => return Err(LoadError::Io(error)),
+        Err(error) => done(MoverEvent::StagingFailed(shard, transfer, error.to_string())),
+    }
+    Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,377 @@
+//! What waits for one connection: gathered into frames, and the questions whose answers are still to come.
+
+use crate::{
+    activation::ReplyTo,
+    error::Refusal,
+    kernel::{Arrival, Outcome, Provenance, Receipt},
+    message::Envelope,
+    placement::{NodeName, ShardId},
+    transport::{
+        CloseReason, Frame, Link, SendError,
+        frame::{
+            Answer, FeedAnswer, FeedMessage, Request, StreamMessage, StreamReceipt, VolatileMessage, Way,
+        },
+    },
+};
+use bytes::Bytes;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::{Notify, oneshot};
+
+/// Items of one frame. What comes one by one leaves in lists as long as the connection is slow.
+const ITEMS_MAX: usize = 512;
+/// Bytes of one frame, but one item always fits: short enough that nobody behind it waits for long.
+const FRAME_BYTES_MAX: usize = 256 << 10;
+/// Bytes that wait for a connection. Beyond them messages, receipts and feeds' messages are dropped, which their senders
+/// still have and send again; requests are refused as busy; and a connection whose other end does not take its answers is
+/// closed.
+const BYTES_MAX: usize = 64 << 20;
+/// What an item counts with beside its message.
+const ITEM_BYTES: usize = 64;
+/// Requests and commands of one connection that wait for an answer. Further ones are refused as busy.
+const ASKED_MAX: usize = 1 << 20;
+
+/// The sending end of one connection. Frames are encoded by the task that empties it, and never by a worker.
+pub(crate) struct Outbound {
+    /// Who is at the other end; `None`: a client.
+    pub(crate) node: Option<NodeName>,
+    link: Link,
+    gathered: Mutex<Gathered>,
+    filled: Notify,
+    asked: Mutex<Asked>,
+    next_slot: AtomicU64,
+}
+
+#[derive(Default)]
+struct Gathered {
+    /// Each with the bytes it counts with.
+    frames: VecDeque<(Frame, usize)>,
+    bytes: usize,
+    has_ended: bool,
+}
+
+/// Who waits for an answer.
+enum Asker {
+    Request(ReplyTo),
+    Command(oneshot::Sender<Bytes>),
+}
+
+/// The questions that are not answered, by slot. `None`: the connection has ended.
+struct Asked(Option<HashMap<u64, Asker>>);
+
+/// There was no room, or there is no connection any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotSent;
+
+impl Outbound {
+    pub(crate) fn new(node: Option<NodeName>, link: Link) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            link,
+            gathered: Mutex::default(),
+            filled: Notify::new(),
+            asked: Mutex::new(Asked(Some(HashMap::new()))),
+            next_slot: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an item to the list of the last frame, where that is of its kind and not full, or begins a frame.
+    fn add<T>(
+        &self,
+        item: T,
+        len: usize,
+        list: impl for<'f> FnOnce(&'f mut Frame) -> Option<&'f mut Vec<T>>,
+        begin: impl FnOnce(Vec<T>) -> Frame,
+    ) -> Result<(), NotSent> {
+        let len = len + ITEM_BYTES;
+        let mut gathered = self.gathered();
+        let gathered = &mut *gathered;
+        if gathered.has_ended || BYTES_MAX < gathered.bytes {
+            return Err(NotSent);
+        }
+        gathered.bytes += len;
+        if let Some((last, bytes)) = gathered.frames.back_mut()
+            && *bytes + len <= FRAME_BYTES_MAX
+            && let Some(items) = list(last).filter(|items| items.len() < ITEMS_MAX)
+        {
+            items.push(item);
+            *bytes += len;
+            return Ok(());
+        }
+        gathered.frames.push_back((begin(vec![item]), len));
+        Ok(())
+    }
+
+    /// Adds a frame of its own.
+    pub(crate) fn frame(&self, frame: Frame, len: usize) -> Result<(), NotSent> {
+        let mut gathered = self.gathered();
+        if gathered.has_ended || BYTES_MAX < gathered.bytes {
+            return Err(NotSent);
+        }
+        let len = len + ITEM_BYTES;
+        gathered.bytes += len;
+        gathered.frames.push_back((frame, len));
+        drop(gathered);
+        self.flush();
+        Ok(())
+    }
+
+    /// What was added leaves soon. Told once for many items.
+    pub(crate) fn flush(&self) {
+        self.filled.notify_one();
+    }
+
+    /// A message of a stream, or without a number. Where there is no room it stays in its sender's outbox, or is lost if it has
+    /// none (P5).
+    pub(crate) fn message(&self, arrival: Arrival) {
+        let (target, len, envelope) = (arrival.shard, arrival.envelope.len(), arrival.envelope);
+        let _ = match arrival.from {
+            Provenance::Stream { source, number, .. } => {
+                let message = StreamMessage { source, target, number, envelope };
+                self.add(
+                    message,
+                    len,
+                    |frame| match frame {
+                        Frame::Messages(list) => Some(list),
+                        _ => None,
+                    },
+                    Frame::Messages,
+                )
+            }
+            _ => self.add(
+                VolatileMessage { target, envelope },
+                len,
+                |frame| match frame {
+                    Frame::Volatile(list) => Some(list),
+                    _ => None,
+                },
+                Frame::Volatile,
+            ),
+        };
+    }
+
+    pub(crate) fn receipt(&self, receipt: Receipt) {
+        let _ = self.add(
+            StreamReceipt(receipt),
+            0,
+            |frame| match frame {
+                Frame::Receipts(list) => Some(list),
+                _ => None,
+            },
+            Frame::Receipts,
+        );
+    }
+
+    /// Passes a request on, and remembers who is to be told. The answer comes to `to`, whatever happens to the connection.
+    pub(crate) fn request(
+        &self,
+        shard: ShardId,
+        hops: u8,
+        way: Way,
+        envelope: Envelope,
+        to: ReplyTo,
+    ) -> Result<(), NotSent> {
+        let slot = self.remember(Asker::Request(to))?;
+        let len = envelope.len();
+        let request = Request { slot, shard, hops, way, envelope };
+        let added = self.add(
+            request,
+            len,
+            |frame| match frame {
+                Frame::Requests(list) => Some(list),
+                _ => None,
+            },
+            Frame::Requests,
+        );
+        self.flush();
+        // Where the end of the connection has come between the two, it has told the asker already.
+        if added.is_err() && self.forget(slot).is_some() { Err(NotSent) } else { Ok(()) }
+    }
+
+    /// Puts a command to the other end. The receiver fails when the connection ends before its answer.
+    pub(crate) fn command(&self, command: Bytes) -> Result<oneshot::Receiver<Bytes>, NotSent> {
+        let (tell, answer) = oneshot::channel();
+        let slot = self.remember(Asker::Command(tell))?;
+        let len = command.len();
+        self.frame(Frame::Command { slot, command }, len)?;
+        Ok(answer)
+    }
+
+    /// The answer to a request of the other end.
+    pub(crate) fn answer(&self, slot: u64, outcome: Outcome) {
+        let len = match &outcome {
+            Outcome::Done(reply) => reply.body.len(),
+            _ => 0,
+        };
+        if self
+            .add(
+                Answer { slot, outcome },
+                len,
+                |frame| match frame {
+                    Frame::Replies(list) => Some(list),
+                    _ => None,
+                },
+                Frame::Replies,
+            )
+            .is_err()
+        {
+            // It would wait for an answer that never comes; without the connection it asks again.
+            self.link.close(CloseReason::Violation("it does not take its answers".into()));
+        }
+    }
+
+    pub(crate) fn feed_message(&self, slot: u64, feed: crate::feeds::FeedId, message: FeedMessage) {
+        let len = message.envelope.len();
+        let begin = |messages| Frame::FeedMessages { slot, feed, messages };
+        let _ = self.add(
+            message,
+            len,
+            |frame| match frame {
+                Frame::FeedMessages { slot: of, feed: named, messages } if (*of, *named) == (slot, feed) => {
+                    Some(messages)
+                }
+                _ => None,
+            },
+            begin,
+        );
+    }
+
+    pub(crate) fn feed_answer(&self, answer: FeedAnswer) {
+        let _ = self.add(
+            answer,
+            0,
+            |frame| match frame {
+                Frame::FeedReceipts(list) => Some(list),
+                _ => None,
+            },
+            Frame::FeedReceipts,
+        );
+    }
+
+    fn remember(&self, asker: Asker) -> Result<u64, NotSent> {
+        let mut waiting = self.asked();
+        let waiting = waiting.0.as_mut().filter(|waiting| waiting.len() < ASKED_MAX).ok_or(NotSent)?;
+        let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
+        waiting.insert(slot, asker);
+        Ok(slot)
+    }
+
+    fn forget(&self, slot: u64) -> Option<Asker> {
+        self.asked().0.as_mut()?.remove(&slot)
+    }
+
+    /// Who waits for the answer to this request, if anyone.
+    pub(crate) fn answered(&self, slot: u64) -> Option<ReplyTo> {
+        match self.forget(slot)? {
+            Asker::Request(to) => Some(to),
+            // An answer of the wrong kind is none.
+            Asker::Command(_) => None,
+        }
+    }
+
+    pub(crate) fn command_answered(&self, slot: u64, answer: Bytes) {
+        if let Some(Asker::Command(tell)) = self.forget(slot) {
+            // Whoever asked may have given up.
+            let _ = tell.send(answer);
+        }
+    }
+
+    /// The connection has ended: nothing is taken any more. Returns who waits for an answer that will not come.
+    pub(crate) fn end(&self) -> Vec<ReplyTo> {
+        let mut gathered = self.gathered();
+        *gathered = Gathered { has_ended: true, ..Gathered::default() };
+        drop(gathered);
+        self.flush();
+        let asked = self.asked().0.take().unwrap_or_default();
+        let requests = asked.into_values().filter_map(|asker| match asker {
+            Asker::Request(to) => Some(to),
+            Asker::Command(_) => None,
+        });
+        requests.collect()
+    }
+
+    /// The next frame to send. An error: there is none any more.
+    fn next(&self) -> Result<Option<Frame>, NotSent> {
+        let mut gathered = self.gathered();
+        match gathered.frames.pop_front() {
+            Some((frame, len)) => {
+                gathered.bytes -= len;
+                Ok(Some(frame))
+            }
+            None if gathered.has_ended => Err(NotSent),
+            None => Ok(None),
+        }
+    }
+
+    /// Sends what is gathered until the connection ends. `told` gets the outcomes of requests that can never be sent.
+    pub(crate) async fn run(&self, mut told: impl FnMut(ReplyTo, Outcome)) {
+        loop {
+            let filled = self.filled.notified();
+            let mut frame = match self.next() {
+                Ok(Some(frame)) => Some(frame),
+                Ok(None) => {
+                    filled.await;
+                    continue;
+                }
+                Err(NotSent) => return,
+            };
+            while let Some(next) = frame.take() {
+                match self.link.send(next) {
+                    Ok(()) => {}
+                    Err(SendError::Full(back)) => {
+                        self.link.ready().await;
+                        frame = Some(back);
+                    }
+                    Err(SendError::Ended(_)) => return,
+                    Err(SendError::TooLong { frame, max, .. }) => self.too_long(frame, max, &mut told),
+                }
+            }
+        }
+    }
+
+    /// A frame of one item is longer than the other end takes: nobody is to wait for it.
+    fn too_long(&self, frame: Frame, max: usize, told: &mut impl FnMut(ReplyTo, Outcome)) {
+        match frame {
+            Frame::Requests(requests) => {
+                for request in requests {
+                    let (what, len) = ("the message", request.envelope.len());
+                    if let Some(to) = self.answered(request.slot) {
+                        told(to, Outcome::Refused(Refusal::TooLarge { what, len, max }));
+                    }
+                }
+            }
+            Frame::Replies(answers) => {
+                for Answer { slot, .. } in answers {
+                    let why = format!("its reply is longer than the {max} bytes that the connection takes");
+                    self.answer(slot, Outcome::Unknown(why));
+                }
+            }
+            frame => {
+                let address = self.link.address();
+                tracing::error!(
+                    address,
+                    max,
+                    "a frame is longer than the other end takes: give both nodes the same limits"
+                );
+                drop(frame);
+            }
+        }
+    }
+}
