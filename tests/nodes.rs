@@ -2,7 +2,7 @@
 
 use crate::running::{Ledger, Mirror};
 use entity_runtime::{
-    Runtime,
+    Runtime, StartError,
     cluster::{Begin, ClusterConfig, Command, CommandAnswer, NodeStatus},
     placement::NodeName,
     prelude::*,
@@ -11,7 +11,20 @@ use std::{path::Path, time::Duration};
 
 /// A node whose shards move soon, on a directory of its own or in memory.
 pub async fn node(name: &str, begin: Begin, directory: Option<&Path>) -> Runtime {
-    let mut config = ClusterConfig::new(name.parse().expect("a name"), "127.0.0.1:0", begin);
+    try_node(name, "127.0.0.1:0", begin, directory).await.expect("the node starts")
+}
+
+/// The same at an address, which may not start.
+///
+/// # Errors
+/// It does not.
+pub async fn try_node(
+    name: &str,
+    listen: &str,
+    begin: Begin,
+    directory: Option<&Path>,
+) -> Result<Runtime, StartError> {
+    let mut config = ClusterConfig::new(name.parse().expect("a name"), listen, begin);
     config.pace.stable_for = Duration::from_millis(100);
     config.pace.rest = Duration::from_millis(200);
     config.pace.back_off = Duration::from_millis(100);
@@ -23,7 +36,7 @@ pub async fn node(name: &str, begin: Begin, directory: Option<&Path>) -> Runtime
         Some(directory) => builder.data_dir(directory).segment_bytes(32 << 20),
         None => builder.in_memory(),
     };
-    builder.start().await.expect("the node starts")
+    builder.start().await
 }
 
 /// Joins at these nodes.

@@ -85,3 +85,6 @@ mod pages_are_true;
 
 // The same entities on one node and on many, while nodes join and leave: the same figures.
 mod same_result_at_any_scale;
+
+// A node that ends and comes back, is away, or is not who it says.
+mod nodes_come_back;
