@@ -1,13 +1,13 @@
 //! Clusters in one process, for tests: real nodes on loopback, with hand-offs that begin soon.
 
-use crate::running::{Ledger, Mirror};
+use crate::running::{Counts, Ledger, Mirror, Note};
 use entity_runtime::{
     Runtime, StartError,
     cluster::{Begin, ClusterConfig, Command, CommandAnswer, NodeStatus},
     placement::NodeName,
     prelude::*,
 };
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 /// A node whose shards move soon, on a directory of its own or in memory.
 pub async fn node(name: &str, begin: Begin, directory: Option<&Path>) -> Runtime {
@@ -24,12 +24,27 @@ pub async fn try_node(
     begin: Begin,
     directory: Option<&Path>,
 ) -> Result<Runtime, StartError> {
+    start(config(name, listen, begin), directory).await
+}
+
+/// Of a node whose shards move soon, and that notices soon who is gone.
+pub fn config(name: &str, listen: &str, begin: Begin) -> ClusterConfig {
     let mut config = ClusterConfig::new(name.parse().expect("a name"), listen, begin);
     config.pace.stable_for = Duration::from_millis(100);
     config.pace.rest = Duration::from_millis(200);
     config.pace.back_off = Duration::from_millis(100);
     config.membership.dial_period = Duration::from_millis(100);
     config.membership.compare_period = Duration::from_millis(100);
+    config.transport.ping_after = Duration::from_millis(500);
+    config.transport.idle_deadline = Duration::from_secs(2);
+    config
+}
+
+/// Starts a node with the shared entities.
+///
+/// # Errors
+/// It does not start.
+pub async fn start(config: ClusterConfig, directory: Option<&Path>) -> Result<Runtime, StartError> {
     let builder =
         Runtime::builder().entity::<Ledger>().entity::<Mirror>().shards(32).workers(2).cluster(config);
     let builder = match directory {
@@ -37,6 +52,60 @@ pub async fn try_node(
         None => builder.in_memory(),
     };
     builder.start().await
+}
+
+/// What is fed: each number to its ledger, which tells its mirror.
+pub struct Rows {
+    /// Ledgers the numbers are spread over,
+    pub ledgers: u64,
+    /// and mirrors.
+    pub mirrors: u64,
+}
+
+impl Rows {
+    fn ledger(&self, number: u64) -> String {
+        format!("l{}", number % self.ledgers)
+    }
+
+    fn mirror(&self, number: u64) -> String {
+        format!("m{}", number % self.mirrors)
+    }
+
+    /// The message of a number, and the key it is for.
+    pub fn note(&self, number: u64) -> (String, Note) {
+        (self.ledger(number), Note { number, mirror: Some(self.mirror(number)) })
+    }
+
+    /// Feeds all numbers below `rows`; those that were fed before change nothing.
+    pub async fn feed(&self, client: &Client, rows: u64) {
+        let mut feed = client.feed("rows").await.expect("the name is one");
+        for number in 0..rows {
+            let (ledger, note) = self.note(number);
+            feed.send(number, Ledger::at(ledger), note).await.expect("the feed goes on");
+        }
+        feed.flush().await.expect("the feed ends");
+    }
+
+    /// Each number below `rows` was noted once by its ledger, and reaches its mirror once.
+    pub async fn check(&self, client: &Client, rows: u64) {
+        let expected = |count: u64, of: u64| -> BTreeMap<u64, u32> {
+            (0..rows).filter(|number| number % count == of).map(|number| (number, 1)).collect()
+        };
+        for of in 0..self.ledgers {
+            let counts = client.ask(Ledger::at(self.ledger(of)), Counts).await.expect("a ledger answers");
+            assert_eq!(counts, expected(self.ledgers, of), "ledger {of}");
+        }
+        for of in 0..self.mirrors {
+            let (expected, mirror) = (expected(self.mirrors, of), self.mirror(of));
+            let arrived = async {
+                while client.ask(Mirror::at(&mirror), Counts).await.expect("a mirror answers") != expected {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let arrived = tokio::time::timeout(Duration::from_mins(1), arrived).await;
+            assert!(arrived.is_ok(), "mirror {of} never has each number once");
+        }
+    }
 }
 
 /// Joins at these nodes.

@@ -6,47 +6,14 @@ use entity_runtime::{
     prelude::*,
 };
 use entity_runtime_tests::{
-    nodes::{addresses, at, node, shards_of, try_node, until},
-    running::{Counts, Ledger, Mirror, Note},
+    nodes::{Rows, addresses, at, node, shards_of, try_node, until},
+    running::{Counts, Ledger, Mirror},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 const LEDGERS: u64 = 24;
 
-fn ledger(number: u64) -> String {
-    format!("l{}", number % LEDGERS)
-}
-
-async fn feed(client: &Client, rows: std::ops::Range<u64>) {
-    let mut feed = client.feed("rows").await.unwrap();
-    for number in rows {
-        let note = Note { number, mirror: Some(format!("m{}", number % 5)) };
-        feed.send(number, Ledger::at(ledger(number)), note).await.unwrap();
-    }
-    feed.flush().await.unwrap();
-}
-
-async fn check(client: &Client, rows: u64) {
-    for of in 0..LEDGERS {
-        let counts = client.ask(Ledger::at(ledger(of)), Counts).await.unwrap();
-        let expected: BTreeMap<u64, u32> =
-            (0..rows).filter(|row| row % LEDGERS == of).map(|row| (row, 1)).collect();
-        assert_eq!(counts, expected, "ledger {of}");
-    }
-    for of in 0..5 {
-        let expected: BTreeMap<u64, u32> =
-            (0..rows).filter(|row| row % 5 == of).map(|row| (row, 1)).collect();
-        let arrived = async {
-            while client.ask(Mirror::at(format!("m{of}")), Counts).await.unwrap() != expected {
-                tokio::task::yield_now().await;
-            }
-        };
-        assert!(
-            tokio::time::timeout(Duration::from_mins(1), arrived).await.is_ok(),
-            "mirror {of} misses some"
-        );
-    }
-}
+const ROWS: Rows = Rows { ledgers: LEDGERS, mirrors: 5 };
 
 async fn two_nodes(directory: &std::path::Path) -> (Runtime, Runtime, Client) {
     let a = node("a", Begin::Found, Some(&directory.join("a"))).await;
@@ -60,27 +27,27 @@ async fn two_nodes(directory: &std::path::Path) -> (Runtime, Runtime, Client) {
 async fn a_feed_goes_on_over_nodes_that_end_and_come_back() {
     let directory = tempfile::tempdir().unwrap();
     let (a, b, client) = two_nodes(directory.path()).await;
-    feed(&client, 0..500).await;
+    ROWS.feed(&client, 500).await;
     // Dropped, it stops where it is.
     let port = b.listens_at().unwrap().to_owned();
     drop(b);
     let feeding = tokio::spawn({
         let client = client.clone();
-        async move { feed(&client, 0..1_000).await }
+        async move { ROWS.feed(&client, 1_000).await }
     });
     let b = node_at("b", &port, &directory.path().join("b")).await;
     feeding.await.unwrap();
-    check(&client, 1_000).await;
+    ROWS.check(&client, 1_000).await;
 
     let port = a.listens_at().unwrap().to_owned();
     a.shutdown().await;
     let feeding = tokio::spawn({
         let client = client.clone();
-        async move { feed(&client, 0..1_500).await }
+        async move { ROWS.feed(&client, 1_500).await }
     });
     let a = node_at("a", &port, &directory.path().join("a")).await;
     feeding.await.unwrap();
-    check(&client, 1_500).await;
+    ROWS.check(&client, 1_500).await;
     a.shutdown().await;
     b.shutdown().await;
 }
@@ -93,15 +60,15 @@ async fn node_at(name: &str, address: &str, directory: &std::path::Path) -> Runt
 async fn a_node_that_is_away_is_said_to_be_and_its_messages_wait() {
     let directory = tempfile::tempdir().unwrap();
     let (a, b, client) = two_nodes(directory.path()).await;
-    feed(&client, 0..240).await;
+    ROWS.feed(&client, 240).await;
     let port = b.listens_at().unwrap().to_owned();
     drop(b);
     let (mut here, mut away) = (0, 0);
     let asks = (0..LEDGERS).map(|of| {
         let client = client.clone();
         tokio::spawn(async move {
-            let note = Note { number: 240 + of, mirror: Some(format!("m{}", of % 5)) };
-            client.ask(Ledger::at(ledger(of)), note).await
+            let (ledger, note) = ROWS.note(240 + of);
+            client.ask(Ledger::at(ledger), note).await
         })
     });
     for ask in asks.collect::<Vec<_>>() {
@@ -120,7 +87,7 @@ async fn a_node_that_is_away_is_said_to_be_and_its_messages_wait() {
     let b = node_at("b", &port, &directory.path().join("b")).await;
     let mut noted = 0;
     for of in 0..LEDGERS {
-        let counts = client.ask(Ledger::at(ledger(of)), Counts).await.unwrap();
+        let counts = client.ask(Ledger::at(format!("l{of}")), Counts).await.unwrap();
         assert!(counts.values().all(|times| *times == 1));
         noted += counts.len() - 10;
     }

@@ -88,3 +88,6 @@ mod same_result_at_any_scale;
 
 // A node that ends and comes back, is away, or is not who it says.
 mod nodes_come_back;
+
+// A network that is cut in one direction delays messages, and loses none.
+mod cut_networks_heal;

@@ -4,11 +4,14 @@
 //! from row 1. `victim hold DIR`: opens the directory and waits for the end of its input. `victim deed DIR ISSUED DEED`:
 //! asks the killer entity for a deed, and its neighbours for a sign of life. `victim overload DIR ROUNDS...`: each round
 //! every one of many callers asks so often, all of them at once and far more than there is room for; says what was done and
-//! refused since the start, and the most memory the process has had.
+//! refused since the start, and the most memory the process has had. `victim node NAME ADDRESS DIR [SEED]`: a node of a
+//! cluster in the clear, which founds it or joins at SEED, until the end of its input.
 
 use anyhow::{Context, Result, bail};
+use entity_runtime::cluster::{Begin, Security};
 use entity_runtime::{AskError, Refusal};
 use entity_runtime::{Runtime, message::RequestId, prelude::*, timestamp::Timestamp};
+use entity_runtime_tests::nodes;
 use entity_runtime_tests::running::{Deed, Do, Killer, Ledger, Note, Reject, builder, id, small_limits};
 use std::{io::Write, path::Path, time::Duration};
 
@@ -26,6 +29,10 @@ async fn main() -> Result<()> {
         ["hold", directory] => hold(Path::new(directory)).await,
         ["deed", directory, issued, deed] => self::deed(Path::new(directory), at(issued)?, deed).await,
         ["overload", directory, ref rounds @ ..] => overload(Path::new(directory), rounds).await,
+        ["node", name, address, directory] => node(name, address, directory, Begin::Found).await,
+        ["node", name, address, directory, seed] => {
+            node(name, address, directory, Begin::Join(vec![seed.to_owned()])).await
+        }
         _ => bail!("see the head of this file"),
     }
 }
@@ -43,6 +50,16 @@ fn say(line: &str) -> Result<()> {
 
 async fn start(directory: &Path) -> Result<Runtime> {
     Ok(builder(directory, small_limits()).start().await?)
+}
+
+async fn node(name: &str, address: &str, directory: &str, begin: Begin) -> Result<()> {
+    let mut config = nodes::config(name, address, begin);
+    config.security = Security::Insecure;
+    let runtime = nodes::start(config, Some(Path::new(directory))).await?;
+    say("serves")?;
+    tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await?;
+    runtime.shutdown().await;
+    Ok(())
 }
 
 async fn crash(directory: &Path, issued: Timestamp, from: u64, rows: u64) -> Result<()> {
