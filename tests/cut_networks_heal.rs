@@ -25,12 +25,16 @@ fn ip(arguments: &str) -> Result<(), String> {
 struct Networks {
     /// Of this process alone, so that several tests can run.
     name: String,
+    /// Third number of all addresses.
+    net: u32,
     nodes: u8,
 }
 
 impl Networks {
     fn new(nodes: u8) -> Result<Self, String> {
-        let networks = Self { name: format!("er{}", std::process::id()), nodes };
+        let process = std::process::id();
+        // Of those that are nobody's, a net for each process that tests.
+        let networks = Self { name: format!("er{process}"), net: process % 251, nodes };
         let name = &networks.name;
         ip(&format!("link add {name} type bridge"))?;
         ip(&format!("addr add {}/24 dev {name}", networks.address(254)))?;
@@ -52,8 +56,7 @@ impl Networks {
     }
 
     fn address(&self, host: u8) -> String {
-        // A net of its own for each process that tests, of those that are nobody's.
-        format!("10.213.{}.{host}", std::process::id() % 251)
+        format!("10.213.{}.{host}", self.net)
     }
 
     /// Nothing that one node sends reaches the other any more.
