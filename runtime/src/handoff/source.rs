@@ -85,8 +85,8 @@ pub enum SourceAction {
     Send(Message),
     /// Let the kernel give the shard's sections from now on, and say from when a copy may begin.
     GiveSections,
-    /// Let the kernel give them no more.
-    KeepSections,
+    /// Let the kernel give them no more, and forget what else was ordered of it.
+    StopGiving,
     /// Read rows from a key on, up to about so many bytes, one row at least.
     ReadRows {
         /// Where to begin.
@@ -275,7 +275,7 @@ impl Source {
             "behind a durable seal there is no way back"
         );
         if self.phase != Phase::Offered {
-            self.actions.push(SourceAction::KeepSections);
+            self.actions.push(SourceAction::StopGiving);
         }
         self.phase = Phase::Ended;
         self.actions.push(SourceAction::Send(Message::Withdrawn));

@@ -153,7 +153,7 @@ impl World {
                     self.gives_from = Some(self.log.len());
                     self.source_event(SourceEvent::CopyFrom);
                 }
-                SourceAction::KeepSections => self.gives_from = None,
+                SourceAction::StopGiving => self.gives_from = None,
                 SourceAction::ReadRows { from, bytes, attempt } => {
                     // A copy begins with everything from before the first section that is given.
                     let least = if from.is_empty() { self.log.len() } else { self.loadable };

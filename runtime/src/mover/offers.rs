@@ -62,7 +62,7 @@ impl Mover {
                 // Epochs rise with each move: none of an honest node is so high, and one more would not fit.
                 let is_sound = transfer.shard == shard && transfer.epoch.0 < u64::MAX / 2;
                 if is_sound && transfer.source == *from && transfer.target == self.config.here {
-                    self.is_offered(transfer, attempt, table, is_sealed, now);
+                    self.judge_offer(transfer, attempt, table, is_sealed, now);
                 }
             }
             Message::Piece { .. } | Message::Withdrawn => {
@@ -86,14 +86,14 @@ impl Mover {
                 let is_mine =
                     |source: &Source| source.transfer().id == transfer && source.transfer().target == *from;
                 if self.sources.get(&shard).is_some_and(is_mine) {
-                    self.is_answered(from, shard, transfer, message, now);
+                    self.judge_answer(from, shard, transfer, message, now);
                 }
             }
         }
     }
 
     /// The target of a hand-off answers.
-    fn is_answered(
+    fn judge_answer(
         &mut self,
         from: &NodeName,
         shard: ShardId,
@@ -126,7 +126,7 @@ impl Mover {
     }
 
     /// Another node offers a shard to this one.
-    fn is_offered(&mut self, transfer: Transfer, attempt: u64, table: u64, is_sealed: bool, now: Timestamp) {
+    fn judge_offer(&mut self, transfer: Transfer, attempt: u64, table: u64, is_sealed: bool, now: Timestamp) {
         let (shard, id) = (transfer.shard, transfer.id);
         let known = self.ownership.get(&shard).unwrap_or(&Ownership::Foreign);
         if transfer.epoch <= known.epoch() && *known != Ownership::Foreign {

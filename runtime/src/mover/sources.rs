@@ -44,7 +44,7 @@ impl Mover {
     }
 
     /// The shard's seal is durable.
-    pub(super) fn is_sealed(
+    pub(super) fn take_seal(
         &mut self,
         shard: ShardId,
         transfer: TransferId,
@@ -79,7 +79,9 @@ impl Mover {
             match action {
                 SourceAction::Send(message) => self.send(transfer.target.clone(), shard, id, message),
                 SourceAction::GiveSections => self.actions.push(MoverAction::Order(shard, Order::Give(id))),
-                SourceAction::KeepSections => self.actions.push(MoverAction::Order(shard, Order::Keep)),
+                SourceAction::StopGiving => {
+                    self.actions.push(MoverAction::Order(shard, Order::StopGiving(id)));
+                }
                 SourceAction::ReadRows { from, bytes, attempt } => {
                     let (epoch, transfer) = (owned, id);
                     self.actions.push(MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes });
