@@ -98,11 +98,28 @@ pub enum MoverEvent {
         attempt: u64,
     },
     /// The place for a shard is clear.
-    Cleared(ShardId, TransferId),
+    Cleared {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        place: u64,
+    },
     /// What was to be staged is.
-    Staged(ShardId, TransferId),
-    /// The store would not stage.
-    StagingFailed(ShardId, TransferId, String),
+    Staged {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        place: u64,
+    },
+    /// The store would not clear the place, or not stage.
+    StagingFailed {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        place: u64,
+        /// Why.
+        why: String,
+    },
     /// The view has changed, and this is its table.
     Table(Option<Arc<Table>>),
     /// This node leaves: its shards go as soon as may be.
@@ -149,10 +166,31 @@ pub enum MoverAction {
         /// How much.
         bytes: usize,
     },
-    /// Clear the place for a shard: [`Store::begin_staging`](crate::store::Store::begin_staging).
-    Clear(ShardId, Epoch, TransferId),
+    /// Clear the place for a shard: [`Store::begin_staging`](crate::store::Store::begin_staging). What is asked of a shard's place is
+    /// done in the order in which it was asked.
+    Clear {
+        /// The shard.
+        shard: ShardId,
+        /// Under which it is to be owned here.
+        epoch: Epoch,
+        /// The hand-off.
+        transfer: TransferId,
+        /// To be returned: an answer of an earlier place is dropped.
+        place: u64,
+    },
     /// Stage the newest write of each row of these sections.
-    Stage(ShardId, Epoch, TransferId, Vec<Batch>),
+    Stage {
+        /// The shard.
+        shard: ShardId,
+        /// As in [`MoverAction::Clear`].
+        epoch: Epoch,
+        /// The hand-off.
+        transfer: TransferId,
+        /// To be returned.
+        place: u64,
+        /// The sections, in order.
+        sections: Vec<Batch>,
+    },
     /// What was staged may go.
     Sweep(ShardId, Epoch, TransferId),
     /// Read who owns a shard, begun after this was asked for.
@@ -178,8 +216,9 @@ pub struct Mover {
     rebalance: Rebalance,
     sources: BTreeMap<ShardId, Source>,
     targets: BTreeMap<ShardId, Target>,
-    /// Hand-offs begun since the start.
+    /// Hand-offs from here begun since the start, and targets.
     begun: u64,
+    places_begun: u64,
     /// By shard, the newest read of the store that is not answered, and the hand-off it was asked for.
     reads: BTreeMap<ShardId, (u64, TransferId)>,
     /// Reads asked for since the start.
@@ -205,6 +244,7 @@ impl Mover {
             sources: BTreeMap::new(),
             targets: BTreeMap::new(),
             begun: 0,
+            places_begun: 0,
             reads: BTreeMap::new(),
             reads_begun: 0,
             actions: Vec::new(),
@@ -271,14 +311,14 @@ impl Mover {
             MoverEvent::ReadFailed { shard, transfer, attempt } => {
                 self.source_event(shard, transfer, SourceEvent::ReadFailed { attempt }, now);
             }
-            MoverEvent::Cleared(shard, transfer) => {
-                self.target_event(shard, transfer, TargetEvent::Cleared, now);
+            MoverEvent::Cleared { shard, place } => {
+                self.target_event(shard, TargetEvent::Cleared(place), now);
             }
-            MoverEvent::Staged(shard, transfer) => {
-                self.target_event(shard, transfer, TargetEvent::Staged, now);
+            MoverEvent::Staged { shard, place } => {
+                self.target_event(shard, TargetEvent::Staged(place), now);
             }
-            MoverEvent::StagingFailed(shard, transfer, why) => {
-                self.target_event(shard, transfer, TargetEvent::StagingFailed(why), now);
+            MoverEvent::StagingFailed { shard, place, why } => {
+                self.target_event(shard, TargetEvent::StagingFailed(place, why), now);
             }
             MoverEvent::Table(table) => {
                 self.table.clone_from(&table);
@@ -304,8 +344,7 @@ impl Mover {
             self.source_event(shard, transfer, SourceEvent::Tick, now);
         }
         for shard in self.targets.keys().copied().collect::<Vec<_>>() {
-            let transfer = self.targets[&shard].transfer().id;
-            self.target_event(shard, transfer, TargetEvent::Tick, now);
+            self.target_event(shard, TargetEvent::Tick, now);
         }
     }
 
@@ -350,7 +389,7 @@ impl Mover {
                 {
                     let epoch = target.transfer().epoch;
                     self.owns(shard, Ownership::Owned { epoch, stay: epoch, number: 1 }, now, now);
-                    self.target_event(shard, transfer, TargetEvent::Accepted, now);
+                    self.target_event(shard, TargetEvent::Accepted, now);
                 }
             }
             OwnershipRecord::Moved { transfer, epoch } => {
@@ -428,7 +467,7 @@ impl Mover {
             } else {
                 TargetEvent::Voided
             };
-            self.target_event(shard, transfer, event, now);
+            self.target_event(shard, event, now);
         }
     }
 }

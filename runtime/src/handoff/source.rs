@@ -113,11 +113,6 @@ pub enum SourceEnd {
     Withdrawn(String),
 }
 
-/// Attempts are numbered anew after a start, above all of those before.
-fn first_attempt(boot: u64) -> u64 {
-    boot << 32 | 1
-}
-
 /// The source of one hand-off.
 #[derive(Debug)]
 pub struct Source {
@@ -126,8 +121,8 @@ pub struct Source {
     table: u64,
     phase: Phase,
     attempt: u64,
-    /// The target takes pieces of this attempt.
-    ready: bool,
+    /// Where the target takes pieces of this attempt, once it does.
+    place: Option<u64>,
     reading: Reading,
     /// Where reading goes on; `None` when all rows were read.
     next_row: Option<Vec<u8>>,
@@ -150,28 +145,29 @@ pub struct Source {
 }
 
 impl Source {
-    /// Offers a shard that is owned here. `boot` is how often this node was started.
+    /// Offers a shard that is owned here. `attempt` is above those of every hand-off that this node has begun.
     pub fn offer(
         transfer: Transfer,
-        boot: u64,
+        attempt: u64,
         table: u64,
         limits: HandOffLimits,
         now: Timestamp,
     ) -> (Self, Vec<SourceAction>) {
-        let mut source = Self::new(transfer, boot, table, limits, Phase::Offered, now);
+        let mut source = Self::new(transfer, attempt, table, limits, Phase::Offered, now);
         source.send_offer(now);
         let actions = std::mem::take(&mut source.actions);
         (source, actions)
     }
 
-    /// Goes on with a hand-off whose seal was found in the store.
+    /// Goes on with a hand-off whose seal was found in the store. `attempt` as in [`Source::offer`]; there will be no other hand-off
+    /// of the shard from here under its epoch, so further attempts count on from it.
     pub fn resume(
         transfer: Transfer,
-        boot: u64,
+        attempt: u64,
         limits: HandOffLimits,
         now: Timestamp,
     ) -> (Self, Vec<SourceAction>) {
-        let mut source = Self::new(transfer, boot, 0, limits, Phase::Sealed, now);
+        let mut source = Self::new(transfer, attempt, 0, limits, Phase::Sealed, now);
         source.send_offer(now);
         let actions = std::mem::take(&mut source.actions);
         (source, actions)
@@ -179,7 +175,7 @@ impl Source {
 
     fn new(
         transfer: Transfer,
-        boot: u64,
+        attempt: u64,
         table: u64,
         limits: HandOffLimits,
         phase: Phase,
@@ -190,8 +186,8 @@ impl Source {
             limits,
             table,
             phase,
-            attempt: first_attempt(boot),
-            ready: false,
+            attempt,
+            place: None,
             reading: Reading::Not,
             next_row: Some(Vec::new()),
             backlog: VecDeque::new(),
@@ -211,6 +207,11 @@ impl Source {
     /// Which hand-off it is.
     pub fn transfer(&self) -> &Transfer {
         &self.transfer
+    }
+
+    /// The attempt that runs.
+    pub fn attempt(&self) -> u64 {
+        self.attempt
     }
 
     /// Whether the target has not answered yet.
@@ -284,15 +285,23 @@ impl Source {
 
     fn hear(&mut self, message: Message, now: Timestamp) {
         match message {
-            Message::Ready { attempt, .. } if attempt == self.attempt && !self.ready => {
-                self.ready = true;
+            Message::Ready { attempt, place, .. } if attempt == self.attempt && self.place.is_none() => {
+                self.place = Some(place);
                 self.heard_at = now;
                 if self.phase == Phase::Offered {
                     self.phase = Phase::Starting;
                     self.actions.push(SourceAction::GiveSections);
                 }
             }
-            Message::Staged { attempt, through } if attempt == self.attempt => {
+            // It has begun anew since: restarted, or given up and found by an offer that came late.
+            Message::Ready { attempt, place, .. } | Message::Staged { attempt, place, .. }
+                if attempt == self.attempt && self.place.is_some_and(|of_before| of_before < place) =>
+            {
+                self.lost(now);
+            }
+            Message::Staged { attempt, place, through }
+                if attempt == self.attempt && self.place == Some(place) =>
+            {
                 // A number that was never given would be a target that counts on its own.
                 while let Some((number, body)) = self.unstaged.front()
                     && *number <= through
@@ -302,29 +311,35 @@ impl Source {
                     self.heard_at = now;
                 }
             }
-            Message::NotReady { reason, .. } => match self.phase {
+            Message::NotReady { attempt, reason, .. } if attempt == self.attempt => match self.phase {
                 Phase::Offered | Phase::Starting | Phase::Copying => self.end_withdrawn(reason),
                 // It must take the shard some day; it is asked again with the next tick.
-                Phase::Sealed if self.ready => self.begin_anew(),
+                Phase::Sealed if self.place.is_some() => self.begin_anew(),
                 _ => {}
             },
-            Message::Lost => match self.phase {
-                Phase::Offered | Phase::Starting | Phase::Copying => {
-                    self.end_withdrawn(format!("{} has lost what it had staged", self.transfer.target));
-                }
-                Phase::Sealed if self.ready => {
-                    self.begin_anew();
-                    self.send_offer(now);
-                }
-                _ => {}
-            },
+            Message::Lost { attempt } if attempt == self.attempt => self.lost(now),
             Message::Accepted if self.phase == Phase::Sealed => {
                 self.phase = Phase::Moving;
                 self.unstaged.clear();
                 self.unstaged_bytes = 0;
                 self.actions.push(SourceAction::WriteMoved);
             }
-            // Repeats, and what only a target is told.
+            // Repeats, what is late, and what only a target is told.
+            _ => {}
+        }
+    }
+
+    /// The target has nothing of this attempt any more.
+    fn lost(&mut self, now: Timestamp) {
+        match self.phase {
+            Phase::Offered | Phase::Starting | Phase::Copying => {
+                self.end_withdrawn(format!("{} has lost what it had staged", self.transfer.target));
+            }
+            Phase::Sealed if self.place.is_some() => {
+                self.begin_anew();
+                self.send_offer(now);
+            }
+            // On its way to the log, a seal is taken back by nobody: behind it the next word finds it sealed.
             _ => {}
         }
     }
@@ -361,7 +376,7 @@ impl Source {
     fn begin_anew(&mut self) {
         assert_eq!(self.phase, Phase::Sealed, "only a sealed shard has all its rows in the store");
         self.attempt += 1;
-        self.ready = false;
+        self.place = None;
         self.reading = Reading::Not;
         self.next_row = Some(Vec::new());
         self.backlog.clear();
@@ -385,7 +400,7 @@ impl Source {
         }
         match self.phase {
             Phase::Offered => self.send_offer(now),
-            Phase::Sealed if !self.ready => self.send_offer(now),
+            Phase::Sealed if self.place.is_none() => self.send_offer(now),
             Phase::Copying | Phase::Sealing | Phase::Sealed => {
                 for (number, body) in &self.unstaged {
                     let (attempt, number, body) = (self.attempt, *number, body.clone());
@@ -405,7 +420,7 @@ impl Source {
     /// Does what has become possible.
     fn go_on(&mut self, now: Timestamp) {
         let ships = matches!(self.phase, Phase::Copying | Phase::Sealing | Phase::Sealed);
-        if !ships || !self.ready {
+        if !ships || self.place.is_none() {
             return;
         }
         if let Some(from) = &self.next_row {

@@ -2,8 +2,8 @@
 //! serve it.
 
 use super::{
-    HandOffLimits, Message, Source, SourceAction, SourceEnd, SourceEvent, Target, TargetAction, TargetEvent,
-    Transfer, newest_writes,
+    HandOffLimits, Message, OfferVerdict, Source, SourceAction, SourceEnd, SourceEvent, Target, TargetAction,
+    TargetEvent, Transfer, newest_writes,
 };
 use crate::{
     placement::{Epoch, ShardId},
@@ -51,6 +51,9 @@ struct World {
     /// Sections before this one are not given.
     gives_from: Option<usize>,
     transfers: u128,
+    /// Attempts and places begun.
+    begun: u64,
+    places: u64,
     target: Option<Target>,
     /// What the target has staged, and whether it has accepted.
     staged: Rows,
@@ -83,6 +86,8 @@ impl World {
             boot: 1,
             gives_from: None,
             transfers: 0,
+            begun: 0,
+            places: 0,
             target: None,
             staged: Rows::new(),
             accepted: false,
@@ -127,12 +132,14 @@ impl World {
     /// The source begins, or goes on with what its store says.
     fn start_source(&mut self) {
         let limits = self.limits.clone();
+        self.begun += 1;
+        let attempt = self.boot << 32 | self.begun;
         let (source, actions) = match self.owned {
             Owned::Here => {
                 self.transfers += 1;
-                Source::offer(Self::transfer(TransferId(self.transfers)), self.boot, 7, limits, self.now)
+                Source::offer(Self::transfer(TransferId(self.transfers)), attempt, 7, limits, self.now)
             }
-            Owned::Sealed(id) => Source::resume(Self::transfer(id), self.boot, limits, self.now),
+            Owned::Sealed(id) => Source::resume(Self::transfer(id), attempt, limits, self.now),
             Owned::Moved => return,
         };
         self.source = Some(source);
@@ -208,16 +215,16 @@ impl World {
         for action in actions {
             match action {
                 TargetAction::Send(message) => {
-                    self.lost += u32::from(message == Message::Lost);
+                    self.lost += u32::from(matches!(message, Message::Lost { .. }));
                     self.to_source.push(message);
                 }
-                TargetAction::Clear => {
+                TargetAction::Clear(place) => {
                     self.staged.clear();
-                    self.target_event(TargetEvent::Cleared);
+                    self.target_event(TargetEvent::Cleared(place));
                 }
-                TargetAction::Stage(sections) => {
+                TargetAction::Stage(place, sections) => {
                     apply(&mut self.staged, &sections);
-                    self.target_event(TargetEvent::Staged);
+                    self.target_event(TargetEvent::Staged(place));
                 }
                 TargetAction::WriteAccept { .. } => {
                     assert!(matches!(self.owned, Owned::Sealed(_)), "accepted before the seal: two owners");
@@ -233,21 +240,28 @@ impl World {
 
     /// A message reaches the target's node, which may know nothing of the hand-off.
     fn reach_target(&mut self, message: Message) {
-        let is_known = self.target.as_ref().is_some_and(|target| match &message {
-            Message::Offer { transfer, .. } => target.transfer() == transfer,
-            _ => true,
+        let verdict = self.target.as_ref().map(|target| match &message {
+            Message::Offer { transfer, attempt, .. } => target.judge(transfer, *attempt),
+            _ => OfferVerdict::Repeat,
         });
+        let is_accepting = self.target.as_ref().is_some_and(Target::is_accepting);
         match message {
             _ if self.accepted => self.to_source.push(Message::Accepted),
-            Message::Offer { transfer, attempt, .. } if !is_known => {
-                let (target, actions) = Target::new(transfer, attempt, 7, self.limits.clone(), self.now);
+            Message::Offer { transfer, attempt, .. }
+                if verdict.is_none() || verdict == Some(OfferVerdict::Newer) && !is_accepting =>
+            {
+                self.places += 1;
+                let (place, limits) = (self.places, self.limits.clone());
+                let (target, actions) = Target::new(transfer, attempt, place, 7, limits, self.now);
                 self.target = Some(target);
                 self.target_actions(actions);
             }
-            message if is_known => self.target_event(TargetEvent::Heard(message)),
-            Message::Piece { .. } => {
+            message if verdict == Some(OfferVerdict::Repeat) => {
+                self.target_event(TargetEvent::Heard(message));
+            }
+            Message::Piece { attempt, .. } => {
                 self.lost += 1;
-                self.to_source.push(Message::Lost);
+                self.to_source.push(Message::Lost { attempt });
             }
             _ => {}
         }
@@ -340,6 +354,54 @@ fn a_shard_arrives_whole_whatever_is_lost_and_whoever_crashes() {
     assert!(100 < withdrawn && 20 < lost && 400 * 70 < writes, "{withdrawn} {lost} {writes}");
 }
 
+/// A source whose seal was found, with all its pieces on their way to place 5.
+fn sealed(now: Timestamp) -> (Source, Vec<SourceAction>) {
+    let limits = HandOffLimits::default();
+    let (mut source, _) = Source::resume(World::transfer(TransferId(1)), 7, limits, now);
+    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
+    let rows = vec![(vec![1], vec![2])];
+    let sent = source.step(SourceEvent::RowsRead { rows, next: None, attempt: 7 }, now);
+    (source, sent)
+}
+
+#[test]
+fn a_target_that_has_begun_anew_is_sent_everything_anew() {
+    let now = Timestamp::from_millis(1);
+    for anew in [
+        Message::Ready { attempt: 7, table: 0, place: 6 },
+        Message::Staged { attempt: 7, place: 6, through: 0 },
+        Message::Lost { attempt: 7 },
+    ] {
+        let (mut source, sent) = sealed(now);
+        assert_eq!(sent.len(), 2, "a piece and the end: {sent:?}");
+        // It has staged the first, and is not there any more.
+        source.step(SourceEvent::Heard(Message::Staged { attempt: 7, place: 5, through: 1 }), now);
+        let offered = source.step(SourceEvent::Heard(anew), now);
+        assert!(
+            matches!(offered[..], [SourceAction::Send(Message::Offer { attempt: 8, .. })]),
+            "{offered:?}"
+        );
+    }
+}
+
+#[test]
+fn an_answer_of_an_earlier_attempt_or_place_changes_nothing() {
+    let now = Timestamp::from_millis(1);
+    let (mut source, _) = sealed(now);
+    let reason = String::new();
+    for late in [
+        Message::Ready { attempt: 7, table: 0, place: 4 },
+        Message::Staged { attempt: 7, place: 4, through: 2 },
+        Message::Staged { attempt: 6, place: 6, through: 0 },
+        Message::Lost { attempt: 6 },
+        Message::NotReady { attempt: 6, table: 0, is_busy: false, reason },
+    ] {
+        assert_eq!(source.step(SourceEvent::Heard(late), now), []);
+    }
+    let later = now + HandOffLimits::default().resend_after;
+    assert_eq!(source.step(SourceEvent::Tick, later).len(), 2, "both pieces are still to be staged");
+}
+
 #[test]
 fn pieces_that_are_not_what_was_sent_are_not_accepted() {
     let mut world = World::new(1);
@@ -356,7 +418,8 @@ fn pieces_that_are_not_what_was_sent_are_not_accepted() {
         }
     };
     (world.target, world.to_target, world.to_source) = (None, Vec::new(), Vec::new());
-    world.source_event(SourceEvent::Heard(Message::Lost));
+    let attempt = world.source.as_ref().unwrap().attempt();
+    world.source_event(SourceEvent::Heard(Message::Lost { attempt }));
     let mut spoilt_one = false;
     for _ in 0..2_000 {
         let is_second = |message: &&mut Message| matches!(message, Message::Piece { number: 2, .. });

@@ -23,8 +23,8 @@ impl Mover {
         self.rebalance.sealed(shard, epoch, &target);
         let source = self.config.here.clone();
         let transfer = Transfer { id, shard, epoch: Epoch(epoch.0 + 1), source, target };
-        let (source, actions) =
-            Source::resume(transfer.clone(), self.config.boot, self.config.limits.clone(), now);
+        let (attempt, limits) = (self.next_attempt(), self.config.limits.clone());
+        let (source, actions) = Source::resume(transfer.clone(), attempt, limits, now);
         self.sources.insert(shard, source);
         self.do_source(&transfer, actions, false, now);
     }

@@ -153,7 +153,7 @@ impl World {
     }
 
     fn order(&mut self, node: usize, shard: ShardId, order: Order) {
-        let (is_lost, is_written) = (!self.healed && self.random.chance(60), !self.random.chance(500));
+        let (is_lost, is_written) = (!self.healed && self.random.chance(60), self.random.chance(500));
         let news = match order {
             Order::Give(transfer) if is_lost => HandOffNews::Voided(transfer),
             Order::Give(transfer) => {
@@ -218,16 +218,16 @@ impl World {
                     let (rows, next) = read.expect("it is owned or sealed");
                     self.tell(node, MoverEvent::RowsRead { shard, transfer, attempt, rows, next });
                 }
-                MoverAction::Clear(shard, epoch, transfer) => {
+                MoverAction::Clear { shard, epoch, transfer, place } => {
                     self.nodes[node].store.begin_staging(shard, epoch, transfer).unwrap();
-                    self.tell(node, MoverEvent::Cleared(shard, transfer));
+                    self.tell(node, MoverEvent::Cleared { shard, place });
                 }
-                MoverAction::Stage(shard, epoch, transfer, sections) => {
+                MoverAction::Stage { shard, epoch, transfer, place, sections } => {
                     let staged = load::stage(&self.nodes[node].store, shard, epoch, transfer, &sections);
                     let event = match staged {
-                        Ok(()) => MoverEvent::Staged(shard, transfer),
+                        Ok(()) => MoverEvent::Staged { shard, place },
                         // Another hand-off of the shard was offered meanwhile.
-                        Err(error) => MoverEvent::StagingFailed(shard, transfer, error.to_string()),
+                        Err(error) => MoverEvent::StagingFailed { shard, place, why: error.to_string() },
                     };
                     self.tell(node, event);
                 }
@@ -273,7 +273,7 @@ impl World {
         }
         let node = self.random.below(self.nodes.len() as u64) as usize;
         self.event(node, MoverEvent::Tick);
-        if !self.healed && self.random.chance(6) {
+        if !self.healed && self.random.chance(60) {
             self.void(node);
         }
         if !self.healed && self.random.chance(6) {
@@ -356,7 +356,7 @@ fn shards_go_where_the_table_names_through_joins_leaves_and_crashes() {
         moves += world.moves;
         voids += world.voids;
     }
-    assert!(40 * 10 < moves && 0 < voids, "{moves} {voids}");
+    assert!(40 * 10 < moves && 40 < voids, "{moves} {voids}");
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn what_is_said_of_no_shard_or_by_a_stranger_changes_nothing() {
     let of_nothing =
         |message| MoverEvent::Heard { from: name(0), shard: ShardId(1), transfer: TransferId(9), message };
     assert_eq!(said(of_nothing(Message::Accepted)), []);
-    assert_eq!(said(of_nothing(Message::Staged { attempt: 1, through: u64::MAX })), []);
+    assert_eq!(said(of_nothing(Message::Staged { attempt: 1, place: 1, through: u64::MAX })), []);
     assert_eq!(said(of_nothing(Message::Withdrawn)), []);
     assert_eq!(world.nodes[1].mover.running(), (0, 0));
 }

@@ -164,13 +164,13 @@ impl Sim {
                     Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
                 }
             }
-            MoverAction::Clear(shard, epoch, transfer) => {
+            MoverAction::Clear { shard, epoch, transfer, place } => {
                 let cleared = store.begin_staging(shard, epoch, transfer);
-                self.tell_staged(at, shard, transfer, cleared, MoverEvent::Cleared(shard, transfer));
+                self.tell_staged(at, shard, place, cleared, MoverEvent::Cleared { shard, place });
             }
-            MoverAction::Stage(shard, epoch, transfer, sections) => {
+            MoverAction::Stage { shard, epoch, transfer, place, sections } => {
                 let staged = load::stage(&*store, shard, epoch, transfer, &sections);
-                self.tell_staged(at, shard, transfer, staged, MoverEvent::Staged(shard, transfer));
+                self.tell_staged(at, shard, place, staged, MoverEvent::Staged { shard, place });
             }
             MoverAction::Sweep(shard, epoch, transfer) => {
                 if let Err(StageError::Io(_)) = store.sweep_staging(shard, epoch, transfer) {
@@ -191,7 +191,7 @@ impl Sim {
         &mut self,
         at: usize,
         shard: ShardId,
-        transfer: crate::store::TransferId,
+        place: u64,
         result: Result<(), StageError>,
         done: MoverEvent,
     ) {
@@ -199,7 +199,8 @@ impl Sim {
             Ok(()) => self.tell_mover(at, done),
             Err(StageError::Io(_)) => self.kill(at, self.crash_cuts_power),
             Err(error) => {
-                self.tell_mover(at, MoverEvent::StagingFailed(shard, transfer, error.to_string()));
+                let why = error.to_string();
+                self.tell_mover(at, MoverEvent::StagingFailed { shard, place, why });
             }
         }
     }

@@ -1,8 +1,8 @@
 //! One mover, every word of which is the test's: what comes late, twice or of before.
 
-use super::{SHARDS, name, shards};
+use super::{name, shards};
 use crate::{
-    handoff::{HandOffLimits, Message, Transfer},
+    handoff::{HandOffLimits, Message, Piece, Transfer},
     kernel::{HandOffNews, Order},
     mover::{Mover, MoverAction, MoverConfig, MoverEvent},
     placement::{Epoch, ShardId, Table, Weight},
@@ -78,7 +78,7 @@ impl Hand {
         else {
             panic!("{offered:?}")
         };
-        let ready = Message::Ready { attempt, table: table(&[0, 1]).digest() };
+        let ready = Message::Ready { attempt, table: table(&[0, 1]).digest(), place: 1 };
         let ordered = self.hear(shard, transfer, ready);
         assert_eq!(ordered, [MoverAction::Order(shard, Order::Give(transfer))]);
         (transfer, attempt)
@@ -101,6 +101,14 @@ fn seal_order(transfer: TransferId) -> Order {
 fn read_of(actions: &[MoverAction]) -> u64 {
     match actions {
         [MoverAction::ReadOwnership { read, .. }] => *read,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The place that is to be cleared.
+fn place_of(actions: &[MoverAction]) -> u64 {
+    match actions {
+        [MoverAction::Clear { place, .. }] => *place,
         other => panic!("{other:?}"),
     }
 }
@@ -159,21 +167,49 @@ fn a_record_that_is_told_lost_twice_is_written_once_more() {
     assert_eq!(hand.mover.running(), (0, 0));
 }
 
-#[test]
-fn a_shard_is_accepted_once_however_often_its_record_is_told_lost() {
-    let shard = shard_of(0);
+/// Node 0 without a shard, and a hand-off to it.
+fn target() -> (Hand, Transfer) {
     let mut hand = Hand::new(Vec::new());
     hand.step(MoverEvent::Table(Some(table(&[0, 1]))));
-    let id = TransferId(9);
-    let transfer = Transfer { id, shard, epoch: Epoch(2), source: name(1), target: name(0) };
-    let digest = table(&[0, 1]).digest();
-    hand.hear(shard, id, Message::Offer { transfer, attempt: 1, table: digest, is_sealed: false });
-    hand.step(MoverEvent::Cleared(shard, id));
-    let end = crate::handoff::Piece::End { rows: 0, hash: 0 }.encode();
-    let accepted = hand.hear(shard, id, Message::Piece { attempt: 1, number: 1, body: end });
-    let [MoverAction::Order(_, Order::Write { ref record, .. })] = accepted[..] else {
-        panic!("{accepted:?}")
-    };
+    let (id, shard) = (TransferId(9), shard_of(0));
+    (hand, Transfer { id, shard, epoch: Epoch(5), source: name(1), target: name(0) })
+}
+
+impl Hand {
+    /// Node 1 offers a shard.
+    fn offered(&mut self, transfer: &Transfer, attempt: u64) -> Vec<MoverAction> {
+        let (transfer, table) = (transfer.clone(), table(&[0, 1]).digest());
+        let (shard, id) = (transfer.shard, transfer.id);
+        self.hear(shard, id, Message::Offer { transfer, attempt, table, is_sealed: false })
+    }
+
+    /// A place was cleared.
+    fn cleared(&mut self, shard: ShardId, place: u64) {
+        let said = self.step(MoverEvent::Cleared { shard, place });
+        assert!(matches!(said[..], [MoverAction::Send { message: Message::Ready { .. }, .. }]), "{said:?}");
+    }
+
+    /// All pieces of a shard without rows. Returns the order to accept it.
+    fn accept(&mut self, transfer: &Transfer, attempt: u64) -> Vec<MoverAction> {
+        let body = Piece::End { rows: 0, hash: 0 }.encode();
+        let accepted = self.hear(transfer.shard, transfer.id, Message::Piece { attempt, number: 1, body });
+        assert!(matches!(accepted[..], [MoverAction::Order(_, Order::Write { .. })]), "{accepted:?}");
+        accepted
+    }
+}
+
+fn is_refused(actions: &[MoverAction]) -> bool {
+    matches!(actions, [MoverAction::Send { message: Message::NotReady { is_busy: true, .. }, .. }])
+}
+
+#[test]
+fn a_shard_is_accepted_once_however_often_its_record_is_told_lost() {
+    let (mut hand, transfer) = target();
+    let (shard, id) = (transfer.shard, transfer.id);
+    let place = place_of(&hand.offered(&transfer, 1));
+    hand.cleared(shard, place);
+    let accepted = hand.accept(&transfer, 1);
+    let [MoverAction::Order(_, Order::Write { ref record, .. })] = accepted[..] else { unreachable!() };
     let reads = [(); 2].map(|()| read_of(&hand.news(shard, HandOffNews::Voided(id))));
     let mut written = 0;
     for read in reads {
@@ -184,5 +220,44 @@ fn a_shard_is_accepted_once_however_often_its_record_is_told_lost() {
     let served = hand.news(shard, HandOffNews::Written(record.clone()));
     assert!(served.contains(&MoverAction::Host(shard)), "{served:?}");
     assert_eq!(hand.news(shard, HandOffNews::Voided(id)), [], "it is over");
-    assert!(shard.0 < SHARDS);
+}
+
+#[test]
+fn an_offer_that_comes_late_takes_no_later_ones_place() {
+    let (mut hand, transfer) = target();
+    let attempt = 2 << 32 | 5;
+    let place = place_of(&hand.offered(&transfer, attempt));
+    let of_before = |epoch| Transfer { id: TransferId(8), epoch: Epoch(epoch), ..transfer.clone() };
+    for (epoch, attempt) in [(5, 2 << 32 | 4), (5, 1 << 32 | 9), (4, 3 << 32)] {
+        assert!(is_refused(&hand.offered(&of_before(epoch), attempt)), "epoch {epoch}, attempt {attempt}");
+    }
+    hand.cleared(transfer.shard, place);
+    assert!(is_refused(&hand.offered(&of_before(5), 1)));
+    hand.accept(&transfer, attempt);
+    assert!(is_refused(&hand.offered(&of_before(5), 1)), "nobody need be alarmed");
+}
+
+#[test]
+fn a_later_offer_takes_the_place_of_one_whose_end_was_not_heard() {
+    let (mut hand, transfer) = target();
+    for (id, epoch, attempt) in [(1, 5, 3), (2, 5, 4), (3, 5, 1 << 32), (4, 7, 1)] {
+        let transfer = Transfer { id: TransferId(id), epoch: Epoch(epoch), ..transfer.clone() };
+        place_of(&hand.offered(&transfer, attempt));
+        assert_eq!(hand.mover.running(), (0, 1));
+    }
+}
+
+#[test]
+fn what_the_store_says_of_an_earlier_place_is_not_taken_for_this_one() {
+    let (mut hand, transfer) = target();
+    let shard = transfer.shard;
+    let first = place_of(&hand.offered(&transfer, 1));
+    let second = place_of(&hand.offered(&transfer, 2));
+    assert!(first < second);
+    assert_eq!(hand.step(MoverEvent::Cleared { shard, place: first }), []);
+    let why = "swept".to_owned();
+    assert_eq!(hand.step(MoverEvent::StagingFailed { shard, place: first, why }), []);
+    hand.cleared(shard, second);
+    assert_eq!(hand.step(MoverEvent::Staged { shard, place: first }), []);
+    hand.accept(&transfer, 2);
 }
