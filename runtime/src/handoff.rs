@@ -139,15 +139,17 @@ pub struct HandOffLimits {
     /// Most bytes of rows in a piece, but one row always fits. Default 256 KiB.
     pub chunk_bytes: usize,
     /// Bytes of sections that wait to be sent, at the source, or to be staged, at the target. At the bound the hand-off is
-    /// given up, for the shard is written to faster than it can be moved. Default 64 MiB.
+    /// given up, for the shard is written to faster than it can be moved. Once the seal is ordered the source lets go of the sections
+    /// instead: behind the seal all of the shard is in its store, and is sent from there. Default 64 MiB.
     pub backlog_bytes_max: usize,
     /// A source seals when all rows are staged and no more bytes of sections than this are on their way: what the shard stands
     /// still for. Default 64 KiB.
     pub seal_bytes: usize,
     /// What is not answered is sent again after this. Default 500 ms.
     pub resend_after: Duration,
-    /// An offer without an answer, or one whose target says nothing any more before the seal, is withdrawn after this. Default
-    /// 10 s.
+    /// An offer without an answer, or one whose target stages nothing of what was sent before the seal, is withdrawn after this; a
+    /// target gives up after twice that. It counts only while the other node is waited for, not while a side waits for its own
+    /// store or kernel. Default 10 s.
     pub patience: Duration,
 }
 

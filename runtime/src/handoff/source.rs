@@ -129,6 +129,8 @@ pub struct Source {
     /// Sections behind what was sent.
     backlog: VecDeque<Batch>,
     backlog_bytes: usize,
+    /// The seal is ordered, and there was more than the backlog takes: what is behind is sent from the store.
+    is_cut: bool,
     /// Sent and not staged yet, with their numbers.
     unstaged: VecDeque<(u64, Bytes)>,
     unstaged_bytes: usize,
@@ -138,8 +140,8 @@ pub struct Source {
     rows: u64,
     /// The end was sent, or is on its way.
     is_complete: bool,
-    /// When something was last heard that brought it on.
-    heard_at: Timestamp,
+    /// Since when the target is waited for, where it is.
+    waits_since: Timestamp,
     sent_at: Timestamp,
     actions: Vec<SourceAction>,
 }
@@ -192,13 +194,14 @@ impl Source {
             next_row: Some(Vec::new()),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
+            is_cut: false,
             unstaged: VecDeque::new(),
             unstaged_bytes: 0,
             last: 0,
             chain: Chain::default(),
             rows: 0,
             is_complete: false,
-            heard_at: now,
+            waits_since: now,
             sent_at: now,
             actions: Vec::new(),
         }
@@ -243,7 +246,13 @@ impl Source {
                 self.reading = Reading::Failed;
             }
             SourceEvent::Section(batch) => self.section(batch),
-            SourceEvent::Sealed if self.phase == Phase::Sealing => self.phase = Phase::Sealed,
+            SourceEvent::Sealed if self.phase == Phase::Sealing => {
+                self.phase = Phase::Sealed;
+                if self.is_cut {
+                    self.begin_anew();
+                    self.send_offer(now);
+                }
+            }
             SourceEvent::Voided { is_sealed } => self.voided(is_sealed, now),
             SourceEvent::Moved if self.phase == Phase::Moving => {
                 self.phase = Phase::Ended;
@@ -287,7 +296,6 @@ impl Source {
         match message {
             Message::Ready { attempt, place, .. } if attempt == self.attempt && self.place.is_none() => {
                 self.place = Some(place);
-                self.heard_at = now;
                 if self.phase == Phase::Offered {
                     self.phase = Phase::Starting;
                     self.actions.push(SourceAction::GiveSections);
@@ -308,7 +316,7 @@ impl Source {
                 {
                     self.unstaged_bytes -= body.len();
                     self.unstaged.pop_front();
-                    self.heard_at = now;
+                    self.waits_since = now;
                 }
             }
             Message::NotReady { attempt, reason, .. } if attempt == self.attempt => match self.phase {
@@ -345,14 +353,21 @@ impl Source {
     }
 
     fn section(&mut self, batch: Batch) {
-        if !matches!(self.phase, Phase::Copying | Phase::Sealing) {
+        if !matches!(self.phase, Phase::Copying | Phase::Sealing) || self.is_cut {
             return;
         }
         self.backlog_bytes += batch.bytes().len();
         self.backlog.push_back(batch);
-        let is_too_much = self.limits.backlog_bytes_max < self.backlog_bytes;
-        if is_too_much && self.phase != Phase::Sealing {
+        if self.backlog_bytes <= self.limits.backlog_bytes_max {
+            return;
+        }
+        if self.phase == Phase::Copying {
             self.end_withdrawn("it is written to faster than it can be moved".into());
+        } else {
+            // The seal may be in the log already: what was ordered is not taken back.
+            self.is_cut = true;
+            self.backlog.clear();
+            self.backlog_bytes = 0;
         }
     }
 
@@ -381,6 +396,7 @@ impl Source {
         self.next_row = Some(Vec::new());
         self.backlog.clear();
         self.backlog_bytes = 0;
+        self.is_cut = false;
         self.unstaged.clear();
         self.unstaged_bytes = 0;
         self.last = 0;
@@ -390,8 +406,13 @@ impl Source {
     }
 
     fn tick(&mut self, now: Timestamp) {
-        let may_withdraw = matches!(self.phase, Phase::Offered | Phase::Starting | Phase::Copying);
-        if may_withdraw && self.heard_at + self.limits.patience <= now {
+        // Not while the kernel or the store of this node is slow: the target has said what it could.
+        let waits = match self.phase {
+            Phase::Offered => true,
+            Phase::Copying => !self.unstaged.is_empty(),
+            _ => false,
+        };
+        if waits && self.waits_since + self.limits.patience <= now {
             let patience = self.limits.patience;
             self.end_withdrawn(format!("{} has said nothing for {patience:?}", self.transfer.target));
         }
@@ -453,6 +474,9 @@ impl Source {
 
     fn push(&mut self, piece: &Piece, now: Timestamp) {
         let body = piece.encode();
+        if self.unstaged.is_empty() {
+            self.waits_since = now;
+        }
         self.last += 1;
         self.chain = self.chain.with(&body);
         self.unstaged_bytes += body.len();

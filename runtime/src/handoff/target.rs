@@ -102,7 +102,8 @@ pub struct Target {
     staging: Option<u64>,
     /// The end was taken.
     is_complete: bool,
-    heard_at: Timestamp,
+    /// Since when the source is waited for, where it is.
+    waits_since: Timestamp,
     actions: Vec<TargetAction>,
 }
 
@@ -131,7 +132,7 @@ impl Target {
             waiting_bytes: 0,
             staging: None,
             is_complete: false,
-            heard_at: now,
+            waits_since: now,
             actions: Vec::new(),
         };
         (target, vec![TargetAction::Clear(place)])
@@ -170,14 +171,18 @@ impl Target {
     pub fn step(&mut self, event: TargetEvent, now: Timestamp) -> Vec<TargetAction> {
         match event {
             TargetEvent::Heard(message) => {
-                self.heard_at = now;
+                self.waits_since = now;
                 self.hear(message);
             }
             TargetEvent::Cleared(place) if place == self.place && self.phase == Phase::Clearing => {
                 self.phase = Phase::Staging;
+                self.waits_since = now;
                 self.send_ready();
             }
-            TargetEvent::Staged(place) if place == self.place => self.go_on_staged(),
+            TargetEvent::Staged(place) if place == self.place => {
+                self.waits_since = now;
+                self.go_on_staged();
+            }
             TargetEvent::StagingFailed(place, why)
                 if place == self.place && matches!(self.phase, Phase::Clearing | Phase::Staging) =>
             {
@@ -192,8 +197,9 @@ impl Target {
             }
             TargetEvent::Voided if self.phase == Phase::Accepting => self.write_accept(),
             TargetEvent::Tick => {
-                let has_gone = self.heard_at + 2 * self.limits.patience <= now;
-                if has_gone && matches!(self.phase, Phase::Clearing | Phase::Staging) {
+                // While a place is cleared or written to, the source waits for this node.
+                let waits = self.phase == Phase::Staging && self.staging.is_none();
+                if waits && self.waits_since + 2 * self.limits.patience <= now {
                     // A source behind its seal offers again, and then everything is sent again.
                     self.end(format!("{} says nothing any more", self.transfer.source));
                 }

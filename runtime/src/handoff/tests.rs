@@ -2,8 +2,8 @@
 //! serve it.
 
 use super::{
-    HandOffLimits, Message, OfferVerdict, Source, SourceAction, SourceEnd, SourceEvent, Target, TargetAction,
-    TargetEvent, Transfer, newest_writes,
+    HandOffLimits, Message, OfferVerdict, Piece, Source, SourceAction, SourceEnd, SourceEvent, Target,
+    TargetAction, TargetEvent, Transfer, newest_writes,
 };
 use crate::{
     placement::{Epoch, ShardId},
@@ -400,6 +400,81 @@ fn an_answer_of_an_earlier_attempt_or_place_changes_nothing() {
     }
     let later = now + HandOffLimits::default().resend_after;
     assert_eq!(source.step(SourceEvent::Tick, later).len(), 2, "both pieces are still to be staged");
+}
+
+/// A source that gives its sections, and has asked for its first rows.
+fn copying(limits: &HandOffLimits, now: Timestamp) -> Source {
+    let (mut source, _) = Source::offer(World::transfer(TransferId(1)), 7, 0, limits.clone(), now);
+    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
+    let asked = source.step(SourceEvent::CopyFrom, now);
+    assert!(matches!(asked[..], [SourceAction::ReadRows { .. }]), "{asked:?}");
+    source
+}
+
+#[test]
+fn what_is_written_while_the_seal_is_on_its_way_is_bounded() {
+    let now = Timestamp::from_millis(1);
+    let limits = HandOffLimits { window_bytes: 100, backlog_bytes_max: 1_000, ..HandOffLimits::default() };
+    let mut source = copying(&limits, now);
+    let read = SourceEvent::RowsRead { rows: Vec::new(), next: None, attempt: 7 };
+    assert_eq!(source.step(read, now).last(), Some(&SourceAction::Seal));
+    let section = |number| {
+        let mut batch = Batch::new();
+        batch.section(SHARD, Epoch(1), number, |out| put(&[b"k"], &[&[0; 60]], out));
+        batch
+    };
+    // Its target stages nothing, and the seal waits for room.
+    let sent: usize =
+        (1..100).map(|number| source.step(SourceEvent::Section(section(number)), now).len()).sum();
+    assert!(sent < 5, "{sent} pieces in a window of 100 bytes");
+    let staged = Message::Staged { attempt: 7, place: 5, through: u64::MAX };
+    assert_eq!(source.step(SourceEvent::Heard(staged), now), [], "the others were let go");
+    let sealed = source.step(SourceEvent::Sealed, now);
+    let is_offer =
+        matches!(sealed[..], [SourceAction::Send(Message::Offer { attempt: 8, is_sealed: true, .. })]);
+    assert!(is_offer, "all of it is sent anew: {sealed:?}");
+    let asked = source.step(SourceEvent::Heard(Message::Ready { attempt: 8, table: 0, place: 6 }), now);
+    assert!(matches!(&asked[..], [SourceAction::ReadRows { from, .. }] if from.is_empty()), "{asked:?}");
+}
+
+#[test]
+fn a_source_is_patient_with_its_own_node_and_not_with_its_target() {
+    let (limits, begin) = (HandOffLimits::default(), Timestamp::from_millis(1));
+    let (mut source, _) = Source::offer(World::transfer(TransferId(1)), 7, 0, limits.clone(), begin);
+    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), begin);
+    // Its kernel has no room for the order, then its store reads for long.
+    let mut now = begin + 2 * limits.patience;
+    assert_eq!(source.step(SourceEvent::Tick, now), []);
+    source.step(SourceEvent::CopyFrom, now);
+    now = now + 2 * limits.patience;
+    assert_eq!(source.step(SourceEvent::Tick, now), []);
+    let rows = vec![(vec![1], vec![2])];
+    source.step(SourceEvent::RowsRead { rows, next: Some(vec![2]), attempt: 7 }, now);
+    let is_over = |actions: &[SourceAction]| matches!(actions.last(), Some(SourceAction::End(_)));
+    now = now + limits.patience / 2;
+    assert!(!is_over(&source.step(SourceEvent::Tick, now)));
+    now = now + limits.patience / 2;
+    assert!(is_over(&source.step(SourceEvent::Tick, now)), "a piece is not staged");
+}
+
+#[test]
+fn a_target_is_patient_with_its_own_store_and_not_with_its_source() {
+    let (limits, begin) = (HandOffLimits::default(), Timestamp::from_millis(1));
+    let (mut target, _) = Target::new(World::transfer(TransferId(1)), 7, 5, 0, limits.clone(), begin);
+    let long = 3 * limits.patience;
+    let mut now = begin + long;
+    assert_eq!(target.step(TargetEvent::Tick, now), [], "its place is being cleared");
+    target.step(TargetEvent::Cleared(5), now);
+    let body = Piece::rows(SHARD, Epoch(2), &[(vec![1], vec![2])]).encode();
+    let piece = Message::Piece { attempt: 7, number: 1, body };
+    let staged = target.step(TargetEvent::Heard(piece), now);
+    assert!(matches!(staged[..], [TargetAction::Stage(5, _)]), "{staged:?}");
+    now = now + long;
+    assert_eq!(target.step(TargetEvent::Tick, now), [], "the piece is being staged");
+    target.step(TargetEvent::Staged(5), now);
+    assert_eq!(target.step(TargetEvent::Tick, now), []);
+    now = now + long;
+    assert!(matches!(target.step(TargetEvent::Tick, now)[..], [TargetAction::End(_)]));
 }
 
 #[test]
