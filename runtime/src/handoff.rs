@@ -41,7 +41,7 @@ mod target;
 mod tests;
 
 pub use encoding::MessageError;
-pub use pieces::{Piece, newest_writes};
+pub use pieces::{PIECE_ROWS_MAX, Piece, newest_writes};
 pub use source::{Source, SourceAction, SourceEnd, SourceEvent};
 pub use target::{OfferVerdict, Target, TargetAction, TargetEvent};
 

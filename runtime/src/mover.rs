@@ -122,6 +122,13 @@ pub enum MoverEvent {
     },
     /// The view has changed, and this is its table.
     Table(Option<Arc<Table>>),
+    /// A node has connected, and this is what of its kinds and versions this build lacks; `None`: nothing.
+    Build {
+        /// The node.
+        node: NodeName,
+        /// In words.
+        lacks: Option<String>,
+    },
     /// This node leaves: its shards go as soon as may be.
     Leave,
     /// Time has passed: a few times a second.
@@ -210,6 +217,8 @@ pub struct Mover {
     config: MoverConfig,
     table: Option<Arc<Table>>,
     leaving: bool,
+    /// What this build lacks of the kinds and versions of other nodes, where it lacks something. As many as there are nodes.
+    lacks: BTreeMap<NodeName, String>,
     /// As in the store.
     ownership: BTreeMap<ShardId, Ownership>,
     routes: Routes,
@@ -239,6 +248,7 @@ impl Mover {
             config,
             table: None,
             leaving: false,
+            lacks: BTreeMap::new(),
             ownership: BTreeMap::new(),
             rebalance,
             sources: BTreeMap::new(),
@@ -324,6 +334,8 @@ impl Mover {
                 self.table.clone_from(&table);
                 self.rebalance.table(table, now);
             }
+            MoverEvent::Build { node, lacks: Some(lacks) } => drop(self.lacks.insert(node, lacks)),
+            MoverEvent::Build { node, lacks: None } => drop(self.lacks.remove(&node)),
             MoverEvent::Leave => {
                 self.leaving = true;
                 self.rebalance.leave();

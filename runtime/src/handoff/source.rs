@@ -1,6 +1,9 @@
 //! The node that gives a shard away.
 
-use super::{HandOffLimits, Message, Piece, Transfer, pieces::Chain};
+use super::{
+    HandOffLimits, Message, PIECE_ROWS_MAX, Piece, Transfer,
+    pieces::{Chain, rows_touched},
+};
 use crate::{
     store::{Batch, Row},
     timestamp::Timestamp,
@@ -129,7 +132,7 @@ pub struct Source {
     /// Sections behind what was sent.
     backlog: VecDeque<Batch>,
     backlog_bytes: usize,
-    /// The seal is ordered, and there was more than the backlog takes: what is behind is sent from the store.
+    /// The seal is ordered, and there was more than the backlog or a piece takes: what is behind is sent from the store.
     is_cut: bool,
     /// Sent and not staged yet, with their numbers.
     unstaged: VecDeque<(u64, Bytes)>,
@@ -356,9 +359,10 @@ impl Source {
         if !matches!(self.phase, Phase::Copying | Phase::Sealing) || self.is_cut {
             return;
         }
+        let fits = rows_touched(&batch) <= PIECE_ROWS_MAX;
         self.backlog_bytes += batch.bytes().len();
         self.backlog.push_back(batch);
-        if self.backlog_bytes <= self.limits.backlog_bytes_max {
+        if fits && self.backlog_bytes <= self.limits.backlog_bytes_max {
             return;
         }
         if self.phase == Phase::Copying {

@@ -1,6 +1,9 @@
 //! The node that takes a shard over.
 
-use super::{HandOffLimits, Message, Piece, Transfer, pieces::Chain};
+use super::{
+    HandOffLimits, Message, PIECE_ROWS_MAX, Piece, Transfer,
+    pieces::{Chain, rows_touched},
+};
 use crate::{store::Batch, timestamp::Timestamp};
 use std::{cmp::Ordering, collections::VecDeque};
 
@@ -95,8 +98,8 @@ pub struct Target {
     staged: u64,
     chain: Chain,
     rows: u64,
-    /// Taken and not being staged yet.
-    waiting: VecDeque<Batch>,
+    /// Taken and not being staged yet, each with its number and the rows it touches.
+    waiting: VecDeque<(u64, u64, Batch)>,
     waiting_bytes: usize,
     /// Number of the last piece that is being staged.
     staging: Option<u64>,
@@ -267,8 +270,12 @@ impl Target {
                 if section.number == 0 {
                     self.rows += section.writes().count() as u64;
                 }
-                self.waiting_bytes += body.len();
-                self.waiting.push_back(batch);
+                let touched = rows_touched(&batch);
+                if PIECE_ROWS_MAX < touched {
+                    return self.give_up(format!("piece {number} touches {touched} rows"));
+                }
+                self.waiting_bytes += batch.bytes().len();
+                self.waiting.push_back((number, touched, batch));
             }
         }
         self.chain = self.chain.with(body);
@@ -297,9 +304,16 @@ impl Target {
             }
             return;
         }
-        self.staging = Some(self.taken - u64::from(self.is_complete));
-        self.waiting_bytes = 0;
-        self.actions.push(TargetAction::Stage(self.place, std::mem::take(&mut self.waiting).into()));
+        let (mut sections, mut room) = (Vec::new(), PIECE_ROWS_MAX);
+        while let Some((number, touched, batch)) =
+            self.waiting.pop_front_if(|(_, touched, _)| *touched <= room)
+        {
+            self.staging = Some(number);
+            self.waiting_bytes -= batch.bytes().len();
+            room -= touched;
+            sections.push(batch);
+        }
+        self.actions.push(TargetAction::Stage(self.place, sections));
     }
 
     fn go_on_staged(&mut self) {

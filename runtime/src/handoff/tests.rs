@@ -2,8 +2,8 @@
 //! serve it.
 
 use super::{
-    HandOffLimits, Message, OfferVerdict, Piece, Source, SourceAction, SourceEnd, SourceEvent, Target,
-    TargetAction, TargetEvent, Transfer, newest_writes,
+    HandOffLimits, Message, OfferVerdict, PIECE_ROWS_MAX, Piece, Source, SourceAction, SourceEnd,
+    SourceEvent, Target, TargetAction, TargetEvent, Transfer, newest_writes,
 };
 use crate::{
     placement::{Epoch, ShardId},
@@ -435,6 +435,49 @@ fn what_is_written_while_the_seal_is_on_its_way_is_bounded() {
     assert!(is_offer, "all of it is sent anew: {sealed:?}");
     let asked = source.step(SourceEvent::Heard(Message::Ready { attempt: 8, table: 0, place: 6 }), now);
     assert!(matches!(&asked[..], [SourceAction::ReadRows { from, .. }] if from.is_empty()), "{asked:?}");
+}
+
+#[test]
+fn what_a_piece_may_make_of_its_bytes_is_bounded() {
+    let now = Timestamp::from_millis(1);
+    let ranges = |number, count: u64| {
+        let mut batch = Batch::new();
+        batch.section(SHARD, Epoch(1), number, |out| {
+            (0..count).for_each(|nth| delete_range(&[&nth.to_le_bytes()], 1, PIECE_ROWS_MAX, out));
+        });
+        batch
+    };
+    let target = || {
+        let limits = HandOffLimits::default();
+        let (mut target, _) = Target::new(World::transfer(TransferId(1)), 7, 5, 0, limits, now);
+        target.step(TargetEvent::Cleared(5), now);
+        target
+    };
+    let piece = |number, count| {
+        let body = Piece::Section(ranges(number, count)).encode();
+        TargetEvent::Heard(Message::Piece { attempt: 7, number, body })
+    };
+    let given_up = target().step(piece(1, 2), now);
+    assert!(matches!(given_up[..], [TargetAction::Send(Message::Lost { attempt: 7 }), TargetAction::End(_)]));
+
+    // Several that fit one by one are staged one by one.
+    let mut target = target();
+    let mut staged: Vec<usize> = Vec::new();
+    let mut count = |actions: Vec<TargetAction>| {
+        for action in actions {
+            if let TargetAction::Stage(_, sections) = action {
+                staged.push(sections.len());
+            }
+        }
+    };
+    (1..=3).for_each(|number| count(target.step(piece(number, 1), now)));
+    (1..=3).for_each(|_| count(target.step(TargetEvent::Staged(5), now)));
+    assert_eq!(staged, [1, 1, 1]);
+
+    // Its source does not even send it.
+    let mut source = copying(&HandOffLimits::default(), now);
+    let withdrawn = source.step(SourceEvent::Section(ranges(1, 2)), now);
+    assert!(matches!(withdrawn.last(), Some(SourceAction::End(SourceEnd::Withdrawn(_)))), "{withdrawn:?}");
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl Mover {
                 OfferVerdict::Newer => {}
             }
         }
-        match self.refusal(shard, table).filter(|_| !is_sealed) {
+        match self.refusal(&transfer, table).filter(|_| !is_sealed) {
             Some((is_busy, reason)) => self.refuse(&transfer, attempt, is_busy, &reason),
             None => self.begin_target(&transfer, attempt, now),
         }
@@ -186,11 +186,14 @@ impl Mover {
 
     /// Why a shard that has not been sealed for this node is not taken, and whether only for now. That views differ is nobody's
     /// fault: the digest says it.
-    fn refusal(&self, shard: ShardId, table: u64) -> Option<(bool, String)> {
+    fn refusal(&self, transfer: &Transfer, table: u64) -> Option<(bool, String)> {
+        let shard = transfer.shard;
         let names_here = self.table.as_ref().is_some_and(|table| *table.owner(shard) == self.config.here);
         let coming = self.targets.keys().filter(|coming| **coming != shard).count();
         if self.leaving {
             Some((false, "it leaves".to_owned()))
+        } else if let Some(lacks) = self.lacks.get(&transfer.source) {
+            Some((false, format!("its build lacks {lacks}")))
         } else if table != self.table_digest() || !names_here {
             Some((true, "its view is another".to_owned()))
         } else if self.config.takes_max <= coming {

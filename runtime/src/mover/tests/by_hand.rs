@@ -261,3 +261,25 @@ fn what_the_store_says_of_an_earlier_place_is_not_taken_for_this_one() {
     assert_eq!(hand.step(MoverEvent::Staged { shard, place: first }), []);
     hand.accept(&transfer, 2);
 }
+
+#[test]
+fn a_shard_of_a_build_with_more_kinds_is_refused_until_it_is_sealed() {
+    let (mut hand, transfer) = target();
+    let lacks = Some("version 3 of account".to_owned());
+    assert_eq!(hand.step(MoverEvent::Build { node: name(1), lacks }), []);
+    let refused = hand.offered(&transfer, 1);
+    let [MoverAction::Send { message: Message::NotReady { is_busy: false, ref reason, .. }, .. }] =
+        refused[..]
+    else {
+        panic!("{refused:?}")
+    };
+    assert!(reason.contains("version 3 of account"), "{reason}");
+    // It has nowhere else to go.
+    let (shard, id) = (transfer.shard, transfer.id);
+    let sealed = Message::Offer { transfer: transfer.clone(), attempt: 2, table: 0, is_sealed: true };
+    place_of(&hand.hear(shard, id, sealed));
+    // The other build was taken back, or this one has come after it.
+    hand.step(MoverEvent::Build { node: name(1), lacks: None });
+    let other = Transfer { id: TransferId(10), epoch: Epoch(6), ..transfer };
+    place_of(&hand.offered(&other, 3));
+}
