@@ -6,7 +6,7 @@ use entity_runtime::{
     limits::Limits,
     load,
     placement::{Epoch, NodeName, ShardId, Shards},
-    store::{Batch, Founding, Ownership, OwnershipRecord, Store, TransferId, memory::MemoryStore},
+    store::{Batch, Founding, NoRoom, Ownership, OwnershipRecord, Store, TransferId, memory::MemoryStore},
 };
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, named, with},
@@ -233,7 +233,7 @@ fn a_seal_that_did_not_become_durable_is_told() {
     a.run();
     a.faults().fail(entity_runtime::store::LaneId(0));
     a.commit();
-    assert_eq!(a.handed_off.pop(), Some((SHARD, HandOffNews::Voided)));
+    assert_eq!(a.handed_off.pop(), Some((SHARD, HandOffNews::Voided(TRANSFER))));
     assert!(a.owns(SHARD));
     // Whoever ordered it has read the store, and the shard is served again.
     let worker = a.worker_of(SHARD);
@@ -251,14 +251,42 @@ fn a_shard_that_gives_no_more_is_not_sealed() {
     a.faults().fail(entity_runtime::store::LaneId(0));
     a.request(1, 1, envelope::<Account, _>(&key, &Fund { cents: 5 }), true);
     a.settle();
-    assert_eq!(a.handed_off.pop(), Some((SHARD, HandOffNews::Voided)));
+    assert_eq!(a.handed_off.pop(), Some((SHARD, HandOffNews::Voided(TRANSFER))));
     a.request(1, 2, envelope::<Account, _>(&key, &Fund { cents: 7 }), true);
     // Whoever seals has not heard of that yet.
     order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
     a.settle();
-    assert_eq!(a.handed_off, [(SHARD, HandOffNews::Voided)]);
+    assert_eq!(a.handed_off, [(SHARD, HandOffNews::Voided(TRANSFER))]);
     assert!(a.owns(SHARD));
     assert_eq!(books(&mut a, &key), Some((7, 7)));
+}
+
+#[test]
+fn what_waits_for_room_is_taken_back_with_its_hand_off() {
+    let (mut a, b) = nodes();
+    let key = a.key_in("account", SHARD.0, 0);
+    begin(&mut a, &b, Epoch(1));
+    let later = [TransferId(8), TransferId(9)];
+    a.room = Err(NoRoom::DiskFull);
+    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
+    a.run();
+    order(&mut a, Order::StopGiving(TRANSFER));
+    order(&mut a, Order::Give(later[0]));
+    a.run();
+    order(&mut a, Order::StopGiving(later[0]));
+    order(&mut a, Order::Give(later[1]));
+    // Late: it takes nothing from the hand-off that runs.
+    order(&mut a, Order::StopGiving(TRANSFER));
+    a.room = Ok(());
+    a.settle();
+    assert_eq!(a.handed_off, [(SHARD, HandOffNews::CopyFrom(later[1]))]);
+    assert!(a.owns(SHARD));
+    a.request(1, 1, envelope::<Account, _>(&key, &Fund { cents: 5 }), true);
+    a.settle();
+    assert!(
+        matches!(a.handed_off.pop(), Some((SHARD, HandOffNews::Section(transfer, _))) if transfer == later[1])
+    );
+    assert_eq!(books(&mut a, &key), Some((5, 5)));
 }
 
 #[test]

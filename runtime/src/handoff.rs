@@ -25,6 +25,8 @@
 //! * The target accepts only what hashes as the source's pieces do, all of them, in order.
 //! * Whatever is lost is sent again: each side answers from what is durable with it. A target that has lost its staging says
 //!   so, and the pieces begin anew as another *attempt* of the same transfer.
+//! * Every answer names the attempt it is of, and the *place* at the target that was cleared for it: what comes late, over a
+//!   connection of before or to a target that has begun anew since, is not taken for an answer of now (P12).
 //!
 //! # Caveats
 //! * A target that restarts has lost what was staged; nothing is resumed in the middle.
@@ -39,9 +41,9 @@ mod target;
 mod tests;
 
 pub use encoding::MessageError;
-pub use pieces::{Piece, newest_writes};
+pub use pieces::{PIECE_ROWS_MAX, Piece, newest_writes};
 pub use source::{Source, SourceAction, SourceEnd, SourceEvent};
-pub use target::{Target, TargetAction, TargetEvent};
+pub use target::{OfferVerdict, Target, TargetAction, TargetEvent};
 
 use crate::{
     placement::{Epoch, NodeName, ShardId},
@@ -72,7 +74,8 @@ pub enum Message {
     Offer {
         /// The hand-off.
         transfer: Transfer,
-        /// Which attempt, from 1: pieces are numbered anew in each.
+        /// Which attempt of its source: pieces are numbered anew in each, and a later one has a higher number, also where it is
+        /// of a later hand-off.
         attempt: u64,
         /// Digest of the table that names the target.
         table: u64,
@@ -85,9 +88,13 @@ pub enum Message {
         attempt: u64,
         /// Digest of the target's table.
         table: u64,
+        /// Which place was cleared for them: a later one has a higher number, and nothing of what an earlier one had.
+        place: u64,
     },
     /// Target to source: not now.
     NotReady {
+        /// The attempt.
+        attempt: u64,
         /// Digest of the target's table; 0 where it has none.
         table: u64,
         /// It only has too many others to take.
@@ -108,11 +115,16 @@ pub enum Message {
     Staged {
         /// The attempt.
         attempt: u64,
+        /// Where, as in [`Message::Ready`].
+        place: u64,
         /// Number of the last one.
         through: u64,
     },
     /// Target to source: what was staged is lost; begin a new attempt.
-    Lost,
+    Lost {
+        /// The one that is lost.
+        attempt: u64,
+    },
     /// Target to source: it has the shard, durably.
     Accepted,
     /// Source to target: it will not come to an end.
@@ -127,15 +139,17 @@ pub struct HandOffLimits {
     /// Most bytes of rows in a piece, but one row always fits. Default 256 KiB.
     pub chunk_bytes: usize,
     /// Bytes of sections that wait to be sent, at the source, or to be staged, at the target. At the bound the hand-off is
-    /// given up, for the shard is written to faster than it can be moved. Default 64 MiB.
+    /// given up, for the shard is written to faster than it can be moved. Once the seal is ordered the source lets go of the sections
+    /// instead: behind the seal all of the shard is in its store, and is sent from there. Default 64 MiB.
     pub backlog_bytes_max: usize,
     /// A source seals when all rows are staged and no more bytes of sections than this are on their way: what the shard stands
     /// still for. Default 64 KiB.
     pub seal_bytes: usize,
     /// What is not answered is sent again after this. Default 500 ms.
     pub resend_after: Duration,
-    /// An offer without an answer, or one whose target says nothing any more before the seal, is withdrawn after this. Default
-    /// 10 s.
+    /// An offer without an answer, or one whose target stages nothing of what was sent before the seal, is withdrawn after this; a
+    /// target gives up after twice that. It counts only while the other node is waited for, not while a side waits for its own
+    /// store or kernel. Default 10 s.
     pub patience: Duration,
 }
 

@@ -9,6 +9,8 @@
 //! * For a shard whose rows are here there is no target, and for one that is offered or sealed one source.
 //! * Whatever was asked of a kernel or the store is answered, or the store is read again: an answer that was lost with the
 //!   memory of a lane is a word of its own ([`HandOffNews::Voided`]).
+//! * What is answered late names the hand-off it is of, and a read of the store its number: a word of a hand-off that is over
+//!   changes nothing of the one that runs (P12).
 
 mod offers;
 mod sources;
@@ -65,7 +67,14 @@ pub enum MoverEvent {
     /// A kernel tells of a shard.
     News(ShardId, HandOffNews),
     /// The store says who owns a shard.
-    Ownership(ShardId, Ownership),
+    Ownership {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        read: u64,
+        /// Who.
+        ownership: Ownership,
+    },
     /// Rows of a shard were read.
     RowsRead {
         /// The shard.
@@ -89,13 +98,37 @@ pub enum MoverEvent {
         attempt: u64,
     },
     /// The place for a shard is clear.
-    Cleared(ShardId, TransferId),
+    Cleared {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        place: u64,
+    },
     /// What was to be staged is.
-    Staged(ShardId, TransferId),
-    /// The store would not stage.
-    StagingFailed(ShardId, TransferId, String),
+    Staged {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        place: u64,
+    },
+    /// The store would not clear the place, or not stage.
+    StagingFailed {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        place: u64,
+        /// Why.
+        why: String,
+    },
     /// The view has changed, and this is its table.
     Table(Option<Arc<Table>>),
+    /// A node has connected, and this is what of its kinds and versions this build lacks; `None`: nothing.
+    Build {
+        /// The node.
+        node: NodeName,
+        /// In words.
+        lacks: Option<String>,
+    },
     /// This node leaves: its shards go as soon as may be.
     Leave,
     /// Time has passed: a few times a second.
@@ -140,14 +173,40 @@ pub enum MoverAction {
         /// How much.
         bytes: usize,
     },
-    /// Clear the place for a shard: [`Store::begin_staging`](crate::store::Store::begin_staging).
-    Clear(ShardId, Epoch, TransferId),
+    /// Clear the place for a shard: [`Store::begin_staging`](crate::store::Store::begin_staging). What is asked of a shard's place is
+    /// done in the order in which it was asked.
+    Clear {
+        /// The shard.
+        shard: ShardId,
+        /// Under which it is to be owned here.
+        epoch: Epoch,
+        /// The hand-off.
+        transfer: TransferId,
+        /// To be returned: an answer of an earlier place is dropped.
+        place: u64,
+    },
     /// Stage the newest write of each row of these sections.
-    Stage(ShardId, Epoch, TransferId, Vec<Batch>),
+    Stage {
+        /// The shard.
+        shard: ShardId,
+        /// As in [`MoverAction::Clear`].
+        epoch: Epoch,
+        /// The hand-off.
+        transfer: TransferId,
+        /// To be returned.
+        place: u64,
+        /// The sections, in order.
+        sections: Vec<Batch>,
+    },
     /// What was staged may go.
     Sweep(ShardId, Epoch, TransferId),
-    /// Read who owns a shard.
-    ReadOwnership(ShardId),
+    /// Read who owns a shard, begun after this was asked for.
+    ReadOwnership {
+        /// The shard.
+        shard: ShardId,
+        /// To be returned: only the answer to the newest is looked at.
+        read: u64,
+    },
     /// Something is wrong that an operator must see.
     Alarm(String),
 }
@@ -158,14 +217,21 @@ pub struct Mover {
     config: MoverConfig,
     table: Option<Arc<Table>>,
     leaving: bool,
+    /// What this build lacks of the kinds and versions of other nodes, where it lacks something. As many as there are nodes.
+    lacks: BTreeMap<NodeName, String>,
     /// As in the store.
     ownership: BTreeMap<ShardId, Ownership>,
     routes: Routes,
     rebalance: Rebalance,
     sources: BTreeMap<ShardId, Source>,
     targets: BTreeMap<ShardId, Target>,
-    /// Hand-offs begun since the start.
+    /// Hand-offs from here begun since the start, and targets.
     begun: u64,
+    places_begun: u64,
+    /// By shard, the newest read of the store that is not answered, and the hand-off it was asked for.
+    reads: BTreeMap<ShardId, (u64, TransferId)>,
+    /// Reads asked for since the start.
+    reads_begun: u64,
     actions: Vec<MoverAction>,
 }
 
@@ -182,11 +248,15 @@ impl Mover {
             config,
             table: None,
             leaving: false,
+            lacks: BTreeMap::new(),
             ownership: BTreeMap::new(),
             rebalance,
             sources: BTreeMap::new(),
             targets: BTreeMap::new(),
             begun: 0,
+            places_begun: 0,
+            reads: BTreeMap::new(),
+            reads_begun: 0,
             actions: Vec::new(),
         };
         for (shard, ownership) in ownership {
@@ -243,7 +313,7 @@ impl Mover {
                 }
             }
             MoverEvent::News(shard, news) => self.news(shard, news, now),
-            MoverEvent::Ownership(shard, ownership) => self.has_read(shard, &ownership, now),
+            MoverEvent::Ownership { shard, read, ownership } => self.settle(shard, read, &ownership, now),
             MoverEvent::RowsRead { shard, transfer, attempt, rows, next } => {
                 let read = SourceEvent::RowsRead { rows, next, attempt };
                 self.source_event(shard, transfer, read, now);
@@ -251,19 +321,21 @@ impl Mover {
             MoverEvent::ReadFailed { shard, transfer, attempt } => {
                 self.source_event(shard, transfer, SourceEvent::ReadFailed { attempt }, now);
             }
-            MoverEvent::Cleared(shard, transfer) => {
-                self.target_event(shard, transfer, TargetEvent::Cleared, now);
+            MoverEvent::Cleared { shard, place } => {
+                self.target_event(shard, TargetEvent::Cleared(place), now);
             }
-            MoverEvent::Staged(shard, transfer) => {
-                self.target_event(shard, transfer, TargetEvent::Staged, now);
+            MoverEvent::Staged { shard, place } => {
+                self.target_event(shard, TargetEvent::Staged(place), now);
             }
-            MoverEvent::StagingFailed(shard, transfer, why) => {
-                self.target_event(shard, transfer, TargetEvent::StagingFailed(why), now);
+            MoverEvent::StagingFailed { shard, place, why } => {
+                self.target_event(shard, TargetEvent::StagingFailed(place, why), now);
             }
             MoverEvent::Table(table) => {
                 self.table.clone_from(&table);
                 self.rebalance.table(table, now);
             }
+            MoverEvent::Build { node, lacks: Some(lacks) } => drop(self.lacks.insert(node, lacks)),
+            MoverEvent::Build { node, lacks: None } => drop(self.lacks.remove(&node)),
             MoverEvent::Leave => {
                 self.leaving = true;
                 self.rebalance.leave();
@@ -284,8 +356,7 @@ impl Mover {
             self.source_event(shard, transfer, SourceEvent::Tick, now);
         }
         for shard in self.targets.keys().copied().collect::<Vec<_>>() {
-            let transfer = self.targets[&shard].transfer().id;
-            self.target_event(shard, transfer, TargetEvent::Tick, now);
+            self.target_event(shard, TargetEvent::Tick, now);
         }
     }
 
@@ -314,14 +385,15 @@ impl Mover {
                 self.source_event(shard, transfer, SourceEvent::Section(section), now);
             }
             HandOffNews::Sealed { transfer, epoch, number } => {
-                self.is_sealed(shard, transfer, epoch, number, now);
+                self.take_seal(shard, transfer, epoch, number, now);
             }
-            HandOffNews::Written(record) => self.is_written(shard, &record, now),
-            HandOffNews::Voided => self.actions.push(MoverAction::ReadOwnership(shard)),
+            HandOffNews::Written(record) => self.take_record(shard, &record, now),
+            HandOffNews::Voided(transfer) => self.read_ownership(shard, transfer),
         }
     }
 
-    fn is_written(&mut self, shard: ShardId, record: &OwnershipRecord, now: Timestamp) {
+    /// A record of who owns a shard is durable.
+    fn take_record(&mut self, shard: ShardId, record: &OwnershipRecord, now: Timestamp) {
         match *record {
             OwnershipRecord::Accept { transfer, .. } => {
                 if let Some(target) =
@@ -329,7 +401,7 @@ impl Mover {
                 {
                     let epoch = target.transfer().epoch;
                     self.owns(shard, Ownership::Owned { epoch, stay: epoch, number: 1 }, now, now);
-                    self.target_event(shard, transfer, TargetEvent::Accepted, now);
+                    self.target_event(shard, TargetEvent::Accepted, now);
                 }
             }
             OwnershipRecord::Moved { transfer, epoch } => {
@@ -341,8 +413,8 @@ impl Mover {
                     self.source_event(shard, transfer, SourceEvent::Moved, now);
                 }
             }
-            OwnershipRecord::Seal { .. } | OwnershipRecord::Reopen { .. } => {
-                self.actions.push(MoverAction::ReadOwnership(shard));
+            OwnershipRecord::Seal { transfer, .. } | OwnershipRecord::Reopen { transfer } => {
+                self.read_ownership(shard, transfer);
             }
         }
     }
@@ -356,31 +428,58 @@ impl Mover {
         self.learn(shard, epoch, &here);
     }
 
-    /// The store was read, because the memory of the shard's lane was lost.
-    fn has_read(&mut self, shard: ShardId, ownership: &Ownership, now: Timestamp) {
+    /// Whether this hand-off of the shard runs.
+    fn runs(&self, shard: ShardId, transfer: TransferId) -> bool {
+        let source = self.sources.get(&shard).map(Source::transfer);
+        let target = self.targets.get(&shard).map(Target::transfer);
+        source.into_iter().chain(target).any(|running| running.id == transfer)
+    }
+
+    /// Something ordered for a hand-off was lost with the memory of the shard's lane: what became of it is in the store. A word of
+    /// one that is over is late, and the shard is another's business by now.
+    fn read_ownership(&mut self, shard: ShardId, transfer: TransferId) {
+        if self.runs(shard, transfer) {
+            self.reads_begun += 1;
+            let read = self.reads_begun;
+            self.reads.insert(shard, (read, transfer));
+            self.actions.push(MoverAction::ReadOwnership { shard, read });
+        }
+    }
+
+    /// The store was read, because the memory of the shard's lane was lost. Only the newest read counts, and only for the
+    /// hand-off it was asked for: an older one may be of before what is on its way to the lane now.
+    fn settle(&mut self, shard: ShardId, read: u64, ownership: &Ownership, now: Timestamp) {
+        let Some((_, transfer)) = self.reads.get(&shard).copied().filter(|(newest, _)| *newest == read)
+        else {
+            return;
+        };
+        self.reads.remove(&shard);
+        if !self.runs(shard, transfer) {
+            return;
+        }
         self.ownership.insert(shard, ownership.clone());
-        if let Some(source) = self.sources.get(&shard) {
-            let transfer = source.transfer().id;
+        if self.sources.get(&shard).is_some_and(|source| source.transfer().id == transfer) {
             let is_sealed = matches!(ownership, Ownership::Sealed { transfer: by, .. } if *by == transfer);
             if matches!(ownership, Ownership::Moved { .. }) {
                 self.source_event(shard, transfer, SourceEvent::Moved, now);
             } else {
                 self.source_event(shard, transfer, SourceEvent::Voided { is_sealed }, now);
             }
+            // One that was let go for a seal that never was is served again; others are hosted already.
+            if matches!(ownership, Ownership::Owned { .. }) {
+                self.actions.push(MoverAction::Host(shard));
+            }
         }
-        if let Some(target) = self.targets.get(&shard) {
-            let (transfer, epoch) = (target.transfer().id, target.transfer().epoch);
+        let target = self.targets.get(&shard).filter(|target| target.transfer().id == transfer);
+        if let Some(target) = target {
+            let epoch = target.transfer().epoch;
             let event = if ownership.epoch() == epoch && matches!(ownership, Ownership::Owned { .. }) {
                 self.owns(shard, ownership.clone(), now, now);
                 TargetEvent::Accepted
             } else {
                 TargetEvent::Voided
             };
-            self.target_event(shard, transfer, event, now);
-        }
-        // One that was let go for a seal that never was is served again; others are hosted already.
-        if matches!(ownership, Ownership::Owned { .. }) {
-            self.actions.push(MoverAction::Host(shard));
+            self.target_event(shard, event, now);
         }
     }
 }

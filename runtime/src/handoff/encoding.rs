@@ -3,11 +3,11 @@
 //! ```text
 //! message := format:u8 = 1, shard:varint, transfer:u128le, word
 //! word    := 1:u8, epoch:varint, source:name, target:name, attempt:varint, table:u64le, is_sealed:u8     offer
-//!          | 2:u8, attempt:varint, table:u64le                                                           ready
-//!          | 3:u8, table:u64le, is_busy:u8, reason:text                                                  not ready
+//!          | 2:u8, attempt:varint, table:u64le, place:varint                                             ready
+//!          | 3:u8, attempt:varint, table:u64le, is_busy:u8, reason:text                                  not ready
 //!          | 4:u8, attempt:varint, number:varint, piece                                                  piece
-//!          | 5:u8, attempt:varint, through:varint                                                        staged
-//!          | 6:u8                                                                                        lost
+//!          | 5:u8, attempt:varint, place:varint, through:varint                                          staged
+//!          | 6:u8, attempt:varint                                                                        lost
 //!          | 7:u8                                                                                        accepted
 //!          | 8:u8                                                                                        withdrawn
 //! name    := len:varint, text                      text, piece := all the bytes that are left
@@ -51,13 +51,15 @@ impl Message {
                 out.extend_from_slice(&table.to_le_bytes());
                 out.push(u8::from(*is_sealed));
             }
-            Self::Ready { attempt, table } => {
+            Self::Ready { attempt, table, place } => {
                 out.push(2);
                 put_varint(*attempt, &mut out);
                 out.extend_from_slice(&table.to_le_bytes());
+                put_varint(*place, &mut out);
             }
-            Self::NotReady { table, is_busy, reason } => {
+            Self::NotReady { attempt, table, is_busy, reason } => {
                 out.push(3);
+                put_varint(*attempt, &mut out);
                 out.extend_from_slice(&table.to_le_bytes());
                 out.push(u8::from(*is_busy));
                 out.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(REASON_LEN_MAX)]);
@@ -69,12 +71,16 @@ impl Message {
                 put_varint(*number, &mut out);
                 out.extend_from_slice(body);
             }
-            Self::Staged { attempt, through } => {
+            Self::Staged { attempt, place, through } => {
                 out.push(5);
                 put_varint(*attempt, &mut out);
+                put_varint(*place, &mut out);
                 put_varint(*through, &mut out);
             }
-            Self::Lost => out.push(6),
+            Self::Lost { attempt } => {
+                out.push(6);
+                put_varint(*attempt, &mut out);
+            }
             Self::Accepted => out.push(7),
             Self::Withdrawn => out.push(8),
         }
@@ -103,20 +109,27 @@ impl Message {
                 let transfer = Transfer { id, shard, epoch, source, target };
                 Self::Offer { transfer, attempt, table, is_sealed }
             }
-            2 => Self::Ready { attempt: take_varint(&mut rest)?, table: take_u64(&mut rest)? },
+            2 => {
+                let (attempt, table) = (take_varint(&mut rest)?, take_u64(&mut rest)?);
+                Self::Ready { attempt, table, place: take_varint(&mut rest)? }
+            }
             3 => {
+                let attempt = take_varint(&mut rest)?;
                 let (table, is_busy) = (take_u64(&mut rest)?, take_bool(&mut rest)?);
                 let reason = std::mem::take(&mut rest);
                 let is_short = reason.len() <= REASON_LEN_MAX;
                 let reason = str::from_utf8(reason).ok().filter(|_| is_short)?.to_owned();
-                Self::NotReady { table, is_busy, reason }
+                Self::NotReady { attempt, table, is_busy, reason }
             }
             4 => {
                 let (attempt, number) = (take_varint(&mut rest)?, take_varint(&mut rest)?);
                 Self::Piece { attempt, number, body: Bytes::copy_from_slice(std::mem::take(&mut rest)) }
             }
-            5 => Self::Staged { attempt: take_varint(&mut rest)?, through: take_varint(&mut rest)? },
-            6 => Self::Lost,
+            5 => {
+                let (attempt, place) = (take_varint(&mut rest)?, take_varint(&mut rest)?);
+                Self::Staged { attempt, place, through: take_varint(&mut rest)? }
+            }
+            6 => Self::Lost { attempt: take_varint(&mut rest)? },
             7 => Self::Accepted,
             8 => Self::Withdrawn,
             _ => return None,
@@ -153,11 +166,11 @@ mod tests {
             Transfer { id, shard, epoch: Epoch(300), source: name("a"), target: name("[::1]:7001") };
         vec![
             Message::Offer { transfer, attempt: 1 << 32 | 7, table: u64::MAX, is_sealed: true },
-            Message::Ready { attempt: 1, table: 0 },
-            Message::NotReady { table: 9, is_busy: false, reason: "it leaves".into() },
+            Message::Ready { attempt: 1, table: 0, place: 1 << 32 | 3 },
+            Message::NotReady { attempt: 8, table: 9, is_busy: false, reason: "it leaves".into() },
             Message::Piece { attempt: 1, number: u64::MAX, body: Bytes::from_static(b"piece") },
-            Message::Staged { attempt: 2, through: 3 },
-            Message::Lost,
+            Message::Staged { attempt: 2, place: 4, through: 3 },
+            Message::Lost { attempt: 300 },
             Message::Accepted,
             Message::Withdrawn,
         ]
@@ -179,7 +192,7 @@ mod tests {
     #[test]
     fn a_long_reason_is_cut_and_not_refused() {
         let reason = "ä".repeat(REASON_LEN_MAX);
-        let message = Message::NotReady { table: 0, is_busy: true, reason };
+        let message = Message::NotReady { attempt: 1, table: 0, is_busy: true, reason };
         let (_, _, again) = Message::decode(&message.encode(ShardId(0), TransferId(0))).unwrap();
         assert!(matches!(again, Message::NotReady { reason, .. } if reason.len() == REASON_LEN_MAX));
     }

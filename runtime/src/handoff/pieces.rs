@@ -4,13 +4,18 @@ use crate::{
     placement::{Epoch, ShardId},
     store::{
         Batch, Row,
-        batch::{BatchError, put},
+        batch::{BatchError, DELETE_RANGE_MAX, put},
         row::{Write, put_varint, take_varint},
     },
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Most rows that one piece may touch, those of deleted ranges counted one by one: as many as the longest range alone. Of a
+/// section with more the hand-off is given up; behind its seal a source sends no sections. No more than this of several pieces is
+/// staged at a time, so this bounds what [`newest_writes`] makes of bytes from outside.
+pub const PIECE_ROWS_MAX: u64 = DELETE_RANGE_MAX;
 
 const BATCH: u8 = 1;
 const END: u8 = 2;
@@ -93,7 +98,18 @@ impl Piece {
     }
 }
 
+/// How many rows the writes of a batch touch, at the most.
+pub(super) fn rows_touched(batch: &Batch) -> u64 {
+    let writes = batch.sections().flat_map(|section| section.writes());
+    let touched = writes.map(|write| match write.expect("a batch's bytes are checked when it is made") {
+        Write::Put { .. } | Write::Delete { .. } => 1,
+        Write::DeleteRange { from, through, .. } => through - from + 1,
+    });
+    touched.fold(0, u64::saturating_add)
+}
+
 /// The newest write of every row in some sections, in key order: what is to be staged of them. `None` is a row that is gone.
+/// Ranges become as many rows as they have numbers, so the sections are bounded before: [`PIECE_ROWS_MAX`].
 pub fn newest_writes(sections: &[Batch]) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
     let mut rows = BTreeMap::new();
     let writes = sections.iter().flat_map(Batch::sections).flat_map(|section| section.writes());

@@ -1,6 +1,9 @@
 //! The node that gives a shard away.
 
-use super::{HandOffLimits, Message, Piece, Transfer, pieces::Chain};
+use super::{
+    HandOffLimits, Message, PIECE_ROWS_MAX, Piece, Transfer,
+    pieces::{Chain, rows_touched},
+};
 use crate::{
     store::{Batch, Row},
     timestamp::Timestamp,
@@ -85,8 +88,8 @@ pub enum SourceAction {
     Send(Message),
     /// Let the kernel give the shard's sections from now on, and say from when a copy may begin.
     GiveSections,
-    /// Let the kernel give them no more.
-    KeepSections,
+    /// Let the kernel give them no more, and forget what else was ordered of it.
+    StopGiving,
     /// Read rows from a key on, up to about so many bytes, one row at least.
     ReadRows {
         /// Where to begin.
@@ -113,11 +116,6 @@ pub enum SourceEnd {
     Withdrawn(String),
 }
 
-/// Attempts are numbered anew after a start, above all of those before.
-fn first_attempt(boot: u64) -> u64 {
-    boot << 32 | 1
-}
-
 /// The source of one hand-off.
 #[derive(Debug)]
 pub struct Source {
@@ -126,14 +124,16 @@ pub struct Source {
     table: u64,
     phase: Phase,
     attempt: u64,
-    /// The target takes pieces of this attempt.
-    ready: bool,
+    /// Where the target takes pieces of this attempt, once it does.
+    place: Option<u64>,
     reading: Reading,
     /// Where reading goes on; `None` when all rows were read.
     next_row: Option<Vec<u8>>,
     /// Sections behind what was sent.
     backlog: VecDeque<Batch>,
     backlog_bytes: usize,
+    /// The seal is ordered, and there was more than the backlog or a piece takes: what is behind is sent from the store.
+    is_cut: bool,
     /// Sent and not staged yet, with their numbers.
     unstaged: VecDeque<(u64, Bytes)>,
     unstaged_bytes: usize,
@@ -143,35 +143,36 @@ pub struct Source {
     rows: u64,
     /// The end was sent, or is on its way.
     is_complete: bool,
-    /// When something was last heard that brought it on.
-    heard_at: Timestamp,
+    /// Since when the target is waited for, where it is.
+    waits_since: Timestamp,
     sent_at: Timestamp,
     actions: Vec<SourceAction>,
 }
 
 impl Source {
-    /// Offers a shard that is owned here. `boot` is how often this node was started.
+    /// Offers a shard that is owned here. `attempt` is above those of every hand-off that this node has begun.
     pub fn offer(
         transfer: Transfer,
-        boot: u64,
+        attempt: u64,
         table: u64,
         limits: HandOffLimits,
         now: Timestamp,
     ) -> (Self, Vec<SourceAction>) {
-        let mut source = Self::new(transfer, boot, table, limits, Phase::Offered, now);
+        let mut source = Self::new(transfer, attempt, table, limits, Phase::Offered, now);
         source.send_offer(now);
         let actions = std::mem::take(&mut source.actions);
         (source, actions)
     }
 
-    /// Goes on with a hand-off whose seal was found in the store.
+    /// Goes on with a hand-off whose seal was found in the store. `attempt` as in [`Source::offer`]; there will be no other hand-off
+    /// of the shard from here under its epoch, so further attempts count on from it.
     pub fn resume(
         transfer: Transfer,
-        boot: u64,
+        attempt: u64,
         limits: HandOffLimits,
         now: Timestamp,
     ) -> (Self, Vec<SourceAction>) {
-        let mut source = Self::new(transfer, boot, 0, limits, Phase::Sealed, now);
+        let mut source = Self::new(transfer, attempt, 0, limits, Phase::Sealed, now);
         source.send_offer(now);
         let actions = std::mem::take(&mut source.actions);
         (source, actions)
@@ -179,7 +180,7 @@ impl Source {
 
     fn new(
         transfer: Transfer,
-        boot: u64,
+        attempt: u64,
         table: u64,
         limits: HandOffLimits,
         phase: Phase,
@@ -190,19 +191,20 @@ impl Source {
             limits,
             table,
             phase,
-            attempt: first_attempt(boot),
-            ready: false,
+            attempt,
+            place: None,
             reading: Reading::Not,
             next_row: Some(Vec::new()),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
+            is_cut: false,
             unstaged: VecDeque::new(),
             unstaged_bytes: 0,
             last: 0,
             chain: Chain::default(),
             rows: 0,
             is_complete: false,
-            heard_at: now,
+            waits_since: now,
             sent_at: now,
             actions: Vec::new(),
         }
@@ -211,6 +213,11 @@ impl Source {
     /// Which hand-off it is.
     pub fn transfer(&self) -> &Transfer {
         &self.transfer
+    }
+
+    /// The attempt that runs.
+    pub fn attempt(&self) -> u64 {
+        self.attempt
     }
 
     /// Whether the target has not answered yet.
@@ -242,7 +249,13 @@ impl Source {
                 self.reading = Reading::Failed;
             }
             SourceEvent::Section(batch) => self.section(batch),
-            SourceEvent::Sealed if self.phase == Phase::Sealing => self.phase = Phase::Sealed,
+            SourceEvent::Sealed if self.phase == Phase::Sealing => {
+                self.phase = Phase::Sealed;
+                if self.is_cut {
+                    self.begin_anew();
+                    self.send_offer(now);
+                }
+            }
             SourceEvent::Voided { is_sealed } => self.voided(is_sealed, now),
             SourceEvent::Moved if self.phase == Phase::Moving => {
                 self.phase = Phase::Ended;
@@ -275,7 +288,7 @@ impl Source {
             "behind a durable seal there is no way back"
         );
         if self.phase != Phase::Offered {
-            self.actions.push(SourceAction::KeepSections);
+            self.actions.push(SourceAction::StopGiving);
         }
         self.phase = Phase::Ended;
         self.actions.push(SourceAction::Send(Message::Withdrawn));
@@ -284,60 +297,81 @@ impl Source {
 
     fn hear(&mut self, message: Message, now: Timestamp) {
         match message {
-            Message::Ready { attempt, .. } if attempt == self.attempt && !self.ready => {
-                self.ready = true;
-                self.heard_at = now;
+            Message::Ready { attempt, place, .. } if attempt == self.attempt && self.place.is_none() => {
+                self.place = Some(place);
                 if self.phase == Phase::Offered {
                     self.phase = Phase::Starting;
                     self.actions.push(SourceAction::GiveSections);
                 }
             }
-            Message::Staged { attempt, through } if attempt == self.attempt => {
+            // It has begun anew since: restarted, or given up and found by an offer that came late.
+            Message::Ready { attempt, place, .. } | Message::Staged { attempt, place, .. }
+                if attempt == self.attempt && self.place.is_some_and(|of_before| of_before < place) =>
+            {
+                self.lost(now);
+            }
+            Message::Staged { attempt, place, through }
+                if attempt == self.attempt && self.place == Some(place) =>
+            {
                 // A number that was never given would be a target that counts on its own.
                 while let Some((number, body)) = self.unstaged.front()
                     && *number <= through
                 {
                     self.unstaged_bytes -= body.len();
                     self.unstaged.pop_front();
-                    self.heard_at = now;
+                    self.waits_since = now;
                 }
             }
-            Message::NotReady { reason, .. } => match self.phase {
+            Message::NotReady { attempt, reason, .. } if attempt == self.attempt => match self.phase {
                 Phase::Offered | Phase::Starting | Phase::Copying => self.end_withdrawn(reason),
                 // It must take the shard some day; it is asked again with the next tick.
-                Phase::Sealed if self.ready => self.begin_anew(),
+                Phase::Sealed if self.place.is_some() => self.begin_anew(),
                 _ => {}
             },
-            Message::Lost => match self.phase {
-                Phase::Offered | Phase::Starting | Phase::Copying => {
-                    self.end_withdrawn(format!("{} has lost what it had staged", self.transfer.target));
-                }
-                Phase::Sealed if self.ready => {
-                    self.begin_anew();
-                    self.send_offer(now);
-                }
-                _ => {}
-            },
+            Message::Lost { attempt } if attempt == self.attempt => self.lost(now),
             Message::Accepted if self.phase == Phase::Sealed => {
                 self.phase = Phase::Moving;
                 self.unstaged.clear();
                 self.unstaged_bytes = 0;
                 self.actions.push(SourceAction::WriteMoved);
             }
-            // Repeats, and what only a target is told.
+            // Repeats, what is late, and what only a target is told.
+            _ => {}
+        }
+    }
+
+    /// The target has nothing of this attempt any more.
+    fn lost(&mut self, now: Timestamp) {
+        match self.phase {
+            Phase::Offered | Phase::Starting | Phase::Copying => {
+                self.end_withdrawn(format!("{} has lost what it had staged", self.transfer.target));
+            }
+            Phase::Sealed if self.place.is_some() => {
+                self.begin_anew();
+                self.send_offer(now);
+            }
+            // On its way to the log, a seal is taken back by nobody: behind it the next word finds it sealed.
             _ => {}
         }
     }
 
     fn section(&mut self, batch: Batch) {
-        if !matches!(self.phase, Phase::Copying | Phase::Sealing) {
+        if !matches!(self.phase, Phase::Copying | Phase::Sealing) || self.is_cut {
             return;
         }
+        let fits = rows_touched(&batch) <= PIECE_ROWS_MAX;
         self.backlog_bytes += batch.bytes().len();
         self.backlog.push_back(batch);
-        let is_too_much = self.limits.backlog_bytes_max < self.backlog_bytes;
-        if is_too_much && self.phase != Phase::Sealing {
+        if fits && self.backlog_bytes <= self.limits.backlog_bytes_max {
+            return;
+        }
+        if self.phase == Phase::Copying {
             self.end_withdrawn("it is written to faster than it can be moved".into());
+        } else {
+            // The seal may be in the log already: what was ordered is not taken back.
+            self.is_cut = true;
+            self.backlog.clear();
+            self.backlog_bytes = 0;
         }
     }
 
@@ -361,11 +395,12 @@ impl Source {
     fn begin_anew(&mut self) {
         assert_eq!(self.phase, Phase::Sealed, "only a sealed shard has all its rows in the store");
         self.attempt += 1;
-        self.ready = false;
+        self.place = None;
         self.reading = Reading::Not;
         self.next_row = Some(Vec::new());
         self.backlog.clear();
         self.backlog_bytes = 0;
+        self.is_cut = false;
         self.unstaged.clear();
         self.unstaged_bytes = 0;
         self.last = 0;
@@ -375,8 +410,13 @@ impl Source {
     }
 
     fn tick(&mut self, now: Timestamp) {
-        let may_withdraw = matches!(self.phase, Phase::Offered | Phase::Starting | Phase::Copying);
-        if may_withdraw && self.heard_at + self.limits.patience <= now {
+        // Not while the kernel or the store of this node is slow: the target has said what it could.
+        let waits = match self.phase {
+            Phase::Offered => true,
+            Phase::Copying => !self.unstaged.is_empty(),
+            _ => false,
+        };
+        if waits && self.waits_since + self.limits.patience <= now {
             let patience = self.limits.patience;
             self.end_withdrawn(format!("{} has said nothing for {patience:?}", self.transfer.target));
         }
@@ -385,7 +425,7 @@ impl Source {
         }
         match self.phase {
             Phase::Offered => self.send_offer(now),
-            Phase::Sealed if !self.ready => self.send_offer(now),
+            Phase::Sealed if self.place.is_none() => self.send_offer(now),
             Phase::Copying | Phase::Sealing | Phase::Sealed => {
                 for (number, body) in &self.unstaged {
                     let (attempt, number, body) = (self.attempt, *number, body.clone());
@@ -405,7 +445,7 @@ impl Source {
     /// Does what has become possible.
     fn go_on(&mut self, now: Timestamp) {
         let ships = matches!(self.phase, Phase::Copying | Phase::Sealing | Phase::Sealed);
-        if !ships || !self.ready {
+        if !ships || self.place.is_none() {
             return;
         }
         if let Some(from) = &self.next_row {
@@ -438,6 +478,9 @@ impl Source {
 
     fn push(&mut self, piece: &Piece, now: Timestamp) {
         let body = piece.encode();
+        if self.unstaged.is_empty() {
+            self.waits_since = now;
+        }
         self.last += 1;
         self.chain = self.chain.with(&body);
         self.unstaged_bytes += body.len();

@@ -1,16 +1,20 @@
 //! The node that takes a shard over.
 
-use super::{HandOffLimits, Message, Piece, Transfer, pieces::Chain};
+use super::{
+    HandOffLimits, Message, PIECE_ROWS_MAX, Piece, Transfer,
+    pieces::{Chain, rows_touched},
+};
 use crate::{store::Batch, timestamp::Timestamp};
-use std::collections::VecDeque;
+use std::{cmp::Ordering, collections::VecDeque};
 
 /// Where the target of a hand-off stands.
 ///
 /// ```text
 ///  Clearing ──cleared──► Staging ──the end, and all staged──► Accepting ──durable──► Accepted
-///     ▲                     │ withdrawn, nothing heard, pieces that do not fit ──► (ended)
-///     └── a new attempt ────┘
+///     └─────────────────────┴ withdrawn, nothing heard, pieces that do not fit ──► (ended)
 /// ```
+///
+/// It is of one attempt. For a later one there is another target, with a place of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// A place is cleared of what an earlier transfer left.
@@ -30,12 +34,12 @@ enum Phase {
 pub enum TargetEvent {
     /// The source says something.
     Heard(Message),
-    /// The place is clear.
-    Cleared,
-    /// What was to be staged is, durably.
-    Staged,
-    /// It could not be staged, for this reason.
-    StagingFailed(String),
+    /// The place with this number is clear.
+    Cleared(u64),
+    /// What was to be staged in it is, durably.
+    Staged(u64),
+    /// It could not be cleared or staged in, for this reason.
+    StagingFailed(u64, String),
     /// ACCEPT is durable.
     Accepted,
     /// ACCEPT was lost with its lane's memory, and is not in the store.
@@ -49,10 +53,10 @@ pub enum TargetEvent {
 pub enum TargetAction {
     /// Tell the source.
     Send(Message),
-    /// Clear the place for the transfer's pieces.
-    Clear,
+    /// Clear the place with this number for the transfer's pieces.
+    Clear(u64),
     /// Write these sections there, in order, durably.
-    Stage(Vec<Batch>),
+    Stage(u64, Vec<Batch>),
     /// Write ACCEPT.
     WriteAccept {
         /// Rows that were copied.
@@ -66,7 +70,19 @@ pub enum TargetAction {
     End(String),
 }
 
-/// The target of one hand-off.
+/// What an offer is to a hand-off of the same shard that runs already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum OfferVerdict {
+    /// Said again.
+    Repeat,
+    /// It comes behind the one that runs, which is over.
+    Newer,
+    /// It came late: its source has gone on since. Not a fault.
+    Stale,
+}
+
+/// The target of one attempt of a hand-off.
 #[derive(Debug)]
 pub struct Target {
     transfer: Transfer,
@@ -75,27 +91,31 @@ pub struct Target {
     limits: HandOffLimits,
     phase: Phase,
     attempt: u64,
+    /// Number of its place.
+    place: u64,
     /// Number of the last piece taken, and of the last one staged.
     taken: u64,
     staged: u64,
     chain: Chain,
     rows: u64,
-    /// Taken and not being staged yet.
-    waiting: VecDeque<Batch>,
+    /// Taken and not being staged yet, each with its number and the rows it touches.
+    waiting: VecDeque<(u64, u64, Batch)>,
     waiting_bytes: usize,
     /// Number of the last piece that is being staged.
     staging: Option<u64>,
     /// The end was taken.
     is_complete: bool,
-    heard_at: Timestamp,
+    /// Since when the source is waited for, where it is.
+    waits_since: Timestamp,
     actions: Vec<TargetAction>,
 }
 
 impl Target {
-    /// Begins with an offer that was judged good.
+    /// Begins with an offer that was judged good. `place` is above that of every target before on this node.
     pub fn new(
         transfer: Transfer,
         attempt: u64,
+        place: u64,
         table: u64,
         limits: HandOffLimits,
         now: Timestamp,
@@ -106,6 +126,7 @@ impl Target {
             limits,
             phase: Phase::Clearing,
             attempt,
+            place,
             taken: 0,
             staged: 0,
             chain: Chain::default(),
@@ -114,15 +135,29 @@ impl Target {
             waiting_bytes: 0,
             staging: None,
             is_complete: false,
-            heard_at: now,
+            waits_since: now,
             actions: Vec::new(),
         };
-        (target, vec![TargetAction::Clear])
+        (target, vec![TargetAction::Clear(place)])
     }
 
     /// Which hand-off it is.
     pub fn transfer(&self) -> &Transfer {
         &self.transfer
+    }
+
+    /// What an offer of the same shard is to this hand-off. Epochs rise with every move, one epoch has one owner, and that one numbers
+    /// the attempts of all its hand-offs in one row: so which is newer is known, in whatever order they come.
+    pub fn judge(&self, offered: &Transfer, attempt: u64) -> OfferVerdict {
+        match offered.epoch.cmp(&self.transfer.epoch) {
+            Ordering::Greater => OfferVerdict::Newer,
+            Ordering::Equal if offered.source == self.transfer.source => match attempt.cmp(&self.attempt) {
+                Ordering::Greater => OfferVerdict::Newer,
+                Ordering::Equal if *offered == self.transfer => OfferVerdict::Repeat,
+                _ => OfferVerdict::Stale,
+            },
+            _ => OfferVerdict::Stale,
+        }
     }
 
     /// Whether nothing more will come of it.
@@ -139,16 +174,23 @@ impl Target {
     pub fn step(&mut self, event: TargetEvent, now: Timestamp) -> Vec<TargetAction> {
         match event {
             TargetEvent::Heard(message) => {
-                self.heard_at = now;
+                self.waits_since = now;
                 self.hear(message);
             }
-            TargetEvent::Cleared if self.phase == Phase::Clearing => {
+            TargetEvent::Cleared(place) if place == self.place && self.phase == Phase::Clearing => {
                 self.phase = Phase::Staging;
-                self.send(Message::Ready { attempt: self.attempt, table: self.table });
+                self.waits_since = now;
+                self.send_ready();
             }
-            TargetEvent::Staged => self.has_staged(),
-            TargetEvent::StagingFailed(why) if self.phase != Phase::Accepted => {
-                self.send(Message::NotReady { table: self.table, is_busy: false, reason: why.clone() });
+            TargetEvent::Staged(place) if place == self.place => {
+                self.waits_since = now;
+                self.go_on_staged();
+            }
+            TargetEvent::StagingFailed(place, why)
+                if place == self.place && matches!(self.phase, Phase::Clearing | Phase::Staging) =>
+            {
+                let (attempt, table, reason) = (self.attempt, self.table, why.clone());
+                self.send(Message::NotReady { attempt, table, is_busy: false, reason });
                 self.end(why);
             }
             TargetEvent::Accepted if self.phase == Phase::Accepting => {
@@ -158,13 +200,14 @@ impl Target {
             }
             TargetEvent::Voided if self.phase == Phase::Accepting => self.write_accept(),
             TargetEvent::Tick => {
-                let has_gone = self.heard_at + 2 * self.limits.patience <= now;
-                if has_gone && matches!(self.phase, Phase::Clearing | Phase::Staging) {
+                // While a place is cleared or written to, the source waits for this node.
+                let waits = self.phase == Phase::Staging && self.staging.is_none();
+                if waits && self.waits_since + 2 * self.limits.patience <= now {
                     // A source behind its seal offers again, and then everything is sent again.
                     self.end(format!("{} says nothing any more", self.transfer.source));
                 }
             }
-            // Late: of what has ended since.
+            // Late: of another place, or of what has ended since.
             _ => {}
         }
         std::mem::take(&mut self.actions)
@@ -176,14 +219,11 @@ impl Target {
                 match self.phase {
                     Phase::Accepted => self.send(Message::Accepted),
                     Phase::Staging => {
-                        self.send(Message::Ready { attempt, table: self.table });
+                        self.send_ready();
                         self.send_staged();
                     }
                     Phase::Clearing | Phase::Accepting | Phase::Ended => {}
                 }
-            }
-            Message::Offer { attempt, .. } if self.attempt < attempt && self.phase == Phase::Staging => {
-                self.begin_anew(attempt);
             }
             Message::Piece { attempt, number, body } if attempt == self.attempt => {
                 if self.phase == Phase::Accepted {
@@ -197,21 +237,6 @@ impl Target {
             }
             _ => {}
         }
-    }
-
-    fn begin_anew(&mut self, attempt: u64) {
-        self.attempt = attempt;
-        self.phase = Phase::Clearing;
-        self.taken = 0;
-        self.staged = 0;
-        self.chain = Chain::default();
-        self.rows = 0;
-        self.waiting.clear();
-        self.waiting_bytes = 0;
-        self.is_complete = false;
-        // What is being staged is cleared behind it, for a store does one after the other.
-        self.staging = None;
-        self.actions.push(TargetAction::Clear);
     }
 
     fn take(&mut self, number: u64, body: &[u8]) {
@@ -245,8 +270,12 @@ impl Target {
                 if section.number == 0 {
                     self.rows += section.writes().count() as u64;
                 }
-                self.waiting_bytes += body.len();
-                self.waiting.push_back(batch);
+                let touched = rows_touched(&batch);
+                if PIECE_ROWS_MAX < touched {
+                    return self.give_up(format!("piece {number} touches {touched} rows"));
+                }
+                self.waiting_bytes += batch.bytes().len();
+                self.waiting.push_back((number, touched, batch));
             }
         }
         self.chain = self.chain.with(body);
@@ -259,7 +288,7 @@ impl Target {
     /// What came cannot be what its source has. Behind its seal it will send everything again.
     fn give_up(&mut self, why: String) {
         tracing::error!(shard = %self.transfer.shard, source = %self.transfer.source, why, "a hand-off is given up");
-        self.send(Message::Lost);
+        self.send(Message::Lost { attempt: self.attempt });
         self.end(why);
     }
 
@@ -275,12 +304,19 @@ impl Target {
             }
             return;
         }
-        self.staging = Some(self.taken - u64::from(self.is_complete));
-        self.waiting_bytes = 0;
-        self.actions.push(TargetAction::Stage(std::mem::take(&mut self.waiting).into()));
+        let (mut sections, mut room) = (Vec::new(), PIECE_ROWS_MAX);
+        while let Some((number, touched, batch)) =
+            self.waiting.pop_front_if(|(_, touched, _)| *touched <= room)
+        {
+            self.staging = Some(number);
+            self.waiting_bytes -= batch.bytes().len();
+            room -= touched;
+            sections.push(batch);
+        }
+        self.actions.push(TargetAction::Stage(self.place, sections));
     }
 
-    fn has_staged(&mut self) {
+    fn go_on_staged(&mut self) {
         let Some(through) = self.staging.take() else { return };
         self.staged = through;
         self.send_staged();
@@ -292,8 +328,13 @@ impl Target {
         self.actions.push(TargetAction::WriteAccept { rows, hash });
     }
 
+    fn send_ready(&mut self) {
+        self.send(Message::Ready { attempt: self.attempt, table: self.table, place: self.place });
+    }
+
     fn send_staged(&mut self) {
-        self.send(Message::Staged { attempt: self.attempt, through: self.staged });
+        let (attempt, place, through) = (self.attempt, self.place, self.staged);
+        self.send(Message::Staged { attempt, place, through });
     }
 
     fn send(&mut self, message: Message) {

@@ -2,8 +2,8 @@
 //! serve it.
 
 use super::{
-    HandOffLimits, Message, Source, SourceAction, SourceEnd, SourceEvent, Target, TargetAction, TargetEvent,
-    Transfer, newest_writes,
+    HandOffLimits, Message, OfferVerdict, PIECE_ROWS_MAX, Piece, Source, SourceAction, SourceEnd,
+    SourceEvent, Target, TargetAction, TargetEvent, Transfer, newest_writes,
 };
 use crate::{
     placement::{Epoch, ShardId},
@@ -51,6 +51,9 @@ struct World {
     /// Sections before this one are not given.
     gives_from: Option<usize>,
     transfers: u128,
+    /// Attempts and places begun.
+    begun: u64,
+    places: u64,
     target: Option<Target>,
     /// What the target has staged, and whether it has accepted.
     staged: Rows,
@@ -83,6 +86,8 @@ impl World {
             boot: 1,
             gives_from: None,
             transfers: 0,
+            begun: 0,
+            places: 0,
             target: None,
             staged: Rows::new(),
             accepted: false,
@@ -127,12 +132,14 @@ impl World {
     /// The source begins, or goes on with what its store says.
     fn start_source(&mut self) {
         let limits = self.limits.clone();
+        self.begun += 1;
+        let attempt = self.boot << 32 | self.begun;
         let (source, actions) = match self.owned {
             Owned::Here => {
                 self.transfers += 1;
-                Source::offer(Self::transfer(TransferId(self.transfers)), self.boot, 7, limits, self.now)
+                Source::offer(Self::transfer(TransferId(self.transfers)), attempt, 7, limits, self.now)
             }
-            Owned::Sealed(id) => Source::resume(Self::transfer(id), self.boot, limits, self.now),
+            Owned::Sealed(id) => Source::resume(Self::transfer(id), attempt, limits, self.now),
             Owned::Moved => return,
         };
         self.source = Some(source);
@@ -153,7 +160,7 @@ impl World {
                     self.gives_from = Some(self.log.len());
                     self.source_event(SourceEvent::CopyFrom);
                 }
-                SourceAction::KeepSections => self.gives_from = None,
+                SourceAction::StopGiving => self.gives_from = None,
                 SourceAction::ReadRows { from, bytes, attempt } => {
                     // A copy begins with everything from before the first section that is given.
                     let least = if from.is_empty() { self.log.len() } else { self.loadable };
@@ -208,16 +215,16 @@ impl World {
         for action in actions {
             match action {
                 TargetAction::Send(message) => {
-                    self.lost += u32::from(message == Message::Lost);
+                    self.lost += u32::from(matches!(message, Message::Lost { .. }));
                     self.to_source.push(message);
                 }
-                TargetAction::Clear => {
+                TargetAction::Clear(place) => {
                     self.staged.clear();
-                    self.target_event(TargetEvent::Cleared);
+                    self.target_event(TargetEvent::Cleared(place));
                 }
-                TargetAction::Stage(sections) => {
+                TargetAction::Stage(place, sections) => {
                     apply(&mut self.staged, &sections);
-                    self.target_event(TargetEvent::Staged);
+                    self.target_event(TargetEvent::Staged(place));
                 }
                 TargetAction::WriteAccept { .. } => {
                     assert!(matches!(self.owned, Owned::Sealed(_)), "accepted before the seal: two owners");
@@ -233,21 +240,28 @@ impl World {
 
     /// A message reaches the target's node, which may know nothing of the hand-off.
     fn reach_target(&mut self, message: Message) {
-        let is_known = self.target.as_ref().is_some_and(|target| match &message {
-            Message::Offer { transfer, .. } => target.transfer() == transfer,
-            _ => true,
+        let verdict = self.target.as_ref().map(|target| match &message {
+            Message::Offer { transfer, attempt, .. } => target.judge(transfer, *attempt),
+            _ => OfferVerdict::Repeat,
         });
+        let is_accepting = self.target.as_ref().is_some_and(Target::is_accepting);
         match message {
             _ if self.accepted => self.to_source.push(Message::Accepted),
-            Message::Offer { transfer, attempt, .. } if !is_known => {
-                let (target, actions) = Target::new(transfer, attempt, 7, self.limits.clone(), self.now);
+            Message::Offer { transfer, attempt, .. }
+                if verdict.is_none() || verdict == Some(OfferVerdict::Newer) && !is_accepting =>
+            {
+                self.places += 1;
+                let (place, limits) = (self.places, self.limits.clone());
+                let (target, actions) = Target::new(transfer, attempt, place, 7, limits, self.now);
                 self.target = Some(target);
                 self.target_actions(actions);
             }
-            message if is_known => self.target_event(TargetEvent::Heard(message)),
-            Message::Piece { .. } => {
+            message if verdict == Some(OfferVerdict::Repeat) => {
+                self.target_event(TargetEvent::Heard(message));
+            }
+            Message::Piece { attempt, .. } => {
                 self.lost += 1;
-                self.to_source.push(Message::Lost);
+                self.to_source.push(Message::Lost { attempt });
             }
             _ => {}
         }
@@ -340,6 +354,172 @@ fn a_shard_arrives_whole_whatever_is_lost_and_whoever_crashes() {
     assert!(100 < withdrawn && 20 < lost && 400 * 70 < writes, "{withdrawn} {lost} {writes}");
 }
 
+/// A source whose seal was found, with all its pieces on their way to place 5.
+fn sealed(now: Timestamp) -> (Source, Vec<SourceAction>) {
+    let limits = HandOffLimits::default();
+    let (mut source, _) = Source::resume(World::transfer(TransferId(1)), 7, limits, now);
+    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
+    let rows = vec![(vec![1], vec![2])];
+    let sent = source.step(SourceEvent::RowsRead { rows, next: None, attempt: 7 }, now);
+    (source, sent)
+}
+
+#[test]
+fn a_target_that_has_begun_anew_is_sent_everything_anew() {
+    let now = Timestamp::from_millis(1);
+    for anew in [
+        Message::Ready { attempt: 7, table: 0, place: 6 },
+        Message::Staged { attempt: 7, place: 6, through: 0 },
+        Message::Lost { attempt: 7 },
+    ] {
+        let (mut source, sent) = sealed(now);
+        assert_eq!(sent.len(), 2, "a piece and the end: {sent:?}");
+        // It has staged the first, and is not there any more.
+        source.step(SourceEvent::Heard(Message::Staged { attempt: 7, place: 5, through: 1 }), now);
+        let offered = source.step(SourceEvent::Heard(anew), now);
+        assert!(
+            matches!(offered[..], [SourceAction::Send(Message::Offer { attempt: 8, .. })]),
+            "{offered:?}"
+        );
+    }
+}
+
+#[test]
+fn an_answer_of_an_earlier_attempt_or_place_changes_nothing() {
+    let now = Timestamp::from_millis(1);
+    let (mut source, _) = sealed(now);
+    let reason = String::new();
+    for late in [
+        Message::Ready { attempt: 7, table: 0, place: 4 },
+        Message::Staged { attempt: 7, place: 4, through: 2 },
+        Message::Staged { attempt: 6, place: 6, through: 0 },
+        Message::Lost { attempt: 6 },
+        Message::NotReady { attempt: 6, table: 0, is_busy: false, reason },
+    ] {
+        assert_eq!(source.step(SourceEvent::Heard(late), now), []);
+    }
+    let later = now + HandOffLimits::default().resend_after;
+    assert_eq!(source.step(SourceEvent::Tick, later).len(), 2, "both pieces are still to be staged");
+}
+
+/// A source that gives its sections, and has asked for its first rows.
+fn copying(limits: &HandOffLimits, now: Timestamp) -> Source {
+    let (mut source, _) = Source::offer(World::transfer(TransferId(1)), 7, 0, limits.clone(), now);
+    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
+    let asked = source.step(SourceEvent::CopyFrom, now);
+    assert!(matches!(asked[..], [SourceAction::ReadRows { .. }]), "{asked:?}");
+    source
+}
+
+#[test]
+fn what_is_written_while_the_seal_is_on_its_way_is_bounded() {
+    let now = Timestamp::from_millis(1);
+    let limits = HandOffLimits { window_bytes: 100, backlog_bytes_max: 1_000, ..HandOffLimits::default() };
+    let mut source = copying(&limits, now);
+    let read = SourceEvent::RowsRead { rows: Vec::new(), next: None, attempt: 7 };
+    assert_eq!(source.step(read, now).last(), Some(&SourceAction::Seal));
+    let section = |number| {
+        let mut batch = Batch::new();
+        batch.section(SHARD, Epoch(1), number, |out| put(&[b"k"], &[&[0; 60]], out));
+        batch
+    };
+    // Its target stages nothing, and the seal waits for room.
+    let sent: usize =
+        (1..100).map(|number| source.step(SourceEvent::Section(section(number)), now).len()).sum();
+    assert!(sent < 5, "{sent} pieces in a window of 100 bytes");
+    let staged = Message::Staged { attempt: 7, place: 5, through: u64::MAX };
+    assert_eq!(source.step(SourceEvent::Heard(staged), now), [], "the others were let go");
+    let sealed = source.step(SourceEvent::Sealed, now);
+    let is_offer =
+        matches!(sealed[..], [SourceAction::Send(Message::Offer { attempt: 8, is_sealed: true, .. })]);
+    assert!(is_offer, "all of it is sent anew: {sealed:?}");
+    let asked = source.step(SourceEvent::Heard(Message::Ready { attempt: 8, table: 0, place: 6 }), now);
+    assert!(matches!(&asked[..], [SourceAction::ReadRows { from, .. }] if from.is_empty()), "{asked:?}");
+}
+
+#[test]
+fn what_a_piece_may_make_of_its_bytes_is_bounded() {
+    let now = Timestamp::from_millis(1);
+    let ranges = |number, count: u64| {
+        let mut batch = Batch::new();
+        batch.section(SHARD, Epoch(1), number, |out| {
+            (0..count).for_each(|nth| delete_range(&[&nth.to_le_bytes()], 1, PIECE_ROWS_MAX, out));
+        });
+        batch
+    };
+    let target = || {
+        let limits = HandOffLimits::default();
+        let (mut target, _) = Target::new(World::transfer(TransferId(1)), 7, 5, 0, limits, now);
+        target.step(TargetEvent::Cleared(5), now);
+        target
+    };
+    let piece = |number, count| {
+        let body = Piece::Section(ranges(number, count)).encode();
+        TargetEvent::Heard(Message::Piece { attempt: 7, number, body })
+    };
+    let given_up = target().step(piece(1, 2), now);
+    assert!(matches!(given_up[..], [TargetAction::Send(Message::Lost { attempt: 7 }), TargetAction::End(_)]));
+
+    // Several that fit one by one are staged one by one.
+    let mut target = target();
+    let mut staged: Vec<usize> = Vec::new();
+    let mut count = |actions: Vec<TargetAction>| {
+        for action in actions {
+            if let TargetAction::Stage(_, sections) = action {
+                staged.push(sections.len());
+            }
+        }
+    };
+    (1..=3).for_each(|number| count(target.step(piece(number, 1), now)));
+    (1..=3).for_each(|_| count(target.step(TargetEvent::Staged(5), now)));
+    assert_eq!(staged, [1, 1, 1]);
+
+    // Its source does not even send it.
+    let mut source = copying(&HandOffLimits::default(), now);
+    let withdrawn = source.step(SourceEvent::Section(ranges(1, 2)), now);
+    assert!(matches!(withdrawn.last(), Some(SourceAction::End(SourceEnd::Withdrawn(_)))), "{withdrawn:?}");
+}
+
+#[test]
+fn a_source_is_patient_with_its_own_node_and_not_with_its_target() {
+    let (limits, begin) = (HandOffLimits::default(), Timestamp::from_millis(1));
+    let (mut source, _) = Source::offer(World::transfer(TransferId(1)), 7, 0, limits.clone(), begin);
+    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), begin);
+    // Its kernel has no room for the order, then its store reads for long.
+    let mut now = begin + 2 * limits.patience;
+    assert_eq!(source.step(SourceEvent::Tick, now), []);
+    source.step(SourceEvent::CopyFrom, now);
+    now = now + 2 * limits.patience;
+    assert_eq!(source.step(SourceEvent::Tick, now), []);
+    let rows = vec![(vec![1], vec![2])];
+    source.step(SourceEvent::RowsRead { rows, next: Some(vec![2]), attempt: 7 }, now);
+    let is_over = |actions: &[SourceAction]| matches!(actions.last(), Some(SourceAction::End(_)));
+    now = now + limits.patience / 2;
+    assert!(!is_over(&source.step(SourceEvent::Tick, now)));
+    now = now + limits.patience / 2;
+    assert!(is_over(&source.step(SourceEvent::Tick, now)), "a piece is not staged");
+}
+
+#[test]
+fn a_target_is_patient_with_its_own_store_and_not_with_its_source() {
+    let (limits, begin) = (HandOffLimits::default(), Timestamp::from_millis(1));
+    let (mut target, _) = Target::new(World::transfer(TransferId(1)), 7, 5, 0, limits.clone(), begin);
+    let long = 3 * limits.patience;
+    let mut now = begin + long;
+    assert_eq!(target.step(TargetEvent::Tick, now), [], "its place is being cleared");
+    target.step(TargetEvent::Cleared(5), now);
+    let body = Piece::rows(SHARD, Epoch(2), &[(vec![1], vec![2])]).encode();
+    let piece = Message::Piece { attempt: 7, number: 1, body };
+    let staged = target.step(TargetEvent::Heard(piece), now);
+    assert!(matches!(staged[..], [TargetAction::Stage(5, _)]), "{staged:?}");
+    now = now + long;
+    assert_eq!(target.step(TargetEvent::Tick, now), [], "the piece is being staged");
+    target.step(TargetEvent::Staged(5), now);
+    assert_eq!(target.step(TargetEvent::Tick, now), []);
+    now = now + long;
+    assert!(matches!(target.step(TargetEvent::Tick, now)[..], [TargetAction::End(_)]));
+}
+
 #[test]
 fn pieces_that_are_not_what_was_sent_are_not_accepted() {
     let mut world = World::new(1);
@@ -356,7 +536,8 @@ fn pieces_that_are_not_what_was_sent_are_not_accepted() {
         }
     };
     (world.target, world.to_target, world.to_source) = (None, Vec::new(), Vec::new());
-    world.source_event(SourceEvent::Heard(Message::Lost));
+    let attempt = world.source.as_ref().unwrap().attempt();
+    world.source_event(SourceEvent::Heard(Message::Lost { attempt }));
     let mut spoilt_one = false;
     for _ in 0..2_000 {
         let is_second = |message: &&mut Message| matches!(message, Message::Piece { number: 2, .. });

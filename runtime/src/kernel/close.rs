@@ -2,13 +2,14 @@
 
 use super::{
     Action, Counts, FeedNews, HandOffNews, ImageTicket, Kernel, Outcome, Output, Submission, event::VOIDED,
+    handoff::transfer_of,
 };
 use crate::{
     activation::{Listener, Origin, Phase, ReplyTo, Slot},
     placement::ShardId,
     shard::{Kept, ShardPhase, ShardRows},
     store::{
-        Batch, LaneId, OwnedShard, OwnershipRecord, RowType,
+        Batch, LaneId, OwnedShard, OwnershipRecord, RowType, TransferId,
         batch::{delete, own, put},
         row::{put_varint, take_varint},
     },
@@ -184,7 +185,8 @@ impl Kernel {
         work.counts = Counts::default();
         work.leaving.clear();
         let records = std::mem::take(&mut work.records);
-        let mut handed_off: BTreeSet<ShardId> = records.into_iter().map(|(shard, ..)| shard).collect();
+        let mut handed_off: BTreeSet<(ShardId, TransferId)> =
+            records.iter().map(|(shard, _, _, record)| (*shard, transfer_of(record))).collect();
         work.trim_at = None;
         work.expire_at = crate::timestamp::Timestamp::EPOCH;
         // Not submitted yet, so nobody else will answer them.
@@ -199,9 +201,7 @@ impl Kernel {
                 continue;
             }
             lost_feeds.extend(self.open_feeds.keys().map(|feed| (*feed, id)));
-            if self.host(id).gives.is_some() {
-                handed_off.insert(id);
-            }
+            handed_off.extend(self.host(id).gives.map(|transfer| (id, transfer)));
             for listener in self.forget_memory(id) {
                 self.put_now(Output::Reply(listener.to, Outcome::Unknown(VOIDED.into())));
             }
@@ -217,8 +217,8 @@ impl Kernel {
         for (feed, shard) in lost_feeds {
             self.lose_feed(feed, shard);
         }
-        for shard in handed_off {
-            self.put_now(Output::HandOff(shard, HandOffNews::Voided));
+        for (shard, transfer) in handed_off {
+            self.put_now(Output::HandOff(shard, HandOffNews::Voided(transfer)));
         }
         self.settle_voided(before.accepted);
     }

@@ -381,7 +381,7 @@ impl Output {
             Self::Receipt(_)
             | Self::Hand(_)
             | Self::HandOff(_, HandOffNews::CopyFrom(_) | HandOffNews::Section(..)) => None,
-            Self::HandOff(shard, _) => Some(Self::HandOff(shard, HandOffNews::Voided)),
+            Self::HandOff(shard, news) => Some(Self::HandOff(shard, HandOffNews::Voided(news.transfer()))),
         }
     }
 }

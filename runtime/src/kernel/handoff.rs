@@ -27,19 +27,44 @@ pub enum HandOffNews {
     },
     /// What [`Order::Write`] asked for is written.
     Written(OwnershipRecord),
-    /// The lane's memory was lost: the kernel gives no sections of the shard, and what it was asked to write may be written
-    /// or not. The store knows.
-    Voided,
+    /// What was ordered for this hand-off was lost with the lane's memory, or the shard was not there for it: the kernel gives
+    /// no sections for it, and what it was to write may be written or not. The store knows. It may come late: when the hand-off
+    /// is over, and another one of the shard runs.
+    Voided(TransferId),
+}
+
+impl HandOffNews {
+    /// The hand-off it is of.
+    pub fn transfer(&self) -> TransferId {
+        match self {
+            Self::CopyFrom(transfer)
+            | Self::Section(transfer, _)
+            | Self::Sealed { transfer, .. }
+            | Self::Voided(transfer) => *transfer,
+            Self::Written(record) => transfer_of(record),
+        }
+    }
+}
+
+/// The hand-off that a record is of.
+pub(super) fn transfer_of(record: &OwnershipRecord) -> TransferId {
+    match record {
+        OwnershipRecord::Accept { transfer, .. }
+        | OwnershipRecord::Seal { transfer, .. }
+        | OwnershipRecord::Moved { transfer, .. }
+        | OwnershipRecord::Reopen { transfer } => *transfer,
+    }
 }
 
 /// What a kernel is to do with a shard that is handed off, in the next run that has room. There are few at a time, for
-/// hand-offs are (P21).
+/// hand-offs are (P21), and one that ends takes back what waits for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// Give every section from now on.
     Give(TransferId),
-    /// Give them no more.
-    Keep,
+    /// The hand-off is over: give no more sections for it, and forget what else was ordered for it. At once, room or none. A
+    /// seal that has its place in the lane is not taken back by this.
+    StopGiving(TransferId),
     /// Seal the shard for this node. It is hosted no longer.
     Seal {
         /// The hand-off.
@@ -58,11 +83,27 @@ pub enum Order {
     },
 }
 
+impl Order {
+    /// The hand-off it is for.
+    fn transfer(&self) -> TransferId {
+        match self {
+            Self::Give(transfer) | Self::StopGiving(transfer) | Self::Seal { transfer, .. } => *transfer,
+            Self::Write { record, .. } => transfer_of(record),
+        }
+    }
+}
+
 impl Kernel {
     /// Takes an order for a shard. One that is hosted elsewhere by now is answered as if its memory had been lost.
-    pub(super) fn order(&mut self, shard: ShardId, order: Order) {
-        let lane = self.lane_index(self.lane_of[shard.0 as usize]);
-        self.lanes[lane].orders.push_back((shard, order));
+    pub(super) fn order(&mut self, id: ShardId, order: Order) {
+        let lane = self.lane_index(self.lane_of[id.0 as usize]);
+        let Order::StopGiving(transfer) = order else {
+            return self.lanes[lane].orders.push_back((id, order));
+        };
+        self.lanes[lane].orders.retain(|(shard, order)| *shard != id || order.transfer() != transfer);
+        if let Some(shard) = self.shard_mut(id).filter(|shard| shard.gives == Some(transfer)) {
+            shard.gives = None;
+        }
     }
 
     /// Carries out what was ordered, as far as the batch has room.
@@ -71,25 +112,24 @@ impl Kernel {
             && let Some((id, order)) = self.lanes[lane].orders.pop_front()
         {
             let is_serving = self.shard(id).is_some_and(super::Shard::is_serving);
+            let transfer = order.transfer();
             match order {
                 Order::Write { epoch, number, record } if self.shard(id).is_none() => {
                     let work = &mut self.lanes[lane];
                     work.batch_bytes += SECTION_LEN + RECORD_LEN;
                     work.records.push((id, epoch, number, record));
                 }
-                Order::Give(transfer) if is_serving => {
+                Order::Give(_) if is_serving => {
                     self.host(id).gives = Some(transfer);
                     let news = HandOffNews::CopyFrom(transfer);
                     self.put_gated(lane, Output::HandOff(id, news));
                 }
-                Order::Keep if is_serving => self.host(id).gives = None,
                 // Where it does not give, its memory was lost since, and what was written then would stay behind.
-                Order::Seal { transfer, to } if is_serving && self.host(id).gives == Some(transfer) => {
+                Order::Seal { to, .. } if is_serving && self.host(id).gives == Some(transfer) => {
                     self.lanes[lane].batch_bytes += RECORD_LEN;
                     self.touch(id).changes.seal = Some((transfer, to));
                 }
-                Order::Keep => {}
-                _ => self.put_now(Output::HandOff(id, HandOffNews::Voided)),
+                _ => self.put_now(Output::HandOff(id, HandOffNews::Voided(transfer))),
             }
         }
     }

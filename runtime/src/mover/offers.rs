@@ -2,7 +2,7 @@
 
 use super::{Mover, MoverAction};
 use crate::{
-    handoff::{Message, Source, SourceEvent, Target, TargetEvent, Transfer},
+    handoff::{Message, OfferVerdict, Source, SourceEvent, Target, TargetEvent, Transfer},
     placement::{Epoch, NodeName, ShardId},
     rebalance::{Answer, Offer, Ready, ReadyVerdict},
     store::{Ownership, TransferId},
@@ -25,24 +25,35 @@ impl Mover {
             self.do_source(&transfer, actions, true, now);
         }
         for Offer { shard, epoch, to } in steps.offers {
+            let attempt = self.next_attempt();
             let transfer = Transfer {
-                id: self.next_transfer(),
+                id: self.transfer_id(),
                 shard,
                 epoch: Epoch(epoch.0 + 1),
                 source: self.config.here.clone(),
                 target: to,
             };
-            let limits = self.config.limits.clone();
-            let (source, actions) =
-                Source::offer(transfer.clone(), self.config.boot, self.table_digest(), limits, now);
+            let (table, limits) = (self.table_digest(), self.config.limits.clone());
+            let (source, actions) = Source::offer(transfer.clone(), attempt, table, limits, now);
             self.sources.insert(shard, source);
             self.do_source(&transfer, actions, false, now);
         }
     }
 
-    /// Never given again: no other store has the UUID, and no other run of this one the boot counter.
-    fn next_transfer(&mut self) -> TransferId {
+    /// The number of one that was counted in this run, above all of earlier runs.
+    pub(super) fn number(&self, counted: u64) -> u64 {
+        self.config.boot << 32 | counted
+    }
+
+    /// Of a hand-off that begins. Until it is sealed it has one attempt; one that is counts on from it, and into numbers of other
+    /// shards, for of its own there is no other under its epoch.
+    pub(super) fn next_attempt(&mut self) -> u64 {
         self.begun += 1;
+        self.number(self.begun)
+    }
+
+    /// Of the hand-off begun last. Never given again: no other store has the UUID, and no other run of this one the boot counter.
+    fn transfer_id(&self) -> TransferId {
         let mut bytes = self.config.store.to_le_bytes().to_vec();
         bytes.extend_from_slice(&self.config.boot.to_le_bytes());
         bytes.extend_from_slice(&self.begun.to_le_bytes());
@@ -62,7 +73,7 @@ impl Mover {
                 // Epochs rise with each move: none of an honest node is so high, and one more would not fit.
                 let is_sound = transfer.shard == shard && transfer.epoch.0 < u64::MAX / 2;
                 if is_sound && transfer.source == *from && transfer.target == self.config.here {
-                    self.is_offered(transfer, attempt, table, is_sealed, now);
+                    self.judge_offer(transfer, attempt, table, is_sealed, now);
                 }
             }
             Message::Piece { .. } | Message::Withdrawn => {
@@ -72,28 +83,28 @@ impl Mover {
                         && !target.is_ended()
                 };
                 if self.targets.get(&shard).is_some_and(is_mine) {
-                    self.target_event(shard, transfer, TargetEvent::Heard(message), now);
-                } else if matches!(message, Message::Piece { .. }) {
+                    self.target_event(shard, TargetEvent::Heard(message), now);
+                } else if let Message::Piece { attempt, .. } = message {
                     // Accepted or lost: an offer is what this is judged by, so one is asked for.
-                    self.send(from.clone(), shard, transfer, Message::Lost);
+                    self.send(from.clone(), shard, transfer, Message::Lost { attempt });
                 }
             }
             Message::Ready { .. }
             | Message::NotReady { .. }
             | Message::Staged { .. }
-            | Message::Lost
+            | Message::Lost { .. }
             | Message::Accepted => {
                 let is_mine =
                     |source: &Source| source.transfer().id == transfer && source.transfer().target == *from;
                 if self.sources.get(&shard).is_some_and(is_mine) {
-                    self.is_answered(from, shard, transfer, message, now);
+                    self.judge_answer(from, shard, transfer, message, now);
                 }
             }
         }
     }
 
     /// The target of a hand-off answers.
-    fn is_answered(
+    fn judge_answer(
         &mut self,
         from: &NodeName,
         shard: ShardId,
@@ -103,20 +114,25 @@ impl Mover {
     ) {
         let source = &self.sources[&shard];
         let epoch = Epoch(source.transfer().epoch.0 - 1);
-        let answer = match &message {
-            Message::Ready { table, .. } => Some((*table, Answer::Accepts)),
-            Message::NotReady { table, is_busy: true, .. } => Some((*table, Answer::Busy)),
-            Message::NotReady { table, is_busy: false, .. } => Some((*table, Answer::Refuses)),
+        let answer = match message {
+            Message::Ready { attempt, table, .. } => Some((attempt, table, Answer::Accepts)),
+            Message::NotReady { attempt, table, is_busy: true, .. } => Some((attempt, table, Answer::Busy)),
+            Message::NotReady { attempt, table, .. } => Some((attempt, table, Answer::Refuses)),
             _ => None,
         };
-        if let Some((digest, answer)) = answer.filter(|_| source.is_offered()) {
+        let answer = answer.filter(|(attempt, ..)| source.is_offered() && *attempt == source.attempt());
+        if let Some((_, digest, answer)) = answer {
             let ready = Ready { shard, epoch, from: from.clone(), digest, answer };
             match self.rebalance.ready(&ready, now) {
                 ReadyVerdict::Proceed => self.source_event(shard, transfer, SourceEvent::Heard(message), now),
                 ReadyVerdict::Withdraw | ReadyVerdict::Late => {
                     let source = self.sources.get_mut(&shard).expect("just seen");
                     let transfer = source.transfer().clone();
-                    let actions = source.withdraw("its target is not ready");
+                    let why = match message {
+                        Message::NotReady { reason, .. } => format!("{from} is not ready: {reason}"),
+                        _ => format!("{from} is ready under another view"),
+                    };
+                    let actions = source.withdraw(&why);
                     self.do_source(&transfer, actions, true, now);
                 }
             }
@@ -126,7 +142,7 @@ impl Mover {
     }
 
     /// Another node offers a shard to this one.
-    fn is_offered(&mut self, transfer: Transfer, attempt: u64, table: u64, is_sealed: bool, now: Timestamp) {
+    fn judge_offer(&mut self, transfer: Transfer, attempt: u64, table: u64, is_sealed: bool, now: Timestamp) {
         let (shard, id) = (transfer.shard, transfer.id);
         let known = self.ownership.get(&shard).unwrap_or(&Ownership::Foreign);
         if transfer.epoch <= known.epoch() && *known != Ownership::Foreign {
@@ -137,8 +153,7 @@ impl Mover {
         if let Ownership::Sealed { transfer: sealed, .. } = *known {
             // Its epoch is the proof that the target of the hand-off from here has accepted, though it was not heard.
             self.source_event(shard, sealed, SourceEvent::Heard(Message::Accepted), now);
-            let (table, reason) = (self.table_digest(), "it has not let it go yet".to_owned());
-            self.send(transfer.source, shard, id, Message::NotReady { table, is_busy: true, reason });
+            self.refuse(&transfer, attempt, true, "it has not let it go yet");
             return;
         }
         if matches!(known, Ownership::Owned { .. }) {
@@ -146,42 +161,52 @@ impl Mover {
             self.alarm(format!("{} offers {shard}, which is here under {epoch}", transfer.source));
             return;
         }
-        if let Some(target) = self.targets.get(&shard)
-            && target.transfer().id == id
-            && !target.is_ended()
-        {
-            let offer = Message::Offer { transfer, attempt, table, is_sealed };
-            self.target_event(shard, id, TargetEvent::Heard(offer), now);
-            return;
+        let offer = Message::Offer { transfer: transfer.clone(), attempt, table, is_sealed };
+        if let Some(running) = self.targets.get(&shard) {
+            let (verdict, is_accepting) = (running.judge(&transfer, attempt), running.is_accepting());
+            match verdict {
+                OfferVerdict::Repeat => return self.target_event(shard, TargetEvent::Heard(offer), now),
+                OfferVerdict::Stale => {
+                    return self.refuse(&transfer, attempt, true, "a later hand-off of it runs");
+                }
+                // It has all pieces of this one, and is told when it is accepted.
+                OfferVerdict::Newer if is_accepting && running.transfer().id == id => return,
+                OfferVerdict::Newer if is_accepting => {
+                    let source = transfer.source;
+                    return self.alarm(format!("{source} offers {shard}, which another hand-off has sealed"));
+                }
+                OfferVerdict::Newer => {}
+            }
         }
-        if self.targets.get(&shard).is_some_and(Target::is_accepting) {
-            self.alarm(format!("{} offers {shard}, which another hand-off has sealed", transfer.source));
-            return;
+        match self.refusal(&transfer, table).filter(|_| !is_sealed) {
+            Some((is_busy, reason)) => self.refuse(&transfer, attempt, is_busy, &reason),
+            None => self.begin_target(&transfer, attempt, now),
         }
-        let here = self.table_digest();
-        let coming = self.running().1;
+    }
+
+    /// Why a shard that has not been sealed for this node is not taken, and whether only for now. That views differ is nobody's
+    /// fault: the digest says it.
+    fn refusal(&self, transfer: &Transfer, table: u64) -> Option<(bool, String)> {
+        let shard = transfer.shard;
         let names_here = self.table.as_ref().is_some_and(|table| *table.owner(shard) == self.config.here);
-        let refusal = if is_sealed {
-            None
-        } else if self.leaving {
-            Some("it leaves".to_owned())
-        } else if table != here || !names_here {
-            Some("its view is another".to_owned())
+        let coming = self.targets.keys().filter(|coming| **coming != shard).count();
+        if self.leaving {
+            Some((false, "it leaves".to_owned()))
+        } else if let Some(lacks) = self.lacks.get(&transfer.source) {
+            Some((false, format!("its build lacks {lacks}")))
+        } else if table != self.table_digest() || !names_here {
+            Some((true, "its view is another".to_owned()))
         } else if self.config.takes_max <= coming {
-            Some(format!("{coming} shards are on their way to it"))
+            Some((true, format!("{coming} shards are on their way to it")))
         } else {
             None
-        };
-        if let Some(reason) = refusal {
-            // That views differ is nobody's fault: the digest says it.
-            let is_busy = !self.leaving;
-            self.send(transfer.source, shard, id, Message::NotReady { table: here, is_busy, reason });
-            return;
         }
-        let limits = self.config.limits.clone();
-        let (target, actions) = Target::new(transfer.clone(), attempt, here, limits, now);
-        self.targets.insert(shard, target);
-        self.do_target(&transfer, actions);
+    }
+
+    fn refuse(&mut self, transfer: &Transfer, attempt: u64, is_busy: bool, reason: &str) {
+        let (table, reason) = (self.table_digest(), reason.to_owned());
+        let answer = Message::NotReady { attempt, table, is_busy, reason };
+        self.send(transfer.source.clone(), transfer.shard, transfer.id, answer);
     }
 
     pub(super) fn send(&mut self, to: NodeName, shard: ShardId, transfer: TransferId, message: Message) {

@@ -23,8 +23,8 @@ impl Mover {
         self.rebalance.sealed(shard, epoch, &target);
         let source = self.config.here.clone();
         let transfer = Transfer { id, shard, epoch: Epoch(epoch.0 + 1), source, target };
-        let (source, actions) =
-            Source::resume(transfer.clone(), self.config.boot, self.config.limits.clone(), now);
+        let (attempt, limits) = (self.next_attempt(), self.config.limits.clone());
+        let (source, actions) = Source::resume(transfer.clone(), attempt, limits, now);
         self.sources.insert(shard, source);
         self.do_source(&transfer, actions, false, now);
     }
@@ -44,7 +44,7 @@ impl Mover {
     }
 
     /// The shard's seal is durable.
-    pub(super) fn is_sealed(
+    pub(super) fn take_seal(
         &mut self,
         shard: ShardId,
         transfer: TransferId,
@@ -79,7 +79,9 @@ impl Mover {
             match action {
                 SourceAction::Send(message) => self.send(transfer.target.clone(), shard, id, message),
                 SourceAction::GiveSections => self.actions.push(MoverAction::Order(shard, Order::Give(id))),
-                SourceAction::KeepSections => self.actions.push(MoverAction::Order(shard, Order::Keep)),
+                SourceAction::StopGiving => {
+                    self.actions.push(MoverAction::Order(shard, Order::StopGiving(id)));
+                }
                 SourceAction::ReadRows { from, bytes, attempt } => {
                     let (epoch, transfer) = (owned, id);
                     self.actions.push(MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes });

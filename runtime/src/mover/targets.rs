@@ -2,24 +2,28 @@
 
 use super::{Mover, MoverAction};
 use crate::{
-    handoff::{TargetAction, TargetEvent, Transfer},
+    handoff::{Target, TargetAction, TargetEvent, Transfer},
     kernel::Order,
     placement::ShardId,
     router::Announcement,
-    store::{OwnershipRecord, TransferId},
+    store::OwnershipRecord,
     timestamp::Timestamp,
 };
 
 impl Mover {
-    pub(super) fn target_event(
-        &mut self,
-        shard: ShardId,
-        transfer: TransferId,
-        event: TargetEvent,
-        now: Timestamp,
-    ) {
-        let target = self.targets.get_mut(&shard).filter(|target| target.transfer().id == transfer);
-        let Some(target) = target else { return };
+    /// Begins to take a shard, in place of an earlier hand-off of it.
+    pub(super) fn begin_target(&mut self, transfer: &Transfer, attempt: u64, now: Timestamp) {
+        self.places_begun += 1;
+        let (place, table) = (self.number(self.places_begun), self.table_digest());
+        let limits = self.config.limits.clone();
+        let (target, actions) = Target::new(transfer.clone(), attempt, place, table, limits, now);
+        self.targets.insert(transfer.shard, target);
+        self.do_target(transfer, actions);
+    }
+
+    /// What names a place or a hand-off names it in the event: whoever calls has looked that it is of this target.
+    pub(super) fn target_event(&mut self, shard: ShardId, event: TargetEvent, now: Timestamp) {
+        let Some(target) = self.targets.get_mut(&shard) else { return };
         let transfer = target.transfer().clone();
         let actions = target.step(event, now);
         self.do_target(&transfer, actions);
@@ -30,9 +34,11 @@ impl Mover {
         for action in actions {
             match action {
                 TargetAction::Send(message) => self.send(transfer.source.clone(), shard, id, message),
-                TargetAction::Clear => self.actions.push(MoverAction::Clear(shard, epoch, id)),
-                TargetAction::Stage(sections) => {
-                    self.actions.push(MoverAction::Stage(shard, epoch, id, sections));
+                TargetAction::Clear(place) => {
+                    self.actions.push(MoverAction::Clear { shard, epoch, transfer: id, place });
+                }
+                TargetAction::Stage(place, sections) => {
+                    self.actions.push(MoverAction::Stage { shard, epoch, transfer: id, place, sections });
                 }
                 TargetAction::WriteAccept { rows, hash } => {
                     let from = transfer.source.clone();

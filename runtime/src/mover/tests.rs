@@ -1,6 +1,8 @@
 //! Movers over real stores: nodes join, leave, crash and disagree, messages are lost, doubled and late, and every shard ends
 //! with all its rows where the table names, owned once.
 
+mod by_hand;
+
 use super::{Mover, MoverAction, MoverConfig, MoverEvent};
 use crate::{
     handoff::{HandOffLimits, Message, Transfer},
@@ -28,6 +30,8 @@ struct Node {
     mover: Mover,
     lane: Box<dyn crate::store::Lane>,
     boot: u64,
+    /// Shards whose sections its kernels give.
+    gives: BTreeMap<ShardId, TransferId>,
 }
 
 struct World {
@@ -39,6 +43,7 @@ struct World {
     members: Vec<usize>,
     healed: bool,
     moves: u32,
+    voids: u32,
 }
 
 fn shards() -> Shards {
@@ -55,6 +60,7 @@ impl World {
             members: vec![0],
             healed: false,
             moves: 0,
+            voids: 0,
         };
         for node in 0..nodes {
             let store = node as u128 + 1;
@@ -90,7 +96,7 @@ impl World {
         };
         let (mover, actions) = Mover::new(config, store.ownership().unwrap(), self.now);
         let lane = store.open_lane(LaneId(0));
-        let started = Node { store, mover, lane, boot };
+        let started = Node { store, mover, lane, boot, gives: BTreeMap::new() };
         if node < self.nodes.len() {
             self.nodes[node] = started;
         } else {
@@ -138,21 +144,55 @@ impl World {
         self.nodes[node].lane.commit(&[batch]).unwrap();
     }
 
+    /// The memory of all a node's shards is lost.
+    fn void(&mut self, node: usize) {
+        self.voids += self.nodes[node].gives.len() as u32;
+        for (shard, transfer) in std::mem::take(&mut self.nodes[node].gives) {
+            self.tell(node, MoverEvent::News(shard, HandOffNews::Voided(transfer)));
+        }
+    }
+
     fn order(&mut self, node: usize, shard: ShardId, order: Order) {
+        let (is_lost, is_written) = (!self.healed && self.random.chance(60), self.random.chance(500));
         let news = match order {
-            Order::Give(transfer) => HandOffNews::CopyFrom(transfer),
-            Order::Keep => return,
+            Order::Give(transfer) if is_lost => HandOffNews::Voided(transfer),
+            Order::Give(transfer) => {
+                self.nodes[node].gives.insert(shard, transfer);
+                HandOffNews::CopyFrom(transfer)
+            }
+            Order::StopGiving(transfer) => {
+                self.nodes[node].gives.retain(|_, gives| *gives != transfer);
+                return;
+            }
+            Order::Seal { transfer, .. } if self.nodes[node].gives.get(&shard) != Some(&transfer) => {
+                HandOffNews::Voided(transfer)
+            }
+            Order::Seal { transfer, .. } if is_lost && !is_written => {
+                self.nodes[node].gives.remove(&shard);
+                HandOffNews::Voided(transfer)
+            }
             Order::Seal { transfer, to } => {
+                self.nodes[node].gives.remove(&shard);
                 let owned = self.nodes[node].store.owned().unwrap();
                 let owned = owned.into_iter().find(|owned| owned.shard == shard).expect("it is owned here");
                 let (epoch, number) = (owned.epoch, owned.number + 1);
                 self.commit(node, shard, epoch, number, &OwnershipRecord::Seal { transfer, to });
-                HandOffNews::Sealed { transfer, epoch, number }
+                // It was written, and then the lane was void.
+                if is_lost {
+                    HandOffNews::Voided(transfer)
+                } else {
+                    HandOffNews::Sealed { transfer, epoch, number }
+                }
             }
+            Order::Write {
+                record: OwnershipRecord::Accept { transfer, .. } | OwnershipRecord::Moved { transfer, .. },
+                ..
+            } if is_lost && !is_written => HandOffNews::Voided(transfer),
             Order::Write { epoch, number, record } => {
                 self.moves += u32::from(matches!(record, OwnershipRecord::Accept { .. }));
                 self.commit(node, shard, epoch, number, &record);
-                HandOffNews::Written(record)
+                let news = HandOffNews::Written(record);
+                if is_lost { HandOffNews::Voided(news.transfer()) } else { news }
             }
         };
         self.tell(node, MoverEvent::News(shard, news));
@@ -178,27 +218,27 @@ impl World {
                     let (rows, next) = read.expect("it is owned or sealed");
                     self.tell(node, MoverEvent::RowsRead { shard, transfer, attempt, rows, next });
                 }
-                MoverAction::Clear(shard, epoch, transfer) => {
+                MoverAction::Clear { shard, epoch, transfer, place } => {
                     self.nodes[node].store.begin_staging(shard, epoch, transfer).unwrap();
-                    self.tell(node, MoverEvent::Cleared(shard, transfer));
+                    self.tell(node, MoverEvent::Cleared { shard, place });
                 }
-                MoverAction::Stage(shard, epoch, transfer, sections) => {
+                MoverAction::Stage { shard, epoch, transfer, place, sections } => {
                     let staged = load::stage(&self.nodes[node].store, shard, epoch, transfer, &sections);
                     let event = match staged {
-                        Ok(()) => MoverEvent::Staged(shard, transfer),
+                        Ok(()) => MoverEvent::Staged { shard, place },
                         // Another hand-off of the shard was offered meanwhile.
-                        Err(error) => MoverEvent::StagingFailed(shard, transfer, error.to_string()),
+                        Err(error) => MoverEvent::StagingFailed { shard, place, why: error.to_string() },
                     };
                     self.tell(node, event);
                 }
                 MoverAction::Sweep(shard, epoch, transfer) => {
                     self.nodes[node].store.sweep_staging(shard, epoch, transfer).unwrap();
                 }
-                MoverAction::ReadOwnership(shard) => {
+                MoverAction::ReadOwnership { shard, read } => {
                     let all = self.nodes[node].store.ownership().unwrap();
                     let found = all.into_iter().find(|(other, _)| *other == shard);
                     let ownership = found.map_or(Ownership::Foreign, |(_, ownership)| ownership);
-                    self.tell(node, MoverEvent::Ownership(shard, ownership));
+                    self.tell(node, MoverEvent::Ownership { shard, read, ownership });
                 }
                 MoverAction::Alarm(what) => panic!("n{node}: {what}"),
                 MoverAction::Host(_) | MoverAction::Routed(_) => {}
@@ -233,6 +273,9 @@ impl World {
         }
         let node = self.random.below(self.nodes.len() as u64) as usize;
         self.event(node, MoverEvent::Tick);
+        if !self.healed && self.random.chance(60) {
+            self.void(node);
+        }
         if !self.healed && self.random.chance(6) {
             // It starts again on what its store has; what was on its way within it is gone, what others sent is not.
             let (store, boot) = (self.nodes[node].store.restart(), self.nodes[node].boot + 1);
@@ -295,7 +338,7 @@ impl World {
 
 #[test]
 fn shards_go_where_the_table_names_through_joins_leaves_and_crashes() {
-    let mut moves = 0;
+    let (mut moves, mut voids) = (0, 0);
     for seed in 0..40 {
         let mut world = World::new(seed, 4);
         for _ in 0..6 {
@@ -311,8 +354,9 @@ fn shards_go_where_the_table_names_through_joins_leaves_and_crashes() {
         world.settle();
         world.assert_whole();
         moves += world.moves;
+        voids += world.voids;
     }
-    assert!(40 * 10 < moves, "{moves}");
+    assert!(40 * 10 < moves && 40 < voids, "{moves} {voids}");
 }
 
 #[test]
@@ -367,7 +411,7 @@ fn what_is_said_of_no_shard_or_by_a_stranger_changes_nothing() {
     let of_nothing =
         |message| MoverEvent::Heard { from: name(0), shard: ShardId(1), transfer: TransferId(9), message };
     assert_eq!(said(of_nothing(Message::Accepted)), []);
-    assert_eq!(said(of_nothing(Message::Staged { attempt: 1, through: u64::MAX })), []);
+    assert_eq!(said(of_nothing(Message::Staged { attempt: 1, place: 1, through: u64::MAX })), []);
     assert_eq!(said(of_nothing(Message::Withdrawn)), []);
     assert_eq!(world.nodes[1].mover.running(), (0, 0));
 }

@@ -164,34 +164,34 @@ impl Sim {
                     Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
                 }
             }
-            MoverAction::Clear(shard, epoch, transfer) => {
+            MoverAction::Clear { shard, epoch, transfer, place } => {
                 let cleared = store.begin_staging(shard, epoch, transfer);
-                self.has_staged(at, shard, transfer, cleared, MoverEvent::Cleared(shard, transfer));
+                self.tell_staged(at, shard, place, cleared, MoverEvent::Cleared { shard, place });
             }
-            MoverAction::Stage(shard, epoch, transfer, sections) => {
+            MoverAction::Stage { shard, epoch, transfer, place, sections } => {
                 let staged = load::stage(&*store, shard, epoch, transfer, &sections);
-                self.has_staged(at, shard, transfer, staged, MoverEvent::Staged(shard, transfer));
+                self.tell_staged(at, shard, place, staged, MoverEvent::Staged { shard, place });
             }
             MoverAction::Sweep(shard, epoch, transfer) => {
                 if let Err(StageError::Io(_)) = store.sweep_staging(shard, epoch, transfer) {
                     self.kill(at, self.crash_cuts_power);
                 }
             }
-            MoverAction::ReadOwnership(shard) => {
+            MoverAction::ReadOwnership { shard, read } => {
                 let all = store.ownership().expect("an open store knows what it owns");
                 let found = all.into_iter().find(|(other, _)| *other == shard);
                 let ownership = found.map_or(Ownership::Foreign, |(_, ownership)| ownership);
-                self.tell_mover(at, MoverEvent::Ownership(shard, ownership));
+                self.tell_mover(at, MoverEvent::Ownership { shard, read, ownership });
             }
             MoverAction::Alarm(what) => self.fail(&format!("n{at}: {what}")),
         }
     }
 
-    fn has_staged(
+    fn tell_staged(
         &mut self,
         at: usize,
         shard: ShardId,
-        transfer: crate::store::TransferId,
+        place: u64,
         result: Result<(), StageError>,
         done: MoverEvent,
     ) {
@@ -199,7 +199,8 @@ impl Sim {
             Ok(()) => self.tell_mover(at, done),
             Err(StageError::Io(_)) => self.kill(at, self.crash_cuts_power),
             Err(error) => {
-                self.tell_mover(at, MoverEvent::StagingFailed(shard, transfer, error.to_string()));
+                let why = error.to_string();
+                self.tell_mover(at, MoverEvent::StagingFailed { shard, place, why });
             }
         }
     }

@@ -1,0 +1,285 @@
+//! One mover, every word of which is the test's: what comes late, twice or of before.
+
+use super::{name, shards};
+use crate::{
+    handoff::{HandOffLimits, Message, Piece, Transfer},
+    kernel::{HandOffNews, Order},
+    mover::{Mover, MoverAction, MoverConfig, MoverEvent},
+    placement::{Epoch, ShardId, Table, Weight},
+    rebalance,
+    store::{Ownership, OwnershipRecord, TransferId},
+    timestamp::Timestamp,
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Node 0, and what it was told.
+struct Hand {
+    mover: Mover,
+    now: Timestamp,
+}
+
+fn table(members: &[usize]) -> Arc<Table> {
+    let members: BTreeMap<_, _> = members.iter().map(|node| (name(*node), Weight::default())).collect();
+    Arc::new(Table::new(&members, shards()).unwrap())
+}
+
+/// A shard that this node is to have when both are there.
+fn shard_of(node: usize) -> ShardId {
+    let table = table(&[0, 1]);
+    shards().iter().find(|shard| *table.owner(*shard) == name(node)).unwrap()
+}
+
+fn owned() -> Ownership {
+    Ownership::Owned { epoch: Epoch(1), stay: Epoch(1), number: 5 }
+}
+
+impl Hand {
+    fn new(ownership: Vec<(ShardId, Ownership)>) -> Self {
+        let config = MoverConfig {
+            here: name(0),
+            store: 1,
+            boot: 1,
+            shards: shards(),
+            limits: HandOffLimits::default(),
+            pace: rebalance::Settings::default(),
+            takes_max: 4,
+        };
+        let now = Timestamp::from_millis(1_000);
+        let (mover, _) = Mover::new(config, ownership, now);
+        Self { mover, now }
+    }
+
+    /// It has the shard that node 1 is to have.
+    fn source() -> (Self, ShardId) {
+        let shard = shard_of(1);
+        let mut hand = Self::new(vec![(shard, owned())]);
+        assert_eq!(hand.step(MoverEvent::Table(Some(table(&[0, 1])))), []);
+        (hand, shard)
+    }
+
+    fn step(&mut self, event: MoverEvent) -> Vec<MoverAction> {
+        self.mover.step(event, self.now)
+    }
+
+    fn news(&mut self, shard: ShardId, news: HandOffNews) -> Vec<MoverAction> {
+        self.step(MoverEvent::News(shard, news))
+    }
+
+    /// Node 1 says something.
+    fn hear(&mut self, shard: ShardId, transfer: TransferId, message: Message) -> Vec<MoverAction> {
+        self.step(MoverEvent::Heard { from: name(1), shard, transfer, message })
+    }
+
+    /// It offers its shard, and node 1 is ready. Returns the hand-off and its attempt.
+    fn give(&mut self, shard: ShardId) -> (TransferId, u64) {
+        self.now = self.now + Duration::from_secs(2);
+        let offered = self.step(MoverEvent::Tick);
+        let [MoverAction::Send { transfer, message: Message::Offer { attempt, .. }, .. }] = offered[..]
+        else {
+            panic!("{offered:?}")
+        };
+        let ready = Message::Ready { attempt, table: table(&[0, 1]).digest(), place: 1 };
+        let ordered = self.hear(shard, transfer, ready);
+        assert_eq!(ordered, [MoverAction::Order(shard, Order::Give(transfer))]);
+        (transfer, attempt)
+    }
+
+    /// Up to the order to seal.
+    fn seal(&mut self, shard: ShardId, transfer: TransferId, attempt: u64) {
+        let asked = self.news(shard, HandOffNews::CopyFrom(transfer));
+        assert!(matches!(asked[..], [MoverAction::ReadRows { .. }]), "{asked:?}");
+        let read = MoverEvent::RowsRead { shard, transfer, attempt, rows: Vec::new(), next: None };
+        let sealed = self.step(read);
+        assert_eq!(sealed.last(), Some(&MoverAction::Order(shard, seal_order(transfer))));
+    }
+}
+
+fn seal_order(transfer: TransferId) -> Order {
+    Order::Seal { transfer, to: name(1) }
+}
+
+fn read_of(actions: &[MoverAction]) -> u64 {
+    match actions {
+        [MoverAction::ReadOwnership { read, .. }] => *read,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The place that is to be cleared.
+fn place_of(actions: &[MoverAction]) -> u64 {
+    match actions {
+        [MoverAction::Clear { place, .. }] => *place,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_late_word_of_a_hand_off_that_is_over_takes_no_seal_back() {
+    let (mut hand, shard) = Hand::source();
+    let (first, _) = hand.give(shard);
+    // The lane is void, and the store is read; before it answers, the hand-off is withdrawn and another one begins.
+    let read = read_of(&hand.news(shard, HandOffNews::Voided(first)));
+    let withdrawn = hand.step(MoverEvent::Table(Some(table(&[0]))));
+    assert!(withdrawn.contains(&MoverAction::Order(shard, Order::StopGiving(first))), "{withdrawn:?}");
+    hand.step(MoverEvent::Table(Some(table(&[0, 1]))));
+    let (second, attempt) = hand.give(shard);
+    assert_ne!(first, second);
+    hand.seal(shard, second, attempt);
+
+    assert_eq!(hand.step(MoverEvent::Ownership { shard, read, ownership: owned() }), []);
+    assert_eq!(hand.news(shard, HandOffNews::Voided(first)), []);
+    let sent = hand.news(shard, HandOffNews::Sealed { transfer: second, epoch: Epoch(1), number: 6 });
+    assert!(matches!(sent[..], [MoverAction::Send { message: Message::Piece { .. }, .. }]), "{sent:?}");
+}
+
+#[test]
+fn a_seal_that_never_was_lets_the_shard_be_served_again() {
+    let (mut hand, shard) = Hand::source();
+    let (transfer, attempt) = hand.give(shard);
+    hand.seal(shard, transfer, attempt);
+    let read = read_of(&hand.news(shard, HandOffNews::Voided(transfer)));
+    let settled = hand.step(MoverEvent::Ownership { shard, read, ownership: owned() });
+    assert!(settled.contains(&MoverAction::Host(shard)), "{settled:?}");
+    assert!(settled.contains(&MoverAction::Order(shard, Order::StopGiving(transfer))), "{settled:?}");
+    assert_eq!(hand.mover.running(), (0, 0));
+}
+
+#[test]
+fn a_record_that_is_told_lost_twice_is_written_once_more() {
+    let (mut hand, shard) = Hand::source();
+    let (transfer, attempt) = hand.give(shard);
+    hand.seal(shard, transfer, attempt);
+    hand.news(shard, HandOffNews::Sealed { transfer, epoch: Epoch(1), number: 6 });
+    let record = OwnershipRecord::Moved { transfer, epoch: Epoch(2) };
+    let moved =
+        MoverAction::Order(shard, Order::Write { epoch: Epoch(1), number: 7, record: record.clone() });
+    assert_eq!(hand.hear(shard, transfer, Message::Accepted), [MoverAction::Routed(shard), moved]);
+    let sealed = Ownership::Sealed { epoch: Epoch(1), stay: Epoch(1), number: 6, to: name(1), transfer };
+    // Two words of a void, and both reads come back behind them.
+    let reads = [(); 2].map(|()| read_of(&hand.news(shard, HandOffNews::Voided(transfer))));
+    let mut written = 0;
+    for read in reads {
+        let actions = hand.step(MoverEvent::Ownership { shard, read, ownership: sealed.clone() });
+        written += actions.iter().filter(|action| matches!(action, MoverAction::Order(..))).count();
+    }
+    assert_eq!(written, 1, "a second MOVED would end the node");
+    hand.news(shard, HandOffNews::Written(record));
+    assert_eq!(hand.mover.running(), (0, 0));
+}
+
+/// Node 0 without a shard, and a hand-off to it.
+fn target() -> (Hand, Transfer) {
+    let mut hand = Hand::new(Vec::new());
+    hand.step(MoverEvent::Table(Some(table(&[0, 1]))));
+    let (id, shard) = (TransferId(9), shard_of(0));
+    (hand, Transfer { id, shard, epoch: Epoch(5), source: name(1), target: name(0) })
+}
+
+impl Hand {
+    /// Node 1 offers a shard.
+    fn offered(&mut self, transfer: &Transfer, attempt: u64) -> Vec<MoverAction> {
+        let (transfer, table) = (transfer.clone(), table(&[0, 1]).digest());
+        let (shard, id) = (transfer.shard, transfer.id);
+        self.hear(shard, id, Message::Offer { transfer, attempt, table, is_sealed: false })
+    }
+
+    /// A place was cleared.
+    fn cleared(&mut self, shard: ShardId, place: u64) {
+        let said = self.step(MoverEvent::Cleared { shard, place });
+        assert!(matches!(said[..], [MoverAction::Send { message: Message::Ready { .. }, .. }]), "{said:?}");
+    }
+
+    /// All pieces of a shard without rows. Returns the order to accept it.
+    fn accept(&mut self, transfer: &Transfer, attempt: u64) -> Vec<MoverAction> {
+        let body = Piece::End { rows: 0, hash: 0 }.encode();
+        let accepted = self.hear(transfer.shard, transfer.id, Message::Piece { attempt, number: 1, body });
+        assert!(matches!(accepted[..], [MoverAction::Order(_, Order::Write { .. })]), "{accepted:?}");
+        accepted
+    }
+}
+
+fn is_refused(actions: &[MoverAction]) -> bool {
+    matches!(actions, [MoverAction::Send { message: Message::NotReady { is_busy: true, .. }, .. }])
+}
+
+#[test]
+fn a_shard_is_accepted_once_however_often_its_record_is_told_lost() {
+    let (mut hand, transfer) = target();
+    let (shard, id) = (transfer.shard, transfer.id);
+    let place = place_of(&hand.offered(&transfer, 1));
+    hand.cleared(shard, place);
+    let accepted = hand.accept(&transfer, 1);
+    let [MoverAction::Order(_, Order::Write { ref record, .. })] = accepted[..] else { unreachable!() };
+    let reads = [(); 2].map(|()| read_of(&hand.news(shard, HandOffNews::Voided(id))));
+    let mut written = 0;
+    for read in reads {
+        let again = hand.step(MoverEvent::Ownership { shard, read, ownership: Ownership::Foreign });
+        written += again.iter().filter(|action| accepted.contains(action)).count();
+    }
+    assert_eq!(written, 1, "a second ACCEPT would end the node");
+    let served = hand.news(shard, HandOffNews::Written(record.clone()));
+    assert!(served.contains(&MoverAction::Host(shard)), "{served:?}");
+    assert_eq!(hand.news(shard, HandOffNews::Voided(id)), [], "it is over");
+}
+
+#[test]
+fn an_offer_that_comes_late_takes_no_later_ones_place() {
+    let (mut hand, transfer) = target();
+    let attempt = 2 << 32 | 5;
+    let place = place_of(&hand.offered(&transfer, attempt));
+    let of_before = |epoch| Transfer { id: TransferId(8), epoch: Epoch(epoch), ..transfer.clone() };
+    for (epoch, attempt) in [(5, 2 << 32 | 4), (5, 1 << 32 | 9), (4, 3 << 32)] {
+        assert!(is_refused(&hand.offered(&of_before(epoch), attempt)), "epoch {epoch}, attempt {attempt}");
+    }
+    hand.cleared(transfer.shard, place);
+    assert!(is_refused(&hand.offered(&of_before(5), 1)));
+    hand.accept(&transfer, attempt);
+    assert!(is_refused(&hand.offered(&of_before(5), 1)), "nobody need be alarmed");
+}
+
+#[test]
+fn a_later_offer_takes_the_place_of_one_whose_end_was_not_heard() {
+    let (mut hand, transfer) = target();
+    for (id, epoch, attempt) in [(1, 5, 3), (2, 5, 4), (3, 5, 1 << 32), (4, 7, 1)] {
+        let transfer = Transfer { id: TransferId(id), epoch: Epoch(epoch), ..transfer.clone() };
+        place_of(&hand.offered(&transfer, attempt));
+        assert_eq!(hand.mover.running(), (0, 1));
+    }
+}
+
+#[test]
+fn what_the_store_says_of_an_earlier_place_is_not_taken_for_this_one() {
+    let (mut hand, transfer) = target();
+    let shard = transfer.shard;
+    let first = place_of(&hand.offered(&transfer, 1));
+    let second = place_of(&hand.offered(&transfer, 2));
+    assert!(first < second);
+    assert_eq!(hand.step(MoverEvent::Cleared { shard, place: first }), []);
+    let why = "swept".to_owned();
+    assert_eq!(hand.step(MoverEvent::StagingFailed { shard, place: first, why }), []);
+    hand.cleared(shard, second);
+    assert_eq!(hand.step(MoverEvent::Staged { shard, place: first }), []);
+    hand.accept(&transfer, 2);
+}
+
+#[test]
+fn a_shard_of_a_build_with_more_kinds_is_refused_until_it_is_sealed() {
+    let (mut hand, transfer) = target();
+    let lacks = Some("version 3 of account".to_owned());
+    assert_eq!(hand.step(MoverEvent::Build { node: name(1), lacks }), []);
+    let refused = hand.offered(&transfer, 1);
+    let [MoverAction::Send { message: Message::NotReady { is_busy: false, ref reason, .. }, .. }] =
+        refused[..]
+    else {
+        panic!("{refused:?}")
+    };
+    assert!(reason.contains("version 3 of account"), "{reason}");
+    // It has nowhere else to go.
+    let (shard, id) = (transfer.shard, transfer.id);
+    let sealed = Message::Offer { transfer: transfer.clone(), attempt: 2, table: 0, is_sealed: true };
+    place_of(&hand.hear(shard, id, sealed));
+    // The other build was taken back, or this one has come after it.
+    hand.step(MoverEvent::Build { node: name(1), lacks: None });
+    let other = Transfer { id: TransferId(10), epoch: Epoch(6), ..transfer };
+    place_of(&hand.offered(&other, 3));
+}
