@@ -3,6 +3,7 @@
 use super::{
     ClusterConfig, Command, CommandAnswer, Identity, JoinError, MoveStatus, Network,
     connections::{Connected, serve},
+    joining::lacks,
     storage::{self, Job, KNOWN_NODES},
 };
 use crate::{
@@ -18,8 +19,9 @@ use crate::{
     router::Announcement,
     timestamp::Timestamp,
     transport::{
-        CloseReason, Connection, Credit, Endpoint, Frame, HelloRefusal, Listening, frame::Route,
-        handshake::Hello,
+        CloseReason, Connection, Credit, Endpoint, Frame, HelloRefusal, Listening,
+        frame::Route,
+        handshake::{Hello, KnownKind},
     },
 };
 use bytes::Bytes;
@@ -213,6 +215,7 @@ impl Door {
             network: network.handle().clone(),
             shared: Arc::clone(shared),
             config: identity.config,
+            kinds: identity.kinds,
             endpoint,
             membership,
             mover,
@@ -302,6 +305,8 @@ pub(super) struct Coordinator {
     pub(super) network: tokio::runtime::Handle,
     pub(super) shared: Arc<Shared>,
     pub(super) config: ClusterConfig,
+    /// That this build knows.
+    kinds: Vec<KnownKind>,
     endpoint: Endpoint,
     membership: SharedMembership,
     pub(super) mover: Mover,
@@ -454,6 +459,11 @@ impl Coordinator {
         let connected = Connected { outbound: Arc::clone(&outbound), boot, is_dialled, since: now };
         self.connected.insert(name.clone(), connected);
         self.shared.links.connect(&name, Arc::clone(&outbound));
+        let lacking = lacks(&self.kinds, &other.kinds);
+        if let Some(lacking) = &lacking {
+            tracing::warn!(node = %name, lacking, "this build takes no shards from a node that knows more");
+        }
+        self.step_mover(MoverEvent::Build { node: name.clone(), lacks: lacking });
         self.tell_all_owners(&outbound);
         self.shared.ports.connected(&outbound);
         serve(&self.network, &self.shared.front, &outbound, incoming, self.tell.clone());

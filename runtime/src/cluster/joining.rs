@@ -77,6 +77,22 @@ impl Identity {
     }
 }
 
+/// What this build lacks to serve the entities of another node, in words.
+pub(super) fn lacks(ours: &[KnownKind], theirs: &[KnownKind]) -> Option<String> {
+    let lacking: Vec<String> = theirs
+        .iter()
+        .filter_map(|theirs| match ours.iter().find(|ours| ours.kind == theirs.kind) {
+            None => Some(format!("kind `{}`", theirs.kind)),
+            Some(ours) if ours.version < theirs.version => Some(format!(
+                "version {} of kind `{}` (it reads up to {})",
+                theirs.version, theirs.kind, ours.version
+            )),
+            Some(_) => None,
+        })
+        .collect();
+    (!lacking.is_empty()).then(|| lacking.join(", "))
+}
+
 fn known_kinds(kinds: &Kinds) -> Vec<KnownKind> {
     let known = |kind: &dyn Kind| KnownKind {
         kind: kind.name().to_owned(),
@@ -142,4 +158,26 @@ pub(crate) async fn find_cluster(
 pub(super) fn stranger(transport: Box<dyn crate::transport::Transport>, limits: TransportLimits) -> Endpoint {
     let introduce = || Introduction { cluster: None, node: None, kinds: Vec::new() };
     Endpoint::new(transport, limits, introduce, |_| Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(kinds: &[(&str, u32)]) -> Vec<KnownKind> {
+        let known =
+            |&(kind, version): &(&str, u32)| KnownKind { kind: kind.into(), version, messages: Vec::new() };
+        kinds.iter().map(known).collect()
+    }
+
+    #[test]
+    fn an_older_build_lacks_what_a_newer_one_writes_and_not_the_other_way_round() {
+        let (old, new) = (known(&[("account", 1)]), known(&[("account", 2), ("order", 1)]));
+        assert_eq!(
+            lacks(&old, &new).as_deref(),
+            Some("version 2 of kind `account` (it reads up to 1), kind `order`")
+        );
+        assert_eq!(lacks(&new, &old), None);
+        assert_eq!(lacks(&new, &new), None);
+    }
 }

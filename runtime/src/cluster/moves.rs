@@ -58,10 +58,10 @@ impl Coordinator {
             }
             MoverAction::Host(shard) => self.host(shard),
             action @ (MoverAction::ReadRows { .. }
-            | MoverAction::Clear(..)
-            | MoverAction::Stage(..)
+            | MoverAction::Clear { .. }
+            | MoverAction::Stage { .. }
             | MoverAction::Sweep(..)
-            | MoverAction::ReadOwnership(..)) => {
+            | MoverAction::ReadOwnership { .. }) => {
                 // Should the thread have ended, the node has failed and says so.
                 let _ = self.storage.send(Job::Move(action));
             }

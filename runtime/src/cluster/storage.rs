@@ -6,7 +6,7 @@ use crate::{
     mover::{MoverAction, MoverEvent},
     node::{self, Shared},
     placement::ShardId,
-    store::{LoadError, Ownership, StageError, TransferId},
+    store::{LoadError, Ownership, StageError},
 };
 use std::{
     io,
@@ -66,23 +66,24 @@ fn run(node: &Shared, coordinator: &ToCoordinator, job: Job) -> Result<(), LoadE
                 Err(error) => return Err(error),
             }
         }
-        Job::Move(MoverAction::Clear(shard, epoch, transfer)) => {
+        Job::Move(MoverAction::Clear { shard, epoch, transfer, place }) => {
             let cleared = store.begin_staging(shard, epoch, transfer);
-            staged(&done, shard, transfer, cleared, MoverEvent::Cleared(shard, transfer))?;
+            staged(&done, shard, place, cleared, MoverEvent::Cleared { shard, place })?;
         }
-        Job::Move(MoverAction::Stage(shard, epoch, transfer, sections)) => {
+        Job::Move(MoverAction::Stage { shard, epoch, transfer, place, sections }) => {
             let result = load::stage(store, shard, epoch, transfer, &sections);
-            staged(&done, shard, transfer, result, MoverEvent::Staged(shard, transfer))?;
+            staged(&done, shard, place, result, MoverEvent::Staged { shard, place })?;
         }
         Job::Move(MoverAction::Sweep(shard, epoch, transfer)) => {
             if let Err(StageError::Io(error)) = store.sweep_staging(shard, epoch, transfer) {
                 return Err(LoadError::Io(error));
             }
         }
-        Job::Move(MoverAction::ReadOwnership(shard)) => {
+        Job::Move(MoverAction::ReadOwnership { shard, read }) => {
             let all = store.ownership()?;
             let found = all.into_iter().find(|(other, _)| *other == shard);
-            done(MoverEvent::Ownership(shard, found.map_or(Ownership::Foreign, |(_, ownership)| ownership)));
+            let ownership = found.map_or(Ownership::Foreign, |(_, ownership)| ownership);
+            done(MoverEvent::Ownership { shard, read, ownership });
         }
         Job::Move(action) => unreachable!("{action:?} asks nothing of the store"),
     }
@@ -92,14 +93,14 @@ fn run(node: &Shared, coordinator: &ToCoordinator, job: Job) -> Result<(), LoadE
 fn staged(
     done: &impl Fn(MoverEvent),
     shard: ShardId,
-    transfer: TransferId,
+    place: u64,
     result: Result<(), StageError>,
     event: MoverEvent,
 ) -> Result<(), LoadError> {
     match result {
         Ok(()) => done(event),
         Err(StageError::Io(error)) => return Err(LoadError::Io(error)),
-        Err(error) => done(MoverEvent::StagingFailed(shard, transfer, error.to_string())),
+        Err(error) => done(MoverEvent::StagingFailed { shard, place, why: error.to_string() }),
     }
     Ok(())
 }
