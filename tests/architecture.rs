@@ -114,6 +114,11 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         Ring,
         &["error", "codec", "entity", "message", "placement", "requests", "feeds", "kernel", "clock"],
     ),
+    (
+        "cluster",
+        Ring,
+        &["placement", "membership", "rebalance", "kernel", "handoff", "transport", "client", "runtime"],
+    ),
     ("worker", Ring, &["timestamp", "kernel", "store", "node"]),
     (
         "node",

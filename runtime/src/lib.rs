@@ -152,6 +152,9 @@ mod clock;
 // Frames between nodes, and the connections they travel on.
 pub mod transport;
 
+// What joins a node to others: connections, membership, hand-offs.
+pub mod cluster;
+
 // The actix ring around a kernel.
 mod worker;
 

@@ -1,0 +1,180 @@
+//! What an operator asks of a running node, and what it answers.
+
+use crate::{kernel::Counters, placement::NodeName};
+use serde::{Deserialize, Serialize};
+
+/// What an operator asks of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// What it knows and does.
+    Status,
+    /// Hand all shards over and end.
+    Leave,
+    /// Give a node and its store up for good: its name is free for another store.
+    Forget(NodeName),
+    /// Own the shards of a node again whose disk was destroyed with them on their way there (P18). What it had accepted and
+    /// nobody else has is lost.
+    Reopen {
+        /// The node.
+        destroyed: NodeName,
+    },
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandAnswer {
+    /// To [`Command::Status`].
+    Status(Box<NodeStatus>),
+    /// It is done, or has begun; in words.
+    Done(String),
+    /// It is not done, and why.
+    Refused(String),
+}
+
+/// What a node knows and does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node.
+    pub name: NodeName,
+    /// Id of its cluster, in hexadecimal digits.
+    pub cluster: String,
+    /// How often its store was opened.
+    pub boot: u64,
+    /// What it runs.
+    pub build: String,
+    /// Number of its view. Between nodes the number means nothing; the digest does.
+    pub view: u64,
+    /// Equal where nodes place shards in the same way.
+    pub view_digest: u64,
+    /// All nodes it knows, by name, itself included.
+    pub nodes: Vec<MemberStatus>,
+    /// Who owns each shard, as far as it has heard, in order.
+    pub shards: Vec<ShardStatus>,
+    /// How many shards are on their way from it,
+    pub going: u64,
+    /// and to it.
+    pub coming: u64,
+    /// Hand-offs from it since its start.
+    pub moves: MoveStatus,
+    /// What it has done since its start.
+    pub counters: NodeCounters,
+    /// For how long it has run, in milliseconds.
+    pub uptime_ms: u64,
+    /// Activations in memory, and the bytes they are counted with.
+    pub activations: (u64, u64),
+    /// Nothing is on its way in it: every outbox is empty, and everything is durable.
+    pub is_quiet: bool,
+}
+
+/// A node, as another sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it listens.
+    pub address: String,
+    /// `up`, `leaving` or `left`.
+    pub state: String,
+    /// Its share.
+    pub weight: u16,
+    /// Whether it answers.
+    pub is_alive: bool,
+    /// Whether there is a connection to it; to itself there always is.
+    pub is_connected: bool,
+    /// How often its store was opened.
+    pub boot: u64,
+    /// What it runs.
+    pub build: String,
+}
+
+/// A shard, and who owns it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Its number.
+    pub shard: u32,
+    /// Under which epoch it is owned.
+    pub epoch: u64,
+    /// By which node.
+    pub owner: NodeName,
+}
+
+/// Shards that have left a node.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveStatus {
+    /// How many.
+    pub moved: u64,
+    /// How long the longest of them stood still between its seal and the word that its target serves it, in microseconds.
+    pub stall_us_max: u64,
+    /// The sum of these times.
+    pub stall_us_sum: u64,
+}
+
+/// The [`Counters`] of a node, as they travel.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is the counter of the same name")]
+pub struct NodeCounters {
+    pub accepted: u64,
+    pub applied: u64,
+    pub rejected: u64,
+    pub duplicates: u64,
+    pub waiting: u64,
+    pub dead_lettered: u64,
+    pub in_flight: u64,
+    pub refused: u64,
+    pub queries: u64,
+    pub volatile: u64,
+    pub panics: u64,
+    pub voided: u64,
+    pub batches: u64,
+}
+
+impl From<Counters> for NodeCounters {
+    fn from(counters: Counters) -> Self {
+        let Counters {
+            accepted,
+            applied,
+            rejected,
+            duplicates,
+            waiting,
+            dead_lettered,
+            in_flight,
+            refused,
+            queries,
+            volatile,
+            panics,
+            voided,
+            batches,
+        } = counters;
+        Self {
+            accepted,
+            applied,
+            rejected,
+            duplicates,
+            waiting,
+            dead_lettered,
+            in_flight,
+            refused,
+            queries,
+            volatile,
+            panics,
+            voided,
+            batches,
+        }
+    }
+}
+
+impl Command {
+    /// The bytes of a frame.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).expect("a command can be encoded")
+    }
+}
+
+impl CommandAnswer {
+    /// The bytes of a frame.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).expect("an answer can be encoded")
+    }
+}
