@@ -187,6 +187,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         Ring,
         &["entity", "limits", "placement", "kinds", "kernel", "store", "clock", "cluster", "node", "client"],
     ),
+    ("command", Ring, &["placement", "transport", "cluster", "client", "runtime"]),
 ];
 
 /// What of the store a room of the lower floor may name: rows and batches are values, an engine is not.
@@ -206,7 +207,7 @@ const STORE_WITHOUT_IO: &[&str] = &[
 ];
 
 /// Rooms that may touch files, sockets, threads and clocks.
-const WORLD: &[&str] = &["store", "clock", "transport", "cluster", "worker", "node"];
+const WORLD: &[&str] = &["store", "clock", "transport", "cluster", "worker", "node", "command"];
 /// One call elsewhere that asks the world and changes nothing in it: how many cores there are.
 const WORLD_EXCEPT: (&str, &str) = ("runtime", "thread::available_parallelism");
 

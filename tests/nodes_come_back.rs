@@ -135,7 +135,7 @@ async fn a_wiped_directory_under_a_known_name_stays_outside_until_it_is_forgotte
     let b = node("b", at(&[&a]), Some(&directory.path().join("b"))).await;
     until(&client, "a", "b is here", |status| status.nodes.len() == 2).await;
     // Before it has anything: what it owns would be gone with it.
-    b.leave();
+    b.command(Command::Leave).await.unwrap();
     b.departed().await;
     b.shutdown().await;
     std::fs::remove_dir_all(directory.path().join("b")).unwrap();

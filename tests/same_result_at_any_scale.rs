@@ -1,6 +1,9 @@
 //! The same entities on one node, on two, on three, and while nodes join and leave: the same figures.
 
-use entity_runtime::{cluster::Begin, prelude::*};
+use entity_runtime::{
+    cluster::{Begin, Command},
+    prelude::*,
+};
 use entity_runtime_tests::{
     nodes::{Rows, addresses, at, node, shards_of, until},
     running::Ledger,
@@ -34,7 +37,7 @@ async fn nodes_join_and_leave_while_messages_flow() {
     note(&inside, 600..700).await;
     ROWS.check(&inside, 700).await;
 
-    first.leave();
+    first.command(Command::Leave).await.unwrap();
     note(&client, 700..900).await;
     assert_eq!(first.departed().await, entity_runtime::cluster::Departure::Left);
     first.shutdown().await;

@@ -61,7 +61,7 @@
 //!    the [store] makes durable whole or not at all.
 //! 6. **Deliver.** Only then do the reply and the messages leave; the outbox keeps each until its receiver's commit.
 //!
-//! Names that end in no room of this list are the ring around it: `worker`, `node`, `client`, [`runtime`].
+//! Names that end in no room of this list are the ring around it: `worker`, `node`, `client`, [`runtime`], [`command`].
 
 // The derives name the crate as users do, also in this crate's own tests and docs.
 #[allow(unused_extern_crates)]
@@ -166,6 +166,9 @@ pub mod client;
 
 // What a program holds: built, asked for clients, stopped.
 pub mod runtime;
+
+// A node's command line, and its operator's.
+pub mod command;
 
 pub use client::{Ask, Client, Feed, FeedError};
 pub use entity_macros::{Entity, Message};

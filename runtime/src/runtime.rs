@@ -3,7 +3,10 @@
 use crate::{
     client::{Client, Operator},
     clock::{Clock, random_u128},
-    cluster::{Begin, ClusterConfig, Departure, Door, Identity, JoinError, Network, find_cluster},
+    cluster::{
+        Begin, ClusterConfig, Command, CommandAnswer, Departure, Door, Identity, JoinError, Network,
+        find_cluster,
+    },
     entity::{Entity, Kind, KindOf},
     kernel::Counters,
     kinds::Kinds,
@@ -391,12 +394,10 @@ impl Runtime {
         self.node.cluster().map(crate::cluster::Cluster::address)
     }
 
-    /// Hands all shards over to the other nodes; [`Runtime::departed`] tells when that is done. Refused, with a line in the log,
-    /// where there is nobody to take them.
-    pub fn leave(&self) {
-        if let Some(cluster) = self.node.cluster() {
-            cluster.leave();
-        }
+    /// Carries out an operator's command at this node, as [`Client::command`] does at others; `None` where it is no node of a
+    /// cluster, or has ended. [`Runtime::departed`] tells when it has left after a [`Command::Leave`].
+    pub async fn command(&self, command: Command) -> Option<CommandAnswer> {
+        self.node.cluster()?.command(command).await
     }
 
     /// Waits until this node has left its cluster, or has failed. For ever where neither happens.

@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
 };
 
@@ -62,8 +62,8 @@ pub(crate) enum Notice {
     Kept(u64),
     /// or found no room.
     NotKept(u64, Vec<u8>),
-    /// This node leaves.
-    Leave,
+    /// A command of this process.
+    Asked(Command, oneshot::Sender<CommandAnswer>),
     /// The node has failed.
     Failed(String),
     /// Close all connections.
@@ -266,9 +266,11 @@ impl Cluster {
         &self.address
     }
 
-    /// Hands all shards over, and departs.
-    pub(crate) fn leave(&self) {
-        self.tell.tell(Notice::Leave);
+    /// Carries out a command. `None`: the node has ended.
+    pub(crate) async fn command(&self, command: Command) -> Option<CommandAnswer> {
+        let (tell, told) = oneshot::channel();
+        self.tell.tell(Notice::Asked(command, tell));
+        told.await.ok()
     }
 
     /// Waits for the end of the node's time in the cluster.
@@ -323,7 +325,7 @@ pub(super) struct Coordinator {
     pub(super) sealed_at: BTreeMap<ShardId, Timestamp>,
     pub(super) moves: MoveStatus,
     /// Operators who wait until a node is forgotten.
-    forgetting: BTreeMap<NodeName, Vec<(Arc<Outbound>, u64)>>,
+    forgetting: BTreeMap<NodeName, Vec<Asker>>,
     /// What found no room on the disk.
     not_kept: Option<(u64, Vec<u8>)>,
     pub(super) leaving: Leaving,
@@ -395,11 +397,7 @@ impl Coordinator {
             Notice::Mover(event) => self.step_mover(event),
             Notice::Kept(number) => self.step_membership(MembershipEvent::Kept(number)),
             Notice::NotKept(number, bytes) => self.not_kept = Some((number, bytes)),
-            Notice::Leave => {
-                if let Err(why) = self.leave() {
-                    tracing::warn!(why, "this node does not leave");
-                }
-            }
+            Notice::Asked(command, tell) => self.carry_out(Asker::Here(tell), command),
             Notice::Failed(why) => {
                 self.close_all();
                 self.depart.send_if_modified(|departure| {
@@ -562,10 +560,10 @@ impl Coordinator {
             }
             MembershipAction::ViewChanged => self.view_changed(),
             MembershipAction::Forgotten { name, store } => {
-                for (asker, slot) in self.forgetting.remove(&name).unwrap_or_default() {
+                for asker in self.forgetting.remove(&name).unwrap_or_default() {
                     let done =
                         format!("{name} is forgotten, and its store {store:032x} is never let in again");
-                    answer(&asker, slot, &CommandAnswer::Done(done));
+                    asker.tell(CommandAnswer::Done(done));
                 }
             }
             MembershipAction::Refused(refusal) => tracing::warn!("{refusal}"),
@@ -610,35 +608,46 @@ impl Coordinator {
         let _ = client.frame(Frame::Members(bytes), len);
     }
 
-    /// An operator's word.
-    fn command(&mut self, asker: &Arc<Outbound>, slot: u64, command: &[u8]) {
-        let said = match crate::codec::decode::<Command>(command) {
-            Ok(Command::Status) => CommandAnswer::Status(Box::new(self.status())),
-            Ok(Command::Leave) => match self.leave() {
+    /// An operator's word over a connection.
+    fn command(&mut self, outbound: &Arc<Outbound>, slot: u64, command: &[u8]) {
+        let asker = Asker::There(Arc::clone(outbound), slot);
+        match crate::codec::decode(command) {
+            Ok(command) => self.carry_out(asker, command),
+            Err(why) => {
+                asker.tell(CommandAnswer::Refused(format!("this build does not know the command: {why}")));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, asker: Asker, command: Command) {
+        let said = match command {
+            Command::Status => CommandAnswer::Status(Box::new(self.status())),
+            Command::Leave => match self.leave() {
                 Ok(()) => {
                     CommandAnswer::Done(format!("{} hands its shards over and leaves", self.config.name))
                 }
                 Err(why) => CommandAnswer::Refused(why),
             },
-            Ok(Command::Forget(name)) => return self.forget(asker, slot, &name),
-            Ok(Command::Reopen { destroyed }) => CommandAnswer::Refused(format!(
+            Command::Forget(name) => return self.forget(asker, name),
+            Command::Reopen { destroyed } => CommandAnswer::Refused(format!(
                 "shards that were on their way to {destroyed} cannot be opened again by this build"
             )),
-            Err(why) => CommandAnswer::Refused(format!("this build does not know the command: {why}")),
         };
-        answer(asker, slot, &said);
+        asker.tell(said);
     }
 
-    fn forget(&mut self, asker: &Arc<Outbound>, slot: u64, name: &NodeName) {
-        self.forgetting.entry(name.clone()).or_default().push((Arc::clone(asker), slot));
+    fn forget(&mut self, asker: Asker, name: NodeName) {
         let now = self.now();
         let actions = self.membership().step(MembershipEvent::Forget(name.clone()), now);
+        let refused = actions.iter().find_map(|action| match action {
+            MembershipAction::Refused(refusal) => Some(refusal.to_string()),
+            _ => None,
+        });
+        match refused {
+            Some(why) => asker.tell(CommandAnswer::Refused(why)),
+            None => self.forgetting.entry(name).or_default().push(asker),
+        }
         for action in actions {
-            if let MembershipAction::Refused(refusal) = &action {
-                for (asker, slot) in self.forgetting.remove(name).unwrap_or_default() {
-                    answer(&asker, slot, &CommandAnswer::Refused(refusal.to_string()));
-                }
-            }
             self.perform(action);
         }
     }
@@ -685,10 +694,26 @@ fn close(outbound: &Outbound, why: &dyn std::fmt::Display) {
     outbound.link().close(CloseReason::Violation(why.to_string()));
 }
 
-fn answer(asker: &Outbound, slot: u64, said: &CommandAnswer) {
-    let bytes: Bytes = said.encode().into();
-    let len = bytes.len();
-    let _ = asker.frame(Frame::CommandAnswer { slot, answer: bytes }, len);
+/// Who has given a command.
+pub(super) enum Asker {
+    /// Over a connection, under this number.
+    There(Arc<Outbound>, u64),
+    /// In this process.
+    Here(oneshot::Sender<CommandAnswer>),
+}
+
+impl Asker {
+    fn tell(self, said: CommandAnswer) {
+        match self {
+            Self::There(outbound, slot) => {
+                let bytes: Bytes = said.encode().into();
+                let len = bytes.len();
+                let _ = outbound.frame(Frame::CommandAnswer { slot, answer: bytes }, len);
+            }
+            // Whoever asked may have given up.
+            Self::Here(tell) => drop(tell.send(said)),
+        }
+    }
 }
 
 impl From<JoinError> for io::Error {

@@ -238,7 +238,7 @@ fn a_range_of_rows_is_visited_in_order_until_no_more_are_wanted() {
         assert_eq!(read(250..280, 1_000), (250..280).collect::<Vec<_>>());
         assert_eq!(read(250..280, 3), [250, 251, 252]);
         assert_eq!(read(299..u64::MAX, 1_000), [299, 300]);
-        assert_eq!(read(301..400, 1_000), []);
+        assert_eq!(read(301..400, 1_000), [0; 0]);
         assert!(matches!(
             store.load_rows(ShardId(1), Epoch(9), [].as_slice()..&[0xff], &mut |_, _| true),
             Err(LoadError::NotOwned(_))

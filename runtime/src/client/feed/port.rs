@@ -558,12 +558,12 @@ mod tests {
         assert_eq!(handed(&front), [2, 3]);
         // They were refused again, of which nothing is told: one word was enough for the burst.
         feed.port.tick_at(start + SILENCE / 2);
-        assert_eq!(handed(&front), []);
+        assert_eq!(handed(&front), [0; 0]);
         let later = start + SILENCE * 2;
         feed.port.tick_at(later);
         assert_eq!(handed(&front), [1, 2, 3]);
         feed.port.tick_at(later + SILENCE / 2);
-        assert_eq!(handed(&front), []);
+        assert_eq!(handed(&front), [0; 0]);
     }
 
     #[test]
@@ -637,7 +637,7 @@ mod tests {
         front.intakes[0].take(&mut Vec::new());
         tell(&feed, shard, FeedNews::SendFrom(2));
         feed.port.tick_at(front.clock.now());
-        assert_eq!(handed(&front), []);
+        assert_eq!(handed(&front), [0; 0]);
         // It has had its turns.
         front.intakes[0].taken(front.intakes[0].backlog() - before, 0);
         feed.port.tick_at(front.clock.now());
@@ -681,6 +681,6 @@ mod tests {
         tell(&feed, shard, FeedNews::Claimed);
         assert_eq!(handed(&front), (1..=2 * GATHER as u64).collect::<Vec<_>>());
         feed.port.tick_at(front.clock.now());
-        assert_eq!(handed(&front), []);
+        assert_eq!(handed(&front), [0; 0]);
     }
 }

@@ -1,0 +1,261 @@
+//! Being a node: `node`, and `adopt`, which is one for a while.
+
+use super::{
+    Failure,
+    args::{AdoptArgs, NodeArgs},
+    environment::Lookup,
+    operate::shards_of,
+    reach::{Dial, Reach, ask_all},
+    say,
+    settings::{self, Settings},
+    stop::Stop,
+};
+use crate::{
+    cluster::{Command, CommandAnswer, Departure},
+    placement::NodeName,
+    runtime::{Builder, Runtime, StartError},
+};
+use std::{convert::Infallible, future::pending, path::Path, time::Duration};
+
+/// How often a node that gives its shards away is asked how many are left.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// What a volume's root may hold without being of anyone.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Serves until it is stopped, leaves or fails.
+pub(super) async fn node(builder: Builder, args: NodeArgs, lookup: Lookup<'_>) -> Result<(), Failure> {
+    let settings = Settings::gather(args, lookup)?;
+    match serve(builder, settings, false).await? {
+        End::Stopped | End::Left => Ok(()),
+    }
+}
+
+/// Serves in the place of a dead node until it has handed everything over.
+pub(super) async fn adopt(builder: Builder, args: AdoptArgs, lookup: Lookup<'_>) -> Result<(), Failure> {
+    if args.original_destroyed {
+        let why = "--original-destroyed is not built yet: the store of a copy is refused where the original was \
+                   seen later. Adopt the original directory, or move its volume here";
+        return Err(Failure::Usage(why.into()));
+    }
+    let directory = args.data_dir.clone();
+    if is_empty(&directory) {
+        let why = format!(
+            "there is no node's data directory at {}: name the one (mount the volume) that holds it",
+            directory.display()
+        );
+        return Err(Failure::Failed(why));
+    }
+    let security = settings::security(args.security.clone(), lookup)?;
+    let seeds: Vec<String> = args.join.iter().map(ToString::to_string).collect();
+    let name = dead_node(&Dial { security: security.clone() }, &seeds, args.name.clone()).await?;
+    let settings = Settings::of_adopter(name.clone(), args, security)?;
+    match serve(builder, settings, true).await? {
+        End::Left => Ok(()),
+        End::Stopped => Err(Failure::Failed(format!(
+            "stopped before all shards of node {name} were handed over: run the same command again, or start the node"
+        ))),
+    }
+}
+
+/// Nothing is there, or nothing that is of a store.
+fn is_empty(directory: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(directory) else { return true };
+    // What cannot be read is left to whoever opens the store, and says what is wrong.
+    entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND))
+}
+
+/// Who is adopted: a node that the others do not see, and that does not answer either.
+async fn dead_node(
+    reach: &impl Reach,
+    seeds: &[String],
+    said: Option<NodeName>,
+) -> Result<NodeName, Failure> {
+    let answers = ask_all(reach, seeds, None).await;
+    if answers.nodes.is_empty() {
+        return Err(Failure::Failed(answers.silence("--join")));
+    }
+    let members = answers.members();
+    if let Some(name) = said {
+        if let Some(answer) = answers.nodes.get(&name) {
+            let why = format!("node {name} is not dead, it answers at {}: use `leave`", answer.address);
+            return Err(Failure::Failed(why));
+        }
+        if !members.contains_key(&name) {
+            let known: Vec<_> = members.keys().map(ToString::to_string).collect();
+            return Err(Failure::Failed(format!(
+                "no node of this cluster is called {name}; there are {}",
+                known.join(", ")
+            )));
+        }
+        return Ok(name);
+    }
+    let is_dead = |seen: &[super::reach::Seen<'_>]| {
+        seen.iter().all(|seen| !seen.member.is_alive) && seen.iter().all(|seen| seen.member.state != "left")
+    };
+    let dead: Vec<_> =
+        members.iter().filter(|(name, seen)| !answers.nodes.contains_key(**name) && is_dead(seen)).collect();
+    match dead[..] {
+        [(name, _)] => Ok((*name).clone()),
+        [] => Err(Failure::Failed(
+            "no node of this cluster is dead; where the others have not noticed yet, say whose directory it is by --name"
+                .into(),
+        )),
+        _ => {
+            let names: Vec<_> = dead.iter().map(|(name, _)| name.to_string()).collect();
+            let why =
+                format!("{} are all dead: say by --name whose directory it is", names.join(" and "));
+            Err(Failure::Usage(why))
+        }
+    }
+}
+
+/// How a node has ended in peace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stopped,
+    Left,
+}
+
+async fn serve(builder: Builder, settings: Settings, is_to_leave: bool) -> Result<End, Failure> {
+    let name = settings.cluster.name.clone();
+    let stop = Stop::listen();
+    let runtime = tokio::select! {
+        started = configured(builder, settings).start() => started.map_err(not_started)?,
+        () = stop.asked() => {
+            tracing::info!("stopped before it served");
+            return Ok(End::Stopped);
+        }
+    };
+    let address = runtime.listens_at().expect("a node of a cluster listens");
+    say(&format!("node {name} serves at {address}"));
+    let end = until_its_end(&runtime, &name, &stop, is_to_leave).await;
+    if end == Ok(End::Stopped) {
+        tracing::info!("stopping");
+    }
+    runtime.shutdown().await;
+    if end == Ok(End::Left) {
+        say(&format!("node {name} has left the cluster"));
+    }
+    end
+}
+
+fn configured(mut builder: Builder, settings: Settings) -> Builder {
+    if let Some(directory) = settings.data_dir {
+        builder = builder.data_dir(directory);
+    }
+    if let Some(workers) = settings.workers {
+        builder = builder.workers(workers.get());
+    }
+    if let Some(shards) = settings.shards {
+        builder = builder.shards(shards);
+    }
+    builder.cluster(settings.cluster)
+}
+
+fn not_started(error: StartError) -> Failure {
+    match error {
+        // Its own words are for who writes the program, and not for who starts it.
+        StartError::NoStore => Failure::Usage(
+            "no directory to keep state in: give --data-dir DIR, set ENTITY_DATA_DIR, or say data_dir in the file of --config"
+                .into(),
+        ),
+        error => Failure::Failed(error.to_string()),
+    }
+}
+
+async fn until_its_end(
+    runtime: &Runtime,
+    name: &NodeName,
+    stop: &Stop,
+    is_to_leave: bool,
+) -> Result<End, Failure> {
+    let given_away = async { if is_to_leave { give_away(runtime, name).await } else { pending().await } };
+    tokio::select! {
+        departure = runtime.departed() => match departure {
+            Departure::Left => Ok(End::Left),
+            Departure::Failed(why) => Err(Failure::Failed(format!(
+                "node {name} has failed: {why}; start it again, it recovers from its data directory"
+            ))),
+        },
+        () = stop.asked() => Ok(End::Stopped),
+        Err(why) = given_away => Err(Failure::Failed(format!("node {name} does not leave: {why}"))),
+    }
+}
+
+/// Lets the node leave, and says how far it is until somebody sees that it has.
+async fn give_away(runtime: &Runtime, name: &NodeName) -> Result<Infallible, String> {
+    if let Some(CommandAnswer::Refused(why)) = runtime.command(Command::Leave).await {
+        return Err(why);
+    }
+    let mut told = None;
+    loop {
+        // Where it does not answer it may be gone already: whoever waits beside this sees that.
+        if let Some(CommandAnswer::Status(status)) = runtime.command(Command::Status).await {
+            let left = shards_of(&status, name);
+            if told.replace(left) != Some(left) {
+                say(&format!("node {name} hands its shards over: {left} left"));
+            }
+        }
+        tokio::time::sleep(PROGRESS_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::reach::tests::{Script, member, name, status},
+        *,
+    };
+
+    #[tokio::test]
+    async fn the_only_dead_node_is_the_one_that_is_adopted() {
+        let nodes = [member("a", "up", true), member("b", "up", false), member("c", "left", false)];
+        let script = Script::default().node(status("a", &nodes, &[]));
+        let dead = |named: Option<&str>| {
+            let named = named.map(name);
+            async { dead_node(&script, &["a:7001".into()], named).await }
+        };
+        assert_eq!(dead(None).await, Ok(name("b")));
+        assert_eq!(dead(Some("b")).await, Ok(name("b")));
+        let failed = |why: &str| Err(Failure::Failed(why.into()));
+        let alive = failed("node a is not dead, it answers at a:7001: use `leave`");
+        assert_eq!(dead(Some("a")).await, alive);
+        let unknown = failed("no node of this cluster is called d; there are a, b, c");
+        assert_eq!(dead(Some("d")).await, unknown);
+    }
+
+    #[tokio::test]
+    async fn who_is_adopted_is_not_guessed() {
+        let dead = |nodes: Vec<_>| async move {
+            let script = Script::default().node(status("a", &nodes, &[]));
+            dead_node(&script, &["a:7001".into()], None).await.unwrap_err()
+        };
+        let a = member("a", "up", true);
+        let two = dead(vec![a.clone(), member("b", "up", false), member("c", "leaving", false)]).await;
+        let why = "b and c are all dead: say by --name whose directory it is";
+        assert_eq!(two, Failure::Usage(why.into()));
+        let none = dead(vec![a, member("b", "up", true)]).await;
+        assert!(matches!(&none, Failure::Failed(why) if why.starts_with("no node of this cluster is dead")));
+        let silent = dead_node(&Script::default(), &["a:7001".into()], None).await.unwrap_err();
+        assert!(matches!(&silent, Failure::Failed(why) if why.ends_with("name one that runs by --join")));
+    }
+
+    #[test]
+    fn a_directory_without_anything_is_nobodys() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(is_empty(directory.path()) && is_empty(&directory.path().join("none")));
+        std::fs::create_dir(directory.path().join(LOST_AND_FOUND)).unwrap();
+        assert!(is_empty(directory.path()));
+        std::fs::write(directory.path().join("something"), "").unwrap();
+        assert!(!is_empty(directory.path()));
+    }
+
+    #[test]
+    fn a_node_without_a_directory_is_told_how_to_get_one() {
+        let Failure::Usage(why) = not_started(StartError::NoStore) else {
+            panic!("it is a wrong command line")
+        };
+        assert!(why.contains("--data-dir") && why.contains("ENTITY_DATA_DIR") && !why.contains(".data_dir("));
+        assert!(matches!(not_started(StartError::NoEntities), Failure::Failed(_)));
+    }
+}

@@ -1,0 +1,241 @@
+//! What a node is told, put together: by its command line, else its environment, else its file, else nothing.
+
+use super::{
+    address::Address,
+    args::{AdoptArgs, NodeArgs, SecurityArgs},
+    config_file, environment,
+    environment::Lookup,
+};
+use crate::{
+    cluster::{Begin, ClusterConfig, Security},
+    placement::{NodeName, Weight},
+    transport::TlsFiles,
+};
+use serde::Deserialize;
+use std::{num::NonZeroUsize, path::PathBuf};
+
+/// Where a node listens, and is looked for, unless it is said.
+pub(super) const LISTEN_DEFAULT: &str = "127.0.0.1:7001";
+
+/// What one source says of a node. The names are the keys of the file.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Said {
+    pub(super) name: Option<NodeName>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) listen: Option<Address>,
+    pub(super) advertise: Option<Address>,
+    pub(super) found: Option<bool>,
+    pub(super) join: Option<Vec<Address>>,
+    pub(super) weight: Option<Weight>,
+    pub(super) workers: Option<NonZeroUsize>,
+    pub(super) shards: Option<u32>,
+    pub(super) tls_authority: Option<PathBuf>,
+    pub(super) tls_certificate: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+    pub(super) insecure: Option<bool>,
+}
+
+/// What is said cannot be done. Each names the way out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SettingsError {
+    /// An environment variable that cannot be read.
+    #[error("{variable} in the environment: {why}")]
+    Variable { variable: &'static str, why: String },
+    /// A file that cannot be read.
+    #[error("cannot read {}: {why}", path.display())]
+    Unreadable { path: PathBuf, why: String },
+    /// A file that says what cannot be.
+    #[error("{}, line {line}: {why}", path.display())]
+    File { path: PathBuf, line: usize, why: String },
+    /// Two ways to begin.
+    #[error("{0} says both `found` and `join`: one node founds the cluster, the others join it")]
+    FoundAndJoin(String),
+    /// A number of shards for a cluster that has one.
+    #[error("--shards goes with --found alone: a cluster keeps the number of shards it was founded with")]
+    ShardsOfOthers,
+    /// Nothing to be called by.
+    #[error("a node that listens at {0} cannot be called that, {1}: give it a --name")]
+    Nameless(Address, &'static str),
+    /// Nowhere to be reached.
+    #[error(
+        "{0} stands for every address of this machine: say by --advertise at which the others reach the node"
+    )]
+    Unreachable(Address),
+    /// A part of what TLS needs.
+    #[error("TLS needs --tls-authority, --tls-certificate and --tls-key; {0} is missing")]
+    HalfSecured(&'static str),
+    /// Secured and not.
+    #[error("--insecure and certificates exclude each other: leave one of them out")]
+    SecuredAndNot,
+}
+
+/// All that is said of a node.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) cluster: ClusterConfig,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) workers: Option<NonZeroUsize>,
+    pub(super) shards: Option<u32>,
+}
+
+impl Settings {
+    pub(super) fn gather(args: NodeArgs, lookup: Lookup<'_>) -> Result<Self, SettingsError> {
+        let file = args.config.clone().or_else(|| environment::config(lookup));
+        let mut said = Said::from(args).judged(|| "the command line".into())?;
+        said = said.or(environment::node(lookup)?.judged(|| "the environment".into())?);
+        if let Some(file) = file {
+            said = said.or(config_file::read(&file)?.judged(|| file.display().to_string())?);
+        }
+        said.settle()
+    }
+
+    /// Of a node that takes the place of a dead one.
+    pub(super) fn of_adopter(
+        name: NodeName,
+        args: AdoptArgs,
+        security: Security,
+    ) -> Result<Self, SettingsError> {
+        let said = Said {
+            name: Some(name),
+            data_dir: Some(args.data_dir),
+            listen: Some(args.listen),
+            advertise: args.advertise,
+            join: Some(args.join),
+            ..Said::default()
+        };
+        let mut settings = said.settle()?;
+        settings.cluster.security = security;
+        Ok(settings)
+    }
+}
+
+/// How somebody who asks nodes secures the connection.
+pub(super) fn security(args: SecurityArgs, lookup: Lookup<'_>) -> Result<Security, SettingsError> {
+    Said::from(args).or(environment::security(lookup)?).security()
+}
+
+impl Said {
+    /// One source may not say two things at once; of two sources the first is heard.
+    fn judged(self, source: impl FnOnce() -> String) -> Result<Self, SettingsError> {
+        if self.founds() && self.joins() { Err(SettingsError::FoundAndJoin(source())) } else { Ok(self) }
+    }
+
+    fn founds(&self) -> bool {
+        self.found == Some(true)
+    }
+
+    fn joins(&self) -> bool {
+        self.join.as_ref().is_some_and(|join| !join.is_empty())
+    }
+
+    /// This, and what it does not say from `lower`. How to begin is one thing in two words.
+    fn or(self, lower: Self) -> Self {
+        let (found, join) =
+            if self.founds() || self.joins() { (self.found, self.join) } else { (lower.found, lower.join) };
+        Self {
+            name: self.name.or(lower.name),
+            data_dir: self.data_dir.or(lower.data_dir),
+            listen: self.listen.or(lower.listen),
+            advertise: self.advertise.or(lower.advertise),
+            found,
+            join,
+            weight: self.weight.or(lower.weight),
+            workers: self.workers.or(lower.workers),
+            shards: self.shards.or(lower.shards),
+            tls_authority: self.tls_authority.or(lower.tls_authority),
+            tls_certificate: self.tls_certificate.or(lower.tls_certificate),
+            tls_key: self.tls_key.or(lower.tls_key),
+            insecure: self.insecure.or(lower.insecure),
+        }
+    }
+
+    fn settle(self) -> Result<Settings, SettingsError> {
+        let security = self.security()?;
+        let begin = if self.founds() {
+            Begin::Found
+        } else if self.joins() {
+            Begin::Join(self.join.unwrap_or_default().into_iter().map(Into::into).collect())
+        } else {
+            Begin::Resume
+        };
+        if self.shards.is_some() && begin != Begin::Found {
+            return Err(SettingsError::ShardsOfOthers);
+        }
+        let listen =
+            self.listen.unwrap_or_else(|| LISTEN_DEFAULT.parse().expect("the default is an address"));
+        let name = self.name.map_or_else(|| name_of(&listen), Ok)?;
+        if listen.is_every_host() && self.advertise.is_none() {
+            return Err(SettingsError::Unreachable(listen));
+        }
+        let cluster = ClusterConfig {
+            advertise: self.advertise.map(Into::into),
+            // 100 at the most.
+            weight: self.weight.unwrap_or_default().get() as u16,
+            security,
+            ..ClusterConfig::new(name, listen, begin)
+        };
+        Ok(Settings { cluster, data_dir: self.data_dir, workers: self.workers, shards: self.shards })
+    }
+
+    fn security(&self) -> Result<Security, SettingsError> {
+        let insecure = self.insecure == Some(true);
+        match (&self.tls_authority, &self.tls_certificate, &self.tls_key) {
+            (None, None, None) if insecure => Ok(Security::Insecure),
+            (None, None, None) => Ok(Security::Loopback),
+            _ if insecure => Err(SettingsError::SecuredAndNot),
+            (Some(authority), Some(certificate), Some(key)) => Ok(Security::Tls(TlsFiles {
+                authority: authority.clone(),
+                certificate: certificate.clone(),
+                key: key.clone(),
+            })),
+            (None, _, _) => Err(SettingsError::HalfSecured("--tls-authority")),
+            (_, None, _) => Err(SettingsError::HalfSecured("--tls-certificate")),
+            (_, _, None) => Err(SettingsError::HalfSecured("--tls-key")),
+        }
+    }
+}
+
+/// A node is called by its address, where no other node can have the same one.
+fn name_of(listen: &Address) -> Result<NodeName, SettingsError> {
+    let nameless = |why| SettingsError::Nameless(listen.clone(), why);
+    if listen.has_any_port() {
+        return Err(nameless("for its port is another each time"));
+    }
+    if listen.is_every_host() {
+        return Err(nameless("for that stands for any machine"));
+    }
+    listen.as_str().parse().map_err(|_| nameless("for it has characters no name can have"))
+}
+
+impl From<NodeArgs> for Said {
+    fn from(args: NodeArgs) -> Self {
+        Self {
+            name: args.name,
+            data_dir: args.data_dir,
+            listen: args.listen,
+            advertise: args.advertise,
+            found: args.found.then_some(true),
+            join: Some(args.join),
+            weight: args.weight,
+            workers: args.workers,
+            shards: args.shards,
+            ..Self::from(args.security)
+        }
+    }
+}
+
+impl From<SecurityArgs> for Said {
+    fn from(args: SecurityArgs) -> Self {
+        Self {
+            tls_authority: args.tls_authority,
+            tls_certificate: args.tls_certificate,
+            tls_key: args.tls_key,
+            insecure: args.insecure.then_some(true),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
