@@ -37,5 +37,5 @@ pub use config::{Begin, ClusterConfig, Security};
 pub use coordinator::Departure;
 pub(crate) use coordinator::{Cluster, Door, ToCoordinator};
 pub use joining::JoinError;
-pub(crate) use joining::{Identity, find_cluster};
+pub(crate) use joining::{Identity, find_cluster, keep_seeds};
 pub(crate) use network::Network;

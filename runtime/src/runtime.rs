@@ -5,7 +5,7 @@ use crate::{
     clock::{Clock, random_u128},
     cluster::{
         Begin, ClusterConfig, Command, CommandAnswer, Departure, Door, Identity, JoinError, Network,
-        find_cluster,
+        find_cluster, keep_seeds,
     },
     entity::{Entity, Kind, KindOf},
     kernel::Counters,
@@ -288,7 +288,12 @@ async fn open_or_join(
         Err(StartError::Open(OpenError::NotFounded { place })) => {
             let founding = founding(network, config, shards).await?;
             let founding = founding.ok_or(StartError::NeitherFoundNorJoin { place })?;
-            Ok(Arc::new(blocking(move || EmbeddedStore::found(&path, &founding, &embedded)).await?))
+            let store: Arc<dyn Store> =
+                Arc::new(blocking(move || EmbeddedStore::found(&path, &founding, &embedded)).await?);
+            if let Begin::Join(seeds) = &config.begin {
+                keep_seeds(&*store, seeds).map_err(io::Error::other)?;
+            }
+            Ok(store)
         }
         Err(error) => Err(error),
     }

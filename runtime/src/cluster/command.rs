@@ -50,7 +50,9 @@ pub struct NodeStatus {
     pub view_digest: u64,
     /// All nodes it knows, by name, itself included.
     pub nodes: Vec<MemberStatus>,
-    /// Who owns each shard, as far as it has heard, in order.
+    /// How many shards the cluster has.
+    pub shards_total: u32,
+    /// Who owns each shard, as far as it has heard, in order: of some it may not have heard yet.
     pub shards: Vec<ShardStatus>,
     /// How many shards are on their way from it,
     pub going: u64,

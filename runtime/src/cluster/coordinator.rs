@@ -1,9 +1,9 @@
 //! The one task that drives membership and mover, and changes routes.
 
 use super::{
-    ClusterConfig, Command, CommandAnswer, Identity, JoinError, MoveStatus, Network,
+    Begin, ClusterConfig, Command, CommandAnswer, Identity, JoinError, MoveStatus, Network,
     connections::{Connected, serve},
-    joining::lacks,
+    joining::{kept_seeds, lacks},
     storage::{self, Job, KNOWN_NODES},
 };
 use crate::{
@@ -41,6 +41,8 @@ use tokio::{
 const TICK: Duration = Duration::from_millis(20);
 /// How long a node that has left stays connected, so that the others hear of it.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// After so long without a connection a node says that it is alone.
+const ALONE_AFTER: Duration = Duration::from_secs(5);
 /// Shards that come to a node at a time; one that is sealed for it always may.
 const TAKES_MAX: usize = 8;
 
@@ -198,6 +200,10 @@ impl Door {
         let now = shared.clock.now();
         let own = identity.store.identity();
         let ownership = identity.store.ownership().map_err(io::Error::other)?;
+        let seeds = match &identity.config.begin {
+            Begin::Join(seeds) => seeds.clone(),
+            Begin::Resume | Begin::Found => kept_seeds(&*identity.store).map_err(io::Error::other)?,
+        };
         let (mover, actions) = Mover::new(
             MoverConfig {
                 here: identity.config.name.clone(),
@@ -216,6 +222,8 @@ impl Door {
             shared: Arc::clone(shared),
             config: identity.config,
             kinds: identity.kinds,
+            seeds,
+            alone_since: Some(now),
             endpoint,
             membership,
             mover,
@@ -309,6 +317,10 @@ pub(super) struct Coordinator {
     pub(super) config: ClusterConfig,
     /// That this build knows.
     kinds: Vec<KnownKind>,
+    /// Where it asks while it knows nobody.
+    seeds: Vec<String>,
+    /// Since when there is no connection to a node, unless that was said.
+    alone_since: Option<Timestamp>,
     endpoint: Endpoint,
     membership: SharedMembership,
     pub(super) mover: Mover,
@@ -335,13 +347,9 @@ pub(super) struct Coordinator {
 
 impl Coordinator {
     fn begin(&mut self, actions: Vec<MoverAction>) {
-        let seeds = match &self.config.begin {
-            super::Begin::Join(seeds) => seeds.clone(),
-            super::Begin::Resume | super::Begin::Found => Vec::new(),
-        };
         self.perform_moves(actions);
         self.view_changed();
-        self.step_membership(MembershipEvent::Join { seeds });
+        self.step_membership(MembershipEvent::Join { seeds: self.seeds.clone() });
     }
 
     async fn run(&mut self, mut told: mpsc::UnboundedReceiver<Notice>) {
@@ -380,6 +388,35 @@ impl Coordinator {
             let _ = self.storage.send(Job::Keep(number, bytes));
         }
         self.depart_when_empty();
+        self.say_if_alone();
+    }
+
+    /// A node that reaches no other says so once, and whom it tries.
+    fn say_if_alone(&mut self) {
+        let now = self.now();
+        if !self.connected.is_empty() {
+            self.alone_since = Some(now);
+            return;
+        }
+        let Some(since) = self.alone_since.filter(|since| *since + ALONE_AFTER <= now) else { return };
+        let view = Arc::clone(self.membership().view());
+        let others = view
+            .nodes()
+            .filter(|(name, node)| **name != self.config.name && node.entry.state != NodeState::Left);
+        let mut tried: Vec<String> =
+            others.map(|(name, node)| format!("{name} at {}", node.entry.address)).collect();
+        tried.extend(
+            self.seeds
+                .iter()
+                .filter(|seed| !tried.iter().any(|tried| tried.ends_with(*seed)))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        if !tried.is_empty() {
+            let (tried, since) = (tried.join(", "), now.since(since));
+            tracing::warn!(tried, ?since, "no other node is reached; they are tried every second");
+        }
+        self.alone_since = None;
     }
 
     fn take(&mut self, notice: Notice) {

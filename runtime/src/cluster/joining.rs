@@ -1,11 +1,11 @@
 //! Who a node is to others, and how one with an empty directory learns which cluster it joins.
 
-use super::{ClusterConfig, Network};
+use super::{ClusterConfig, Network, storage::JOINED_AT};
 use crate::{
     entity::Kind,
     kinds::Kinds,
     placement::{PlacementParameters, Shards},
-    store::Store,
+    store::{LoadError, NOTE_BYTES_MAX, Store},
     transport::{
         CloseReason, DialError, Endpoint, Introduction, TlsError, TransportLimits,
         handshake::{Cluster, HandshakeError, KnownKind, NodeIdentity},
@@ -47,6 +47,20 @@ pub(crate) fn cluster_of(id: u128, shards: Shards) -> Cluster {
     let placement = format!("{:?}", PlacementParameters::CURRENT);
     let placement_digest = xxh3_64(placement.as_bytes());
     Cluster { id, layout: LAYOUT, shards: shards.count(), placement_digest, placement }
+}
+
+/// Keeps the addresses a node joins at, before it serves: where it ends before another node is known here, it finds its way
+/// back without being told again.
+pub(crate) fn keep_seeds(store: &dyn Store, seeds: &[String]) -> Result<(), LoadError> {
+    let mut text = seeds.join("\n");
+    text.truncate(text.floor_char_boundary(NOTE_BYTES_MAX));
+    store.keep_note(JOINED_AT, text.as_bytes())
+}
+
+/// The addresses that were kept.
+pub(super) fn kept_seeds(store: &dyn Store) -> Result<Vec<String>, LoadError> {
+    let text = store.note(JOINED_AT)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
 }
 
 /// Who a node is, as it says in each hello.

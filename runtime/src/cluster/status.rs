@@ -43,6 +43,7 @@ impl Coordinator {
             view: view.number(),
             view_digest: view.digest(),
             nodes: nodes.collect(),
+            shards_total: shared.layout.count(),
             shards: shards.collect(),
             going: going as u64,
             coming: coming as u64,

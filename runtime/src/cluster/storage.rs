@@ -17,6 +17,9 @@ use std::{
 /// The note in which the membership is kept.
 pub(super) const KNOWN_NODES: &str = "known-nodes";
 
+/// The note in which the addresses stand that a node has joined at: what it asks for as long as it knows nobody.
+pub(super) const JOINED_AT: &str = "joined-at";
+
 /// What is asked, in order. Bounded by what moves at a time, and by one note.
 pub(super) enum Job {
     /// Of a mover: to read, stage, clear or sweep.

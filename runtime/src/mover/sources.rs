@@ -95,7 +95,7 @@ impl Mover {
                 SourceAction::End(SourceEnd::Moved) => {
                     self.sources.remove(&shard);
                     self.rebalance.ended(shard, owned, Ended::Moved, now);
-                    tracing::info!(%shard, to = %transfer.target, epoch = transfer.epoch.0, "a shard has moved");
+                    tracing::debug!(%shard, to = %transfer.target, epoch = transfer.epoch.0, "a shard has moved");
                 }
                 SourceAction::End(SourceEnd::Withdrawn(why)) => {
                     self.sources.remove(&shard);

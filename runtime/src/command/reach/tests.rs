@@ -35,6 +35,7 @@ pub(in crate::command) fn status(text: &str, nodes: &[MemberStatus], owners: &[&
         view: 3,
         view_digest: 0xabcd_ef01_0000_0002,
         nodes: nodes.to_vec(),
+        shards_total: 256,
         shards: shards.collect(),
         going: 0,
         coming: 0,
