@@ -52,6 +52,8 @@ type Judge = Arc<Mutex<dyn FnMut(LaneId) -> Option<Fault> + Send>>;
 struct Troubled {
     store: MemoryStore,
     judge: Judge,
+    /// How often rows are still not made loadable, for want of room.
+    full: Arc<AtomicU64>,
 }
 
 struct TroubledLane {
@@ -65,7 +67,15 @@ struct TroubledLane {
 }
 
 async fn start(store: MemoryStore, judge: impl FnMut(LaneId) -> Option<Fault> + Send + 'static) -> Runtime {
-    let store = Troubled { store, judge: Arc::new(Mutex::new(judge)) };
+    start_full(store, Arc::default(), judge).await
+}
+
+async fn start_full(
+    store: MemoryStore,
+    full: Arc<AtomicU64>,
+    judge: impl FnMut(LaneId) -> Option<Fault> + Send + 'static,
+) -> Runtime {
+    let store = Troubled { store, judge: Arc::new(Mutex::new(judge)), full };
     let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>();
     builder.store(Arc::new(store)).workers(2).start().await.unwrap()
 }
@@ -211,6 +221,14 @@ impl Store for Troubled {
     fn maintain(&self) -> Result<(), LoadError> {
         self.store.maintain()
     }
+
+    fn make_loadable(&self, lane: LaneId) -> Result<(), LoadError> {
+        let take = |left: u64| left.checked_sub(1);
+        match self.full.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            Ok(_) => Err(LoadError::Io(io::ErrorKind::StorageFull.into())),
+            Err(_) => self.store.make_loadable(lane),
+        }
+    }
 }
 
 fn shards() -> Shards {
@@ -343,6 +361,28 @@ async fn asks_and_a_feed_go_through_failing_lanes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn asks_and_a_feed_go_through_failing_lanes_of_a_store_that_lags() {
     all_numbers_are_exact(MemoryStore::lagging(shards(), LANES)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_whose_rows_cannot_be_found_for_want_of_room_is_loaded_later() {
+    let (full, is_failing) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let judge = {
+        let is_failing = Arc::clone(&is_failing);
+        move |_| is_failing.swap(false, Ordering::SeqCst).then_some(Fault::Failed)
+    };
+    let runtime = start_full(MemoryStore::lagging(shards(), 1), Arc::clone(&full), judge).await;
+    let client = runtime.client();
+    client.ask(Ledger::at("a"), Note { number: 1, mirror: None }).await.unwrap();
+    // The lane is void; what it has committed cannot be loaded at first.
+    full.store(2, Ordering::SeqCst);
+    is_failing.store(true, Ordering::SeqCst);
+    // Whether it was in the batch that failed, or came again behind it.
+    let second = client.ask(Ledger::at("a"), Note { number: 2, mirror: None }).await;
+    let noted = 1 + u64::from(second.is_ok());
+    let expected: BTreeMap<u64, u32> = (1..=noted).map(|number| (number, 1)).collect();
+    assert_eq!(client.ask(Ledger::at("a"), Counts).await.unwrap(), expected);
+    assert_eq!((full.load(Ordering::SeqCst), runtime.failure()), (0, None));
+    runtime.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

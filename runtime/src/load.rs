@@ -4,7 +4,7 @@ use crate::{
     handoff::newest_writes,
     placement::{Epoch, ShardId},
     shard::{OutboxPart, OutboxRows, OutboxTicket, ShardRows},
-    store::{Batch, LoadError, Row, RowType, StageError, StagedRow, Store, TransferId},
+    store::{Batch, LoadError, Ownership, Row, RowType, StageError, StagedRow, Store, TransferId},
 };
 use bytes::Bytes;
 
@@ -37,6 +37,22 @@ pub fn outbox(store: &dyn Store, ticket: &OutboxTicket) -> Result<Vec<Bytes>, Lo
         rows.push(ticket, key, value)
     })?;
     Ok(rows.into_envelopes())
+}
+
+/// Whether a shard that is not owned under an epoch has left this store by a hand-off: it is sealed or moved, or came back under
+/// another epoch since. Whoever asked under that epoch has let it go since, before its seal was in the log, and waits for nothing.
+/// Otherwise somebody else has had it, and works on memory of before (P12, P13).
+///
+/// # Errors
+/// The medium failed.
+pub fn has_left(store: &dyn Store, shard: ShardId, epoch: Epoch) -> Result<bool, LoadError> {
+    let ownership = store.ownership()?.into_iter().find(|(known, _)| *known == shard);
+    Ok(match ownership {
+        Some((_, Ownership::Sealed { .. } | Ownership::Moved { .. })) => true,
+        // A stay begins when the shard comes, and what other owners do meanwhile does not change it.
+        Some((_, Ownership::Owned { stay, .. })) => epoch < stay,
+        Some((_, Ownership::Foreign)) | None => false,
+    })
 }
 
 /// Reads rows for a copy, from a key on: about so many bytes, one row at least, and the key to go on from. Carries out
@@ -86,4 +102,40 @@ pub fn stage(
     let rows = newest_writes(sections);
     let rows: Vec<StagedRow<'_>> = rows.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
     store.stage(shard, epoch, transfer, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        placement::Shards,
+        store::{LaneId, OwnershipRecord, batch::own, memory::MemoryStore},
+    };
+
+    #[test]
+    fn a_shard_that_was_handed_off_is_told_from_one_that_was_taken() {
+        let store = MemoryStore::new(Shards::new(2).unwrap(), 1);
+        let (goes, taken) = (ShardId(0), ShardId(1));
+        let mut lane = store.open_lane(LaneId(0));
+        let mut write = |epoch, number, record: OwnershipRecord| {
+            let mut batch = Batch::new();
+            batch.section(goes, Epoch(epoch), number, |out| own(&record, out));
+            lane.commit(&[batch]).unwrap();
+        };
+        let has_left = |shard, epoch| has_left(&store, shard, Epoch(epoch)).unwrap();
+        let (first, second) = (TransferId(1), TransferId(2));
+        write(1, 1, OwnershipRecord::Seal { transfer: first, to: "b".parse().unwrap() });
+        assert!(has_left(goes, 1));
+        write(1, 2, OwnershipRecord::Moved { transfer: first, epoch: Epoch(2) });
+        assert!(has_left(goes, 1));
+        store.begin_staging(goes, Epoch(3), second).unwrap();
+        let from = "b".parse().unwrap();
+        write(3, 1, OwnershipRecord::Accept { transfer: second, from, rows: 0, hash: 0 });
+        assert!(has_left(goes, 1), "it is here again, under another stay");
+        assert!(!has_left(goes, 3));
+        store.faults().advance_epoch(goes);
+        assert!(!has_left(goes, 3), "somebody else has had it");
+        store.faults().advance_epoch(taken);
+        assert!(!has_left(taken, 1));
+    }
 }

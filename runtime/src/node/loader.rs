@@ -4,16 +4,20 @@ use super::{Shared, unreadable};
 use crate::{
     kernel::{Event, ImageTicket},
     load,
-    placement::ShardId,
+    placement::{Epoch, ShardId},
     shard::{OutboxPart, OutboxTicket},
-    store::{ImageKey, LoadError},
+    store::{ImageKey, LoadError, Store},
 };
 use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
+
+/// How often a shard is tried again whose store is too full to let loads find its rows: each try writes until the disk is full.
+const FULL_EVERY: Duration = Duration::from_millis(250);
 
 enum Job {
     Shard { worker: usize, shard: ShardId, part: OutboxPart, resets: u64 },
@@ -24,6 +28,10 @@ enum Job {
 #[derive(Default)]
 struct Jobs {
     queue: VecDeque<Job>,
+    /// Shards whose rows are durable, and cannot be found before there is room.
+    waiting: Vec<Job>,
+    /// When they are tried again.
+    again_at: Option<Instant>,
     ended: bool,
 }
 
@@ -63,11 +71,35 @@ impl Loader {
             if jobs.ended {
                 return None;
             }
+            let now = Instant::now();
+            if jobs.again_at.is_some_and(|again_at| again_at <= now) {
+                jobs.again_at = None;
+                let waiting = std::mem::take(&mut jobs.waiting);
+                jobs.queue.extend(waiting);
+            }
             if let Some(job) = jobs.queue.pop_front() {
                 return Some(job);
             }
-            jobs = self.filled.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            jobs = match jobs.again_at {
+                None => self.filled.wait(jobs).unwrap_or_else(PoisonError::into_inner),
+                Some(again_at) => {
+                    let waited = self.filled.wait_timeout(jobs, again_at - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
+    }
+
+    /// Whether the store was found full a moment ago.
+    fn is_full(&self) -> bool {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).again_at.is_some()
+    }
+
+    /// Takes a job back until there may be room.
+    fn wait_for_room(&self, job: Job) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.waiting.push(job);
+        jobs.again_at.get_or_insert_with(|| Instant::now() + FULL_EVERY);
     }
 }
 
@@ -95,7 +127,7 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
 
 /// Why a job was not done.
 enum Fault {
-    /// The shard has another epoch than the one asked under.
+    /// The shard has another epoch than the one asked under, and was not handed off.
     Fenced(ShardId),
     /// The node cannot go on.
     Fatal(LoadError),
@@ -103,35 +135,82 @@ enum Fault {
 
 impl From<LoadError> for Fault {
     fn from(error: LoadError) -> Self {
-        match error {
-            LoadError::NotOwned(shard) => Self::Fenced(shard),
-            LoadError::Io(_) => Self::Fatal(error),
-        }
+        Self::Fatal(error)
     }
 }
 
 fn run(shared: &Shared, job: Job) -> Result<(), Fault> {
+    let store = &*shared.store;
     match job {
         Job::Shard { worker, shard, part, resets } => {
-            if 0 < resets {
-                // The kernel has forgotten the images it kept until loads would find them: now loads must.
-                shared.store.maintain()?;
+            // The kernel has forgotten the images it kept until loads would find them: now loads must.
+            if 0 < resets && !is_loadable(shared, shard)? {
+                shared.loader.wait_for_room(Job::Shard { worker, shard, part, resets });
+                return Ok(());
             }
-            let owned = shared.store.owned()?.into_iter().find(|owned| owned.shard == shard);
-            // Nobody could give it back: there is no other owner than a fault's.
-            let owned = owned.ok_or(Fault::Fatal(LoadError::NotOwned(shard)))?;
-            let rows = load::shard(&*shared.store, shard, owned.epoch, part)?;
-            shared.intakes[worker].push(Event::ShardLoaded { resets, owned, rows });
+            let Some(owned) = store.owned()?.into_iter().find(|owned| owned.shard == shard) else {
+                // Nobody else could have it: there is no other owner than a fault's.
+                let error = LoadError::NotOwned(shard);
+                return if load::has_left(store, shard, Epoch(0))? {
+                    Ok(())
+                } else {
+                    Err(Fault::Fatal(error))
+                };
+            };
+            match load::shard(store, shard, owned.epoch, part) {
+                Ok(rows) => shared.intakes[worker].push(Event::ShardLoaded { resets, owned, rows }),
+                Err(error) => left_or_fenced(store, error, owned.epoch)?,
+            }
         }
-        Job::Outbox { worker, ticket } => {
-            let envelopes = load::outbox(&*shared.store, &ticket)?;
-            shared.intakes[worker].push(Event::OutboxLoaded(ticket, envelopes));
-        }
-        Job::Images { worker, tickets } => {
-            let keys: Vec<ImageKey> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
-            let images = shared.store.load_images(&keys)?;
-            shared.intakes[worker].push(Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
+        Job::Outbox { worker, ticket } => match load::outbox(store, &ticket) {
+            Ok(envelopes) => shared.intakes[worker].push(Event::OutboxLoaded(ticket, envelopes)),
+            Err(error) => left_or_fenced(store, error, ticket.epoch)?,
+        },
+        Job::Images { worker, mut tickets } => {
+            while !tickets.is_empty() {
+                let keys: Vec<ImageKey> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
+                match store.load_images(&keys) {
+                    Ok(images) => {
+                        let images = tickets.into_iter().zip(images).collect();
+                        shared.intakes[worker].push(Event::ImagesLoaded(images));
+                        break;
+                    }
+                    Err(LoadError::NotOwned(gone)) => {
+                        // What is asked in one step of a shard is asked under one epoch.
+                        let first = keys.iter().find(|key| key.shard == gone);
+                        let epoch = first.expect("a load is refused for what it asked").epoch;
+                        left_or_fenced(store, LoadError::NotOwned(gone), epoch)?;
+                        // The others wait for theirs.
+                        tickets.retain(|ticket| ticket.key.shard != gone);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// Lets loads find everything of the shard that is durable. False: the disk is too full for that now.
+fn is_loadable(shared: &Shared, of: ShardId) -> Result<bool, LoadError> {
+    if shared.loader.is_full() {
+        return Ok(false);
+    }
+    match shared.store.make_loadable(shared.store.lane_of(of)) {
+        Ok(()) => Ok(true),
+        Err(LoadError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
+            tracing::warn!(shard = %of, "the disk is too full to load a shard; it is tried again");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A load that was refused is dropped where its shard has left by a hand-off meanwhile: nobody waits for it.
+fn left_or_fenced(store: &dyn Store, error: LoadError, epoch: Epoch) -> Result<(), Fault> {
+    match error {
+        LoadError::NotOwned(shard) if load::has_left(store, shard, epoch)? => Ok(()),
+        LoadError::NotOwned(shard) => Err(Fault::Fenced(shard)),
+        LoadError::Io(_) => Err(Fault::Fatal(error)),
+    }
 }

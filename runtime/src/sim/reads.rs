@@ -4,11 +4,18 @@ use super::{Chore, Sim};
 use crate::{
     kernel::{Event, ImageTicket},
     load,
-    placement::ShardId,
+    placement::{Epoch, ShardId},
     shard::{OutboxPart, OutboxTicket},
-    store::{LaneId, LoadError},
+    store::{LaneId, LoadError, Store},
 };
 use std::sync::Arc;
+
+/// Pause before a shard is tried again that the disk is too full to load, in microseconds.
+const FULL_PAUSE: u64 = 20_000;
+
+fn has_left(store: &dyn Store, shard: ShardId, epoch: Epoch) -> bool {
+    load::has_left(store, shard, epoch).expect("an open store knows what it owns")
+}
 
 impl Sim {
     pub(super) fn load_shard(
@@ -25,9 +32,18 @@ impl Sim {
         // Nothing is loaded before all that was committed can be found (P12). After a void that may be more than was
         // told: a group of unknown outcome was written, and then its repeat was fenced.
         let is_behind = store.loadable(id) < node.lanes[id.0 as usize].committed;
-        if (is_behind || 0 < resets) && store.maintain().is_err() {
-            self.kill(at, self.crash_cuts_power);
-            return;
+        if is_behind || 0 < resets {
+            match store.make_loadable(id) {
+                Ok(()) => {}
+                Err(LoadError::Io(error)) if error.kind() == std::io::ErrorKind::StorageFull => {
+                    self.chore(at, FULL_PAUSE, Chore::LoadShard { worker, shard, part, resets });
+                    return;
+                }
+                Err(_) => {
+                    self.kill(at, self.crash_cuts_power);
+                    return;
+                }
+            }
         }
         self.tell_loadable(at);
         let loaded = store.owned().and_then(|owned| {
@@ -41,6 +57,8 @@ impl Sim {
                 let event = Event::ShardLoaded { resets, owned, rows };
                 self.chore(at, pause, Chore::Worker { worker, event });
             }
+            // Asked before it was sealed, and again since.
+            Err(LoadError::NotOwned(_)) if has_left(&*store, shard, Epoch(0)) => {}
             Err(_) => self.kill(at, self.crash_cuts_power),
         }
     }
@@ -54,6 +72,7 @@ impl Sim {
                 let event = Event::OutboxLoaded(ticket, envelopes);
                 self.chore(at, pause, Chore::Worker { worker, event });
             }
+            Err(LoadError::NotOwned(shard)) if has_left(&*node.store, shard, ticket.epoch) => {}
             Err(LoadError::NotOwned(shard)) => {
                 // As with images. Whoever asked forgets the shard then, so nobody waits for this answer.
                 let lane = node.store.lane_of(shard);
@@ -69,13 +88,24 @@ impl Sim {
 
     pub(super) fn load_images(&mut self, at: usize, worker: usize, tickets: Vec<ImageTicket>) {
         let node = self.machines[at].node.as_mut().expect("checked by the caller");
+        let store = Arc::clone(&node.store);
         let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
-        match node.store.load_images(&keys) {
+        match store.load_images(&keys) {
             Ok(images) => {
                 self.seen.reloads += images.iter().flatten().count() as u64;
                 let pause = self.random.below(self.load_pause);
                 let event = Event::ImagesLoaded(tickets.into_iter().zip(images).collect());
                 self.chore(at, pause, Chore::Worker { worker, event });
+            }
+            Err(LoadError::NotOwned(gone))
+                if keys.iter().any(|key| key.shard == gone && has_left(&*store, gone, key.epoch)) =>
+            {
+                // The others wait for theirs.
+                let mut others = tickets;
+                others.retain(|ticket| ticket.key.shard != gone);
+                if !others.is_empty() {
+                    self.load_images(at, worker, others);
+                }
             }
             Err(LoadError::NotOwned(shard)) => {
                 // Its commits are fenced too. Where none is on its way, nothing else would tell the workers.
