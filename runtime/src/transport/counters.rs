@@ -197,10 +197,11 @@ impl TransportCounters {
             // The other end may have chosen the words.
             let why: String =
                 why.to_string().chars().filter(|letter| !letter.is_control()).take(WHY_LEN_MAX).collect();
-            match fault {
-                // A process has ended, or its network: nobody's fault, and of nodes the cluster tells.
-                Fault::Lost => tracing::debug!(%address, %why, "a connection was lost"),
-                _ => tracing::warn!(%address, %fault, %why, "a connection was refused or closed"),
+            // A process has ended, or its network: nobody's fault, and of nodes the cluster tells.
+            if fault == Fault::Lost {
+                tracing::debug!(%address, %why, "a connection was lost");
+            } else {
+                tracing::warn!(%address, %fault, %why, "a connection was refused or closed");
             }
         }
     }
