@@ -1,6 +1,6 @@
 //! The entity of the loads: a state of about 128 bytes and messages of about 64.
 
-use entity_runtime::{Runtime, prelude::*};
+use entity_runtime::{Builder, Runtime, prelude::*};
 
 /// Keys are spread so that neighbours in the load lie in different shards.
 pub(crate) fn key(number: u64) -> String {
@@ -9,7 +9,7 @@ pub(crate) fn key(number: u64) -> String {
 
 /// A durable account.
 #[derive(Entity, Default, Serialize, Deserialize)]
-#[entity(kind = "account", handles(Deposit), queries(Balance))]
+#[entity(kind = "account", handles(Deposit, Pay), queries(Balance))]
 pub(crate) struct Account {
     cents: u64,
     deposits: u64,
@@ -34,6 +34,14 @@ pub(crate) struct Deposit {
     pub(crate) memo: String,
 }
 
+/// Pays another account, which may lie on another node.
+#[derive(Message, Serialize, Deserialize)]
+#[message(reply = u64)]
+pub(crate) struct Pay {
+    pub(crate) to: String,
+    pub(crate) cents: u64,
+}
+
 #[derive(Message, Serialize, Deserialize)]
 #[message(reply = u64)]
 pub(crate) struct Balance;
@@ -55,6 +63,14 @@ impl Handle<Deposit> for Account {
     }
 }
 
+impl Handle<Pay> for Account {
+    fn handle(&mut self, pay: Pay, ctx: &mut Context<'_, Self>) -> u64 {
+        self.cents = self.cents.saturating_sub(pay.cents);
+        ctx.send(Self::at(pay.to), Deposit { cents: pay.cents, memo: "paid by another".into() });
+        self.cents
+    }
+}
+
 impl Handle<Deposit> for Scratch {
     fn handle(&mut self, deposit: Deposit, _: &mut Context<'_, Self>) -> u64 {
         self.cents += deposit.cents;
@@ -71,13 +87,12 @@ impl Query<Balance> for Account {
     }
 }
 
+/// What every runtime here runs.
+pub(crate) fn kinds(workers: usize) -> Builder {
+    Runtime::builder().entity::<Account>().entity::<Scratch>().workers(workers)
+}
+
 /// A runtime on a directory.
 pub(crate) async fn start(dir: &std::path::Path, workers: usize) -> anyhow::Result<Runtime> {
-    Ok(Runtime::builder()
-        .entity::<Account>()
-        .entity::<Scratch>()
-        .data_dir(dir)
-        .workers(workers)
-        .start()
-        .await?)
+    Ok(kinds(workers).data_dir(dir).start().await?)
 }

@@ -6,11 +6,13 @@
 #![expect(clippy::cast_precision_loss, reason = "figures are read to three digits")]
 
 mod asks;
+mod cluster;
 mod disk;
 mod entities;
 mod feed;
 mod machine;
 mod memory;
+mod raw;
 mod recovery;
 mod volatile;
 
@@ -50,6 +52,16 @@ struct Arguments {
     /// Measure memory only and say nothing else: the child of the memory section.
     #[arg(long, hide = true)]
     weigh: bool,
+    /// Be a node of this name: a child of the cluster section.
+    #[arg(long, hide = true, requires = "serve")]
+    node: Option<String>,
+    #[arg(long, hide = true, default_value = "127.0.0.1:0")]
+    listen: String,
+    /// On this directory.
+    #[arg(long, hide = true)]
+    serve: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    join: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,6 +72,7 @@ enum Section {
     Volatile,
     Memory,
     Recovery,
+    Cluster,
 }
 
 /// What every section is told.
@@ -68,12 +81,18 @@ struct Load {
     keys: u64,
     workers: usize,
     dir: PathBuf,
+    /// Entities that are recovered.
+    recover: u64,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if let (Some(name), Some(dir)) = (&arguments.node, &arguments.serve) {
+        let workers = arguments.workers.unwrap_or(cores);
+        return cluster::serve(name, &arguments.listen, dir, arguments.join, workers).await;
+    }
     let place = match &arguments.dir {
         Some(dir) => tempfile::tempdir_in(dir)?,
         None => tempfile::tempdir_in(".")?,
@@ -83,6 +102,7 @@ async fn main() -> Result<()> {
         keys: arguments.keys,
         workers: arguments.workers.unwrap_or(cores),
         dir: place.path().to_path_buf(),
+        recover: arguments.recover,
     };
     if let Some(dir) = &arguments.fill {
         return recovery::fill(dir, arguments.recover, load.workers).await;
@@ -111,6 +131,9 @@ async fn main() -> Result<()> {
     }
     if wanted(Section::Recovery) {
         recovery::measure(&load, arguments.recover).await?;
+    }
+    if wanted(Section::Cluster) {
+        cluster::measure(&load).await?;
     }
     Ok(())
 }

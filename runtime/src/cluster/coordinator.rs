@@ -39,8 +39,10 @@ use tokio::{
 
 /// Resolution of everything the coordinator waits for.
 const TICK: Duration = Duration::from_millis(20);
-/// How long a node that has left stays connected, so that the others hear of it.
+/// How long a node that has left stays connected, so that the others hear of it,
 const FAREWELL: Duration = Duration::from_secs(1);
+/// and how much longer where none has said that it has heard.
+const FAREWELL_MAX: Duration = Duration::from_mins(1);
 /// After so long without a connection a node says that it is alone.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 /// Shards that come to a node at a time; one that is sealed for it always may.
@@ -307,8 +309,8 @@ pub(super) enum Leaving {
     No,
     /// It hands its shards over.
     Draining,
-    /// It has had none since then.
-    Empty(Timestamp),
+    /// It has had none since then; and another node knows as much as this one, so it knows that too.
+    Empty { since: Timestamp, is_known: bool },
 }
 
 pub(super) struct Coordinator {
@@ -539,7 +541,14 @@ impl Coordinator {
         match frame {
             Frame::Membership(bytes) => self.step_membership(MembershipEvent::Packet { from, bytes }),
             Frame::Members(bytes) => match Exchange::decode(&bytes) {
-                Ok(exchange) => self.step_membership(MembershipEvent::Exchange { from, exchange }),
+                Ok(exchange) => {
+                    if let (Leaving::Empty { is_known, .. }, Exchange::Digest(digest)) =
+                        (&mut self.leaving, &exchange)
+                    {
+                        *is_known |= *digest == lock(&self.membership).known().digest();
+                    }
+                    self.step_membership(MembershipEvent::Exchange { from, exchange });
+                }
                 Err(error) => close(outbound, &error),
             },
             Frame::HandOff(bytes) => match crate::handoff::Message::decode(&bytes) {
@@ -711,10 +720,17 @@ impl Coordinator {
         let now = self.now();
         match self.leaving {
             Leaving::Draining if self.mover.is_empty() => {
-                self.leaving = Leaving::Empty(now);
+                self.leaving = Leaving::Empty { since: now, is_known: false };
                 self.step_membership(MembershipEvent::Drained);
             }
-            Leaving::Empty(since) if since + FAREWELL <= now => {
+            Leaving::Empty { since, is_known }
+                if since + if is_known { FAREWELL } else { FAREWELL_MAX } <= now =>
+            {
+                if !is_known {
+                    tracing::warn!(
+                        "no other node has heard that this one has left: let one of them `forget` it"
+                    );
+                }
                 self.depart.send_if_modified(|departure| {
                     let is_first = departure.is_none();
                     departure.get_or_insert(Departure::Left);

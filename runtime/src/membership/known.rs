@@ -175,7 +175,7 @@ impl Known {
     }
 
     /// Equal on two nodes that know the same entries and have forgotten the same stores.
-    pub(super) fn digest(&self) -> u64 {
+    pub(crate) fn digest(&self) -> u64 {
         let mut bytes = Vec::with_capacity(96 * self.nodes.len());
         for entry in self.entries() {
             entry.put(&mut bytes);

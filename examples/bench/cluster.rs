@@ -1,0 +1,317 @@
+//! Nodes as processes of their own on loopback: how fast they ask and pay each other, how soon they form a cluster, join
+//! and come back, and how long a shard stands still when it moves.
+
+use crate::{
+    Load,
+    entities::{Account, Balance, Pay, Scratch, deposit, key, kinds},
+    machine::rate,
+    raw,
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use entity_runtime::{
+    cluster::{Begin, ClusterConfig, Command, CommandAnswer, NodeStatus},
+    prelude::*,
+};
+use hdrhistogram::Histogram;
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Between two looks at the nodes' status.
+const LOOK: Duration = Duration::from_millis(5);
+/// Longest that anything here is waited for.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The child: a node until it is killed.
+pub(crate) async fn serve(
+    name: &str,
+    listen: &str,
+    dir: &Path,
+    join: Option<String>,
+    workers: usize,
+) -> Result<()> {
+    let begin = join.map_or(Begin::Found, |seed| Begin::Join(vec![seed]));
+    let config = ClusterConfig::new(name.parse()?, listen, begin);
+    let runtime = kinds(workers).data_dir(dir).cluster(config).start().await?;
+    println!("{}", runtime.listens_at().context("a node listens")?);
+    runtime.departed().await;
+    Ok(())
+}
+
+/// A node's process.
+struct Node {
+    child: Child,
+    name: &'static str,
+    dir: PathBuf,
+    address: String,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Node {
+    fn start(load: &Load, name: &'static str, join: Option<&str>) -> Result<Self> {
+        let dir = load.dir.join(format!("node-{name}"));
+        Self::start_at(load, name, "127.0.0.1:0", dir, join)
+    }
+
+    fn start_at(
+        load: &Load,
+        name: &'static str,
+        listen: &str,
+        dir: PathBuf,
+        join: Option<&str>,
+    ) -> Result<Self> {
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command.args(["--node", name, "--listen", listen, "--workers", &load.workers.to_string()]);
+        command.arg("--serve").arg(&dir).args(join.iter().flat_map(|seed| ["--join", seed]));
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().context("the child's output")?).read_line(&mut said)?;
+        let node = Self { child, name, dir, address: said.trim().to_owned() };
+        ensure!(!node.address.is_empty(), "node {name} did not start");
+        Ok(node)
+    }
+}
+
+async fn status(client: &Client, name: &str) -> Option<NodeStatus> {
+    match client.command(Some(&name.parse().ok()?), Command::Status).await {
+        Ok(CommandAnswer::Status(status)) => Some(*status),
+        _ => None,
+    }
+}
+
+/// Looks until every node says so; gives what they said.
+async fn until(
+    client: &Client,
+    nodes: &[&str],
+    is_so: impl Fn(&NodeStatus) -> bool,
+) -> Result<Vec<NodeStatus>> {
+    let started = Instant::now();
+    loop {
+        let mut all = Vec::new();
+        for name in nodes {
+            all.extend(status(client, name).await.filter(|status| is_so(status)));
+        }
+        if all.len() == nodes.len() {
+            return Ok(all);
+        }
+        if PATIENCE < started.elapsed() {
+            bail!("{nodes:?} did not come to rest within {PATIENCE:?}: {all:?}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn share(status: &NodeStatus, name: &str) -> usize {
+    status.shards.iter().filter(|shard| shard.owner.as_str() == name).count()
+}
+
+/// Nothing moves, and each of these has at least half of its share.
+fn is_at_rest(status: &NodeStatus, nodes: &[&str]) -> bool {
+    let least = status.shards_total as usize / nodes.len() / 2;
+    status.going + status.coming == 0 && nodes.iter().all(|node| least <= share(status, node))
+}
+
+pub(crate) async fn measure(load: &Load) -> Result<()> {
+    let raw = raw::measure(1_000, load.time)?;
+    let first = Node::start(load, "a", None)?;
+    let client = Client::connect([first.address.clone()]).await?;
+
+    let started = Instant::now();
+    let second = Node::start(load, "b", Some(&first.address))?;
+    until(&client, &["a", "b"], |status| is_at_rest(status, &["a", "b"])).await?;
+    println!("second node   both have their shards {:.2} s after its start", started.elapsed().as_secs_f64());
+
+    asks(load, &client, raw).await?;
+    transfers(load, &client, raw).await?;
+    let third = join(load, &client, &first).await?;
+    let second = come_back(load, &client, second).await?;
+    drop((first, second, third));
+    form(load).await
+}
+
+/// Asks over a connection, of two nodes by turns.
+async fn asks(load: &Load, client: &Client, raw: f64) -> Result<()> {
+    for (what, outstanding) in [("volatile", 1), ("volatile", 1_000), ("durable", 64), ("durable", 1_024)] {
+        let tasks: Vec<_> = (0..outstanding)
+            .map(|task| {
+                let (client, time, keys) = (client.clone(), load.time, load.keys);
+                tokio::spawn(async move { one_by_one(&client, what == "volatile", task, time, keys).await })
+            })
+            .collect();
+        let started = Instant::now();
+        let mut times = Histogram::<u64>::new(3)?;
+        for task in tasks {
+            for nanos in task.await?? {
+                times.record(nanos)?;
+            }
+        }
+        let per_second = times.len() as f64 / started.elapsed().as_secs_f64();
+        let micros = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
+        println!(
+            "remote ask    {what}, {outstanding} outstanding: {}, p50 {:.0} us, p99 {:.0} us; {:.3} of the raw echo",
+            rate(per_second),
+            micros(0.5),
+            micros(0.99),
+            per_second / raw,
+        );
+    }
+    Ok(())
+}
+
+async fn one_by_one(
+    client: &Client,
+    is_volatile: bool,
+    task: u64,
+    time: Duration,
+    keys: u64,
+) -> Result<Vec<u64>> {
+    let mut times = Vec::new();
+    let started = Instant::now();
+    let mut number = task.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    while started.elapsed() < time {
+        number = number.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(1);
+        let (key, message) = (key((number >> 20) % keys), deposit(number % 1_000));
+        let one = Instant::now();
+        if is_volatile {
+            client.ask(Scratch::at(key), message).await?;
+        } else {
+            client.ask(Account::at(key), message).await?;
+        }
+        times.push(one.elapsed().as_nanos() as u64);
+    }
+    Ok(times)
+}
+
+async fn applied(client: &Client) -> u64 {
+    let mut sum = 0;
+    for name in client.nodes() {
+        sum += status(client, name.as_str()).await.map_or(0, |status| status.counters.applied);
+    }
+    sum
+}
+
+/// Each account pays another: half of the payments cross from node to node.
+async fn transfers(load: &Load, client: &Client, raw: f64) -> Result<()> {
+    let count = 100_000 * load.time.as_secs();
+    let before = applied(client).await;
+    let started = Instant::now();
+    let mut feed = client.feed("transfers").await?;
+    for number in 1..=count {
+        let to = key(number.wrapping_mul(104_729) % load.keys);
+        feed.send(number, Account::at(key(number.wrapping_mul(7_919) % load.keys)), Pay { to, cents: 1 })
+            .await?;
+    }
+    feed.flush().await?;
+    while applied(client).await < before + 2 * count {
+        ensure!(started.elapsed() < PATIENCE, "the transfers did not arrive");
+        tokio::time::sleep(LOOK).await;
+    }
+    let per_second = count as f64 / started.elapsed().as_secs_f64();
+    println!(
+        "transfers     {count} between accounts of two nodes, both ends durable: {}; {:.3} of the raw echo; floor 50 k/s",
+        rate(per_second),
+        per_second / raw
+    );
+    Ok(())
+}
+
+/// A node joins while asks go on.
+async fn join(load: &Load, client: &Client, first: &Node) -> Result<Node> {
+    let all = ["a", "b", "c"];
+    let before = until(client, &["a", "b"], |_| true).await?;
+    let asking: Vec<_> = (0..16)
+        .map(|task| {
+            let (client, keys) = (client.clone(), load.keys);
+            tokio::spawn(async move { one_by_one(&client, false, task, Duration::from_secs(8), keys).await })
+        })
+        .collect();
+    let started = Instant::now();
+    let third = Node::start(load, "c", Some(&first.address))?;
+    let after = until(client, &all, |status| is_at_rest(status, &all)).await?;
+    let joined = started.elapsed();
+    let mut times = Histogram::<u64>::new(3)?;
+    for task in asking {
+        for nanos in task.await?? {
+            times.record(nanos)?;
+        }
+    }
+    let sum = |of: &[NodeStatus], value: fn(&NodeStatus) -> u64| of.iter().map(value).sum::<u64>();
+    let moved = sum(&after, |status| status.moves.moved) - sum(&before, |status| status.moves.moved);
+    let stalled =
+        sum(&after, |status| status.moves.stall_us_sum) - sum(&before, |status| status.moves.stall_us_sum);
+    let longest = after.iter().map(|status| status.moves.stall_us_max).max().unwrap_or(0);
+    let millis = |quantile| times.value_at_quantile(quantile) as f64 / 1e6;
+    println!(
+        "join          with {} entities: its shards are there {:.2} s after its start, {moved} moved; each stood still for {:.1} ms, \
+         the longest of all for {:.1} ms; floor 3 s",
+        load.keys,
+        joined.as_secs_f64(),
+        stalled as f64 / 1e3 / moved.max(1) as f64,
+        longest as f64 / 1e3,
+    );
+    println!(
+        "meanwhile     {} durable asks, 16 outstanding: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, max {:.1} ms",
+        times.len(),
+        millis(0.5),
+        millis(0.99),
+        millis(0.999),
+        millis(1.0)
+    );
+    Ok(third)
+}
+
+/// A node is killed, and starts again on what it has.
+async fn come_back(load: &Load, client: &Client, mut node: Node) -> Result<Node> {
+    let mut feed = client.feed("fill").await?;
+    for number in 1..=load.recover {
+        feed.send(number, Account::at(key(number)), deposit(number)).await?;
+    }
+    feed.flush().await?;
+    let here = until(client, &[node.name], |_| true).await?;
+    let share = share(&here[0], node.name);
+    node.child.kill()?;
+    node.child.wait()?;
+    let started = Instant::now();
+    let node = Node::start_at(load, node.name, &node.address, node.dir.clone(), None)?;
+    let serving = started.elapsed();
+    let asks = (1..=1_000).map(|number| client.ask(Account::at(key(number)), Balance).into_future());
+    for balance in futures_util::future::join_all(asks).await {
+        balance?;
+    }
+    println!(
+        "come back     after SIGKILL, with {share} of 256 shards of {} entities: serving in {:.2} s; 1,000 entities of all nodes asked \
+         {:.2} s later",
+        load.recover,
+        serving.as_secs_f64(),
+        started.elapsed().saturating_sub(serving).as_secs_f64()
+    );
+    Ok(node)
+}
+
+/// Three empty nodes, from nothing.
+async fn form(load: &Load) -> Result<()> {
+    let all = ["x", "y", "z"];
+    let started = Instant::now();
+    let first = Node::start(load, "x", None)?;
+    let _others =
+        [Node::start(load, "y", Some(&first.address))?, Node::start(load, "z", Some(&first.address))?];
+    let client = Client::connect([first.address.clone()]).await?;
+    until(&client, &all, |status| status.nodes.iter().filter(|node| node.is_connected).count() == 3).await?;
+    let formed = started.elapsed();
+    until(&client, &all, |status| is_at_rest(status, &all)).await?;
+    println!(
+        "form          three nodes know each other {:.2} s after the first was started, and have their shards after {:.2} s",
+        formed.as_secs_f64(),
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
