@@ -76,6 +76,7 @@ enum Section {
 }
 
 /// What every section is told.
+#[derive(Clone)]
 struct Load {
     time: Duration,
     keys: u64,
