@@ -150,7 +150,9 @@ impl Client {
         let asked = outbound.command(command.encode().into());
         let name = outbound.node.as_ref().map_or_else(String::new, ToString::to_string);
         let answer = asked.map_err(|_| CommandError::NotConnected(node.cloned()))?;
-        let answer = answer.await.map_err(|_| CommandError::Cut(name.clone()))?;
+        let answer = tokio::time::timeout(TIMEOUT_DEFAULT, answer).await;
+        let answer = answer.map_err(|_| CommandError::Silent(name.clone()))?;
+        let answer = answer.map_err(|_| CommandError::Cut(name.clone()))?;
         codec::decode(&answer).map_err(|why| CommandError::Unreadable { node: name, why })
     }
 
@@ -440,6 +442,7 @@ impl<R> Ask<R> {
                 Outcome::Unknown(reason) => {
                     tries += 1;
                     is_again = true;
+                    away_since = None;
                     why = reason;
                     let is_late = why == pending::TIMED_OUT || until <= inner.shared.clock.now();
                     if is_late || inner.shared.stopping.load(Ordering::SeqCst) {

@@ -21,11 +21,11 @@ mod remote;
 mod suspects;
 mod watchdog;
 
-pub(crate) use intake::{Intake, Stats};
+pub(crate) use intake::{Intake, Stats, weight};
 pub(crate) use lane::{LaneProgress, LaneQueue, Submitted};
 pub(crate) use links::{Links, Place};
 pub(crate) use loader::Loader;
-pub(crate) use outbound::Outbound;
+pub(crate) use outbound::{NotSent, Outbound};
 pub(crate) use patience::Patience;
 pub(crate) use ports::{Port, Ports};
 pub(crate) use remote::{Remote, Violation};

@@ -212,7 +212,10 @@ impl Builder {
                 None => Arc::new(MemoryStore::new(shards, 1)),
                 Some((config, network)) => {
                     let founding = founding(network, config, shards).await?;
-                    Arc::new(MemoryStore::founded(&founding.unwrap_or_else(|| founder(shards)), 1))
+                    let place = || "the memory of a process that starts".to_owned();
+                    let founding =
+                        founding.ok_or_else(|| StartError::NeitherFoundNorJoin { place: place() })?;
+                    Arc::new(MemoryStore::founded(&founding, 1))
                 }
             },
             StoreChoice::Embedded(path) => {

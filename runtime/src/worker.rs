@@ -146,9 +146,7 @@ impl Worker {
         self.progress(now);
         let mut taken = 0;
         for event in events.drain(..) {
-            if let Event::Arrived(arrivals) = &event {
-                taken += arrivals.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
-            }
+            taken += node::weight(&event);
             self.event(event, now);
         }
         self.events = events;

@@ -22,10 +22,17 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, timeout},
+};
 
 /// Resolution of time-outs.
 const TICK: Duration = Duration::from_millis(20);
+/// How long a new client waits to know all owners and to reach all nodes. It works without, over whom it reaches.
+const SETTLE_WITHIN: Duration = Duration::from_secs(1);
+/// Longest message a client sends: what a frame has room for.
+const MESSAGE_LEN_MAX: usize = 8 << 20;
 /// Between two tries to connect to a node.
 const DIAL_EVERY: Duration = Duration::from_secs(1);
 
@@ -65,6 +72,9 @@ pub enum CommandError {
     /// The connection ended before the answer; the command may have been carried out.
     #[error("the connection to {0} ended before its answer")]
     Cut(String),
+    /// The node did not answer in time; the command may have been carried out.
+    #[error("node {0} did not answer in time")]
+    Silent(String),
     /// The answer cannot be read: the node runs another build.
     #[error("the answer of {node} cannot be read, it may run another build: {why}")]
     Unreadable {
@@ -79,11 +89,13 @@ pub enum CommandError {
 pub(crate) struct Caller {
     pub(crate) front: Arc<Front>,
     /// Dropped, it ends all connections.
-    _network: Network,
+    network: Option<Network>,
 }
 
 impl Drop for Caller {
     fn drop(&mut self) {
+        // First, or a connection that comes up would open its port again.
+        drop(self.network.take());
         self.front.ports.fail("the client was closed");
         self.front.ports.clear();
     }
@@ -100,7 +112,9 @@ pub(crate) async fn connect(addresses: Vec<String>, security: &Security) -> Resu
     let unusable = |why: String| ConnectError::Unusable { address: address.clone(), why };
     let layout = Shards::new(cluster.shards)
         .ok_or_else(|| unusable(format!("it says its cluster has {} shards", cluster.shards)))?;
-    let front = Arc::new(Front::new(Limits::default(), Links::client(layout), layout, Vec::new()));
+    // What is too long for the nodes they refuse themselves.
+    let limits = Limits { message_len_max: MESSAGE_LEN_MAX, ..Limits::default() };
+    let front = Arc::new(Front::new(limits, Links::client(layout), layout, Vec::new()));
     let (notices, told) = mpsc::unbounded_channel();
     let handle = network.handle().clone();
     let mut calling = Calling {
@@ -113,13 +127,18 @@ pub(crate) async fn connect(addresses: Vec<String>, security: &Security) -> Resu
         connected: BTreeMap::new(),
         dialling: BTreeSet::new(),
         tell: ToCoordinator::new(notices),
+        settled: None,
     };
-    let ready = network.run(async move {
+    let settled = network.run(async move {
+        let (tell, settled) = oneshot::channel();
+        calling.settled = Some(tell);
         calling.connected(first);
         tokio::spawn(async move { calling.run(told).await });
+        // The owners, and connections to them: what is asked from here on goes straight there, in order.
+        drop(timeout(SETTLE_WITHIN, settled).await);
     });
-    ready.await?;
-    Ok(Caller { front, _network: network })
+    settled.await?;
+    Ok(Caller { front, network: Some(network) })
 }
 
 async fn first_of(
@@ -154,6 +173,8 @@ struct Calling {
     connected: BTreeMap<NodeName, Arc<Outbound>>,
     dialling: BTreeSet<String>,
     tell: ToCoordinator,
+    /// Told when it first knows all owners and is connected with all nodes.
+    settled: Option<oneshot::Sender<()>>,
 }
 
 impl Calling {
@@ -165,12 +186,21 @@ impl Calling {
         loop {
             tokio::select! {
                 notice = told.recv() => match notice {
-                    Some(notice) => self.take(notice),
+                    Some(notice) => {
+                        self.take(notice);
+                        self.tell_if_settled();
+                    }
                     None => return,
                 },
                 _ = ticks.tick() => self.front.ports.tick(),
                 _ = dials.tick() => self.dial(),
             }
+        }
+    }
+
+    fn tell_if_settled(&mut self) {
+        if self.settled.is_some() && self.dialling.is_empty() && self.front.links.knows_all() {
+            let _ = self.settled.take().map(|tell| tell.send(()));
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     transport::{CloseReason, Delivery, Incoming},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::mpsc};
 
 /// Two nodes that find each other dial at the same time. Of two connections that began within this time both ends keep the
 /// same one; a later one is there because the earlier is broken.
@@ -49,27 +49,59 @@ pub(super) fn serve(
         let (front, outbound) = (Arc::clone(front), Arc::clone(outbound));
         async move { outbound.run(|to, outcome| front.ports.reply(vec![(to, outcome)])).await }
     });
-    let outbound = Arc::clone(outbound);
+    let serving = Serving { remote, outbound: Arc::clone(outbound), tell };
     network.spawn(async move {
-        while let Some(Delivery { frame, credit }) = incoming.recv().await {
-            match remote.take(frame).await {
-                Ok(rest) => {
-                    if !rest.misplaced.is_empty() {
-                        tell.tell(Notice::Misplaced(Arc::clone(&outbound), rest.misplaced));
-                    }
-                    if let Some(frame) = rest.frame {
-                        tell.tell(Notice::Frame(Arc::clone(&outbound), frame, credit));
-                    }
-                }
-                Err(Violation(why)) => {
-                    let address = outbound.link().address();
-                    tracing::warn!(address, why, "a connection has broken the rules and is closed");
-                    outbound.link().close(CloseReason::Violation(why));
-                    break;
-                }
+        // What must wait for workers waits by itself, and nothing else behind it. Bounded by the connection's credit.
+        let (inflow, waiting) = mpsc::unbounded_channel();
+        let waiting = tokio::spawn(serving.clone().all(waiting));
+        while let Some(delivery) = incoming.recv().await {
+            if delivery.frame.is_inflow() {
+                // Its task ends after this one.
+                let _ = inflow.send(delivery);
+            } else {
+                serving.one(delivery).await;
             }
         }
-        remote.close();
-        tell.tell(Notice::Ended(outbound));
+        serving.remote.cut();
+        drop(inflow);
+        let _ = waiting.await;
+        serving.remote.close();
+        serving.tell.tell(Notice::Ended(serving.outbound));
     });
+}
+
+#[derive(Clone)]
+struct Serving {
+    remote: Arc<Remote>,
+    outbound: Arc<Outbound>,
+    tell: ToCoordinator,
+}
+
+impl Serving {
+    async fn all(self, mut deliveries: mpsc::UnboundedReceiver<Delivery>) {
+        while let Some(delivery) = deliveries.recv().await {
+            self.one(delivery).await;
+        }
+    }
+
+    async fn one(&self, delivery: Delivery) {
+        let Delivery { frame, credit } = delivery;
+        match self.remote.take(frame).await {
+            Ok(rest) => {
+                if !rest.misplaced.is_empty() {
+                    self.tell.tell(Notice::Misplaced(Arc::clone(&self.outbound), rest.misplaced));
+                }
+                if let Some(frame) = rest.frame {
+                    self.tell.tell(Notice::Frame(Arc::clone(&self.outbound), frame, credit));
+                }
+            }
+            Err(Violation(why)) => {
+                let address = self.outbound.link().address();
+                if self.outbound.link().ended().is_none() {
+                    tracing::warn!(address, why, "a connection has broken the rules and is closed");
+                }
+                self.outbound.link().close(CloseReason::Violation(why));
+            }
+        }
+    }
 }

@@ -43,6 +43,10 @@ const TICK: Duration = Duration::from_millis(20);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// and how much longer where none has said that it has heard.
 const FAREWELL_MAX: Duration = Duration::from_mins(1);
+/// Between two looks at what still has to leave at the end.
+const PART_TICK: Duration = Duration::from_millis(5);
+/// After so long a note that found no room on the disk is tried again.
+const KEEP_AGAIN: Duration = Duration::from_secs(1);
 /// After so long without a connection a node says that it is alone.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 /// Shards that come to a node at a time; one that is sealed for it always may.
@@ -240,6 +244,7 @@ impl Door {
             moves: MoveStatus::default(),
             forgetting: BTreeMap::new(),
             not_kept: None,
+            has_failed: false,
             leaving: Leaving::No,
             depart,
             started: now,
@@ -341,7 +346,9 @@ pub(super) struct Coordinator {
     /// Operators who wait until a node is forgotten.
     forgetting: BTreeMap<NodeName, Vec<Asker>>,
     /// What found no room on the disk.
-    not_kept: Option<(u64, Vec<u8>)>,
+    not_kept: Option<(u64, Vec<u8>, Timestamp)>,
+    /// The node has failed, and has nothing to do with others any more.
+    has_failed: bool,
     pub(super) leaving: Leaving,
     depart: watch::Sender<Option<Departure>>,
     pub(super) started: Timestamp,
@@ -360,7 +367,7 @@ impl Coordinator {
         loop {
             tokio::select! {
                 notice = told.recv() => match notice {
-                    None | Some(Notice::Stop) => return self.close_all(),
+                    None | Some(Notice::Stop) => return self.part().await,
                     Some(notice) => self.take(notice),
                 },
                 _ = ticks.tick() => self.tick(),
@@ -376,6 +383,23 @@ impl Coordinator {
         lock(&self.membership)
     }
 
+    /// Lets what was answered last leave, and says good-bye.
+    async fn part(&mut self) {
+        let all = |coordinator: &Self| -> Vec<Arc<Outbound>> {
+            let nodes = coordinator.connected.values().map(|connected| &connected.outbound);
+            nodes.chain(&coordinator.clients).cloned().collect()
+        };
+        let sent = async {
+            while all(self).iter().any(|outbound| outbound.link().ended().is_none() && !outbound.is_empty()) {
+                tokio::time::sleep(PART_TICK).await;
+            }
+        };
+        let _ = tokio::time::timeout(self.config.transport.close_deadline, sent).await;
+        self.close_all();
+        // The writers' last word.
+        tokio::time::sleep(PART_TICK).await;
+    }
+
     fn close_all(&mut self) {
         let nodes = self.connected.values().map(|connected| &connected.outbound);
         for outbound in nodes.chain(&self.clients) {
@@ -386,9 +410,11 @@ impl Coordinator {
     fn tick(&mut self) {
         self.step_membership(MembershipEvent::Tick);
         self.step_mover(MoverEvent::Tick);
-        if let Some((number, bytes)) = self.not_kept.take() {
+        let now = self.now();
+        if let Some((number, bytes, _)) = self.not_kept.take_if(|(.., since)| *since + KEEP_AGAIN <= now) {
             let _ = self.storage.send(Job::Keep(number, bytes));
         }
+        self.at_door.retain(|_, (connection, _)| connection.link.ended().is_none());
         self.depart_when_empty();
         self.say_if_alone();
     }
@@ -414,6 +440,9 @@ impl Coordinator {
                 .cloned()
                 .collect::<Vec<_>>(),
         );
+        if tried.is_empty() && self.mover.is_empty() {
+            tracing::warn!("this node has no shard and knows no other node: start it with `--join`");
+        }
         if !tried.is_empty() {
             let (tried, since) = (tried.join(", "), now.since(since));
             tracing::warn!(tried, ?since, "no other node is reached; they are tried every second");
@@ -435,9 +464,12 @@ impl Coordinator {
             Notice::Misplaced(outbound, shards) => self.tell_owners(&outbound, shards),
             Notice::Mover(event) => self.step_mover(event),
             Notice::Kept(number) => self.step_membership(MembershipEvent::Kept(number)),
-            Notice::NotKept(number, bytes) => self.not_kept = Some((number, bytes)),
+            Notice::NotKept(number, bytes) => {
+                self.not_kept = Some((number, bytes, self.now()));
+            }
             Notice::Asked(command, tell) => self.carry_out(Asker::Here(tell), command),
             Notice::Failed(why) => {
+                self.has_failed = true;
                 self.close_all();
                 self.depart.send_if_modified(|departure| {
                     let is_first = departure.is_none();
@@ -451,6 +483,9 @@ impl Coordinator {
 
     /// Another end is at the door.
     fn greet(&mut self, connection: Connection, is_dialled: bool) {
+        if self.has_failed {
+            return connection.link.close(CloseReason::Stopping);
+        }
         let Some(node) = &connection.other.node else {
             return self.welcome_client(connection);
         };
@@ -462,6 +497,11 @@ impl Coordinator {
     }
 
     fn welcome_client(&mut self, connection: Connection) {
+        if self.config.transport.connections_max / 2 <= self.clients.len() {
+            // The other half is for nodes: without clients a cluster is a cluster.
+            let why = "it has as many clients as it takes (half of `connections_max`)".to_owned();
+            return connection.link.close(CloseReason::Violation(why));
+        }
         let outbound = Outbound::new(None, connection.link);
         self.clients.push(Arc::clone(&outbound));
         self.tell_nodes(&outbound);
@@ -480,6 +520,9 @@ impl Coordinator {
     fn admit(&mut self, ticket: u64) {
         let Some((connection, is_dialled)) = self.at_door.remove(&ticket) else { return };
         let Connection { other, link, incoming, .. } = connection;
+        if link.ended().is_some() {
+            return;
+        }
         let node = other.node.expect("only nodes wait at the door");
         let (name, boot, now) = (node.name, node.boot, self.now());
         let is_lesser = self.config.name < name;
@@ -617,7 +660,7 @@ impl Coordinator {
     }
 
     fn dial(&mut self, name: Option<NodeName>, address: String) {
-        if !self.dialling.insert(address.clone()) {
+        if self.has_failed || !self.dialling.insert(address.clone()) {
             return;
         }
         let (endpoint, tell) = (self.endpoint.clone(), self.tell.clone());
@@ -723,6 +766,8 @@ impl Coordinator {
                 self.leaving = Leaving::Empty { since: now, is_known: false };
                 self.step_membership(MembershipEvent::Drained);
             }
+            // A shard that was sealed for this node has come all the same.
+            Leaving::Empty { .. } if !self.mover.is_empty() => self.leaving = Leaving::Draining,
             Leaving::Empty { since, is_known }
                 if since + if is_known { FAREWELL } else { FAREWELL_MAX } <= now =>
             {
@@ -761,7 +806,9 @@ impl Asker {
             Self::There(outbound, slot) => {
                 let bytes: Bytes = said.encode().into();
                 let len = bytes.len();
-                let _ = outbound.frame(Frame::CommandAnswer { slot, answer: bytes }, len);
+                if outbound.frame(Frame::CommandAnswer { slot, answer: bytes }, len).is_err() {
+                    outbound.link().close(CloseReason::Violation("it does not take its answers".into()));
+                }
             }
             // Whoever asked may have given up.
             Self::Here(tell) => drop(tell.send(said)),

@@ -101,7 +101,10 @@ pub(super) fn lacks(ours: &[KnownKind], theirs: &[KnownKind]) -> Option<String> 
                 "version {} of kind `{}` (it reads up to {})",
                 theirs.version, theirs.kind, ours.version
             )),
-            Some(_) => None,
+            Some(ours) => {
+                let unknown = theirs.messages.iter().find(|message| !ours.messages.contains(message));
+                unknown.map(|message| format!("message `{message}` of kind `{}`", theirs.kind))
+            }
         })
         .collect();
     (!lacking.is_empty()).then(|| lacking.join(", "))
@@ -140,10 +143,13 @@ pub(crate) async fn find_cluster(
                             return Ok((address.clone(), cluster));
                         }
                     }
-                    Err(DialError::Handshake { why: HandshakeError::Refused(why), .. }) => {
+                    Err(DialError::Handshake { why: HandshakeError::RefusedHere(why), .. }) => {
                         return Err(JoinError::Refused(format!(
                             "{address} does not let this node in: {why}"
                         )));
+                    }
+                    Err(DialError::Handshake { why: HandshakeError::Refused(why), .. }) => {
+                        return Err(JoinError::Refused(format!("{address} cannot be joined: {why}")));
                     }
                     Err(error) if round == 0 => {
                         tracing::warn!(%error, "waiting for a node to join at; it is asked every second");
@@ -191,6 +197,10 @@ mod tests {
             lacks(&old, &new).as_deref(),
             Some("version 2 of kind `account` (it reads up to 1), kind `order`")
         );
+        let mut asks = known(&[("account", 1)]);
+        asks[0].messages.push("Audit".into());
+        assert_eq!(lacks(&old, &asks).as_deref(), Some("message `Audit` of kind `account`"));
+        assert_eq!(lacks(&asks, &old), None);
         assert_eq!(lacks(&new, &old), None);
         assert_eq!(lacks(&new, &new), None);
     }

@@ -96,7 +96,6 @@ impl Coordinator {
     /// A worker hosts a shard from now on.
     fn host(&mut self, shard: ShardId) {
         self.sealed_at.remove(&shard);
-        self.shared.links.set_here(shard);
         let worker = self.shared.worker_of(shard);
         for (other, intake) in self.shared.intakes.iter().enumerate() {
             intake.push(if other == worker {
@@ -105,6 +104,8 @@ impl Coordinator {
                 Event::InNode { shard, is: true }
             });
         }
+        // Behind the word to its worker, so that nobody comes to one that does not know of it yet.
+        self.shared.links.set_here(shard);
         self.send_again(&[shard]);
     }
 

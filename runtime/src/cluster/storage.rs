@@ -53,7 +53,9 @@ fn run(node: &Shared, coordinator: &ToCoordinator, job: Job) -> Result<(), LoadE
             Ok(()) => coordinator.tell(Notice::Kept(number)),
             Err(LoadError::Io(error)) if is_full(&error) => {
                 // Nobody new is let in meanwhile; it is tried again with the next change.
-                tracing::warn!("the disk is full: what is known of other nodes was not kept");
+                tracing::warn!(
+                    "the disk is full: what is known of other nodes was not kept; it is tried again every second"
+                );
                 coordinator.tell(Notice::NotKept(number, bytes));
             }
             Err(error) => return Err(error),

@@ -31,6 +31,18 @@ pub(crate) struct Stats {
     pub(crate) failed: bool,
 }
 
+/// What a word of a feed counts with.
+const WORD_BYTES: usize = 256;
+
+/// What an event counts with while it is queued: all that comes from outside.
+pub(crate) fn weight(event: &Event) -> usize {
+    match event {
+        Event::Arrived(arrivals) => arrivals.iter().map(|arrival| arrival.envelope.len()).sum(),
+        Event::OpenFeed { .. } | Event::AskFeed { .. } | Event::CloseFeed { .. } => WORD_BYTES,
+        _ => 0,
+    }
+}
+
 /// The shared end of a worker.
 pub(crate) struct Intake {
     events: Mutex<Vec<Event>>,
@@ -69,9 +81,9 @@ impl Intake {
 
     /// Adds an event and wakes the worker where it sleeps.
     pub(crate) fn push(&self, event: Event) {
-        if let Event::Arrived(arrivals) = &event {
-            let bytes = arrivals.iter().map(|arrival| arrival.envelope.len()).sum();
-            self.queued.fetch_add(bytes, Ordering::Relaxed);
+        let weight = weight(&event);
+        if 0 < weight {
+            self.queued.fetch_add(weight, Ordering::Relaxed);
         }
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         self.wake();

@@ -7,7 +7,7 @@ use crate::{
 };
 use std::sync::{
     Arc, PoisonError, RwLock,
-    atomic::{AtomicU32, AtomicUsize, Ordering},
+    atomic::{AtomicU32, Ordering},
 };
 
 /// Where a shard is.
@@ -36,8 +36,8 @@ pub(crate) struct Links {
     routes: Vec<AtomicU32>,
     /// Nodes that were ever heard of, in that order, with the connection there is now.
     nodes: RwLock<Vec<(NodeName, Option<Arc<Outbound>>)>>,
-    /// A client may ask any node; the next one it does.
-    any: Option<AtomicUsize>,
+    /// A client may ask any node.
+    asks_any: bool,
     /// Messages may be for others.
     is_alone: bool,
 }
@@ -57,12 +57,12 @@ impl Links {
 
     /// A client, which has none, and asks whomever it can reach.
     pub(crate) fn client(layout: Shards) -> Self {
-        Self { any: Some(AtomicUsize::new(0)), ..Self::new(layout, UNKNOWN) }
+        Self { asks_any: true, ..Self::new(layout, UNKNOWN) }
     }
 
     fn new(layout: Shards, route: u32) -> Self {
         let routes = layout.iter().map(|_| AtomicU32::new(route)).collect();
-        Self { routes, nodes: RwLock::default(), any: None, is_alone: false }
+        Self { routes, nodes: RwLock::default(), asks_any: false, is_alone: false }
     }
 
     /// Whether there is nobody else, now and ever.
@@ -134,6 +134,11 @@ impl Links {
         }
     }
 
+    /// Whether an owner is known of every shard.
+    pub(crate) fn knows_all(&self) -> bool {
+        self.routes.iter().all(|route| route.load(Ordering::Relaxed) != UNKNOWN)
+    }
+
     /// Where only the owner will do: no other node passes it on.
     pub(crate) fn owner(&self, shard: ShardId) -> Option<Arc<Outbound>> {
         let node = self.routes[shard.0 as usize].load(Ordering::Relaxed).checked_sub(FIRST_NODE)?;
@@ -141,13 +146,10 @@ impl Links {
         nodes[node as usize].1.clone()
     }
 
-    /// For a client: one node after the other.
+    /// For a client: the same node for as long as that is connected, so that its requests keep their order.
     fn ask_any(&self) -> Option<Arc<Outbound>> {
-        let any = self.any.as_ref()?;
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
-        let connected: Vec<_> = nodes.iter().filter_map(|(_, outbound)| outbound.as_ref()).collect();
-        let at = any.fetch_add(1, Ordering::Relaxed).checked_rem(connected.len())?;
-        Some(Arc::clone(connected[at]))
+        nodes.iter().find_map(|(_, outbound)| outbound.clone()).filter(|_| self.asks_any)
     }
 
     /// Sends messages to the nodes of their shards. Where there is none they are not sent: who sent them sends them again, and

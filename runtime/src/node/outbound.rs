@@ -27,9 +27,11 @@ use tokio::sync::{Notify, oneshot};
 const ITEMS_MAX: usize = 512;
 /// Bytes of one frame, but one item always fits: short enough that nobody behind it waits for long.
 const FRAME_BYTES_MAX: usize = 256 << 10;
-/// Bytes that wait for a connection. Beyond them messages, receipts and feeds' messages are dropped, which their senders
-/// still have and send again; requests are refused as busy; and a connection whose other end does not take its answers is
-/// closed.
+/// Bytes that wait for a connection before messages, receipts and feeds' messages are dropped: their senders still have them,
+/// and send them again.
+const DROPPED_BEYOND: usize = 8 << 20;
+/// Bytes that wait for a connection at all. Beyond them requests are refused as busy, and a connection whose other end does
+/// not take its answers is closed.
 const BYTES_MAX: usize = 64 << 20;
 /// What an item counts with beside its message.
 const ITEM_BYTES: usize = 64;
@@ -55,6 +57,16 @@ struct Gathered {
     has_ended: bool,
 }
 
+impl Gathered {
+    fn takes(&self, bytes_max: usize) -> Result<(), NotSent> {
+        match self {
+            Self { has_ended: true, .. } => Err(NotSent::Ended),
+            Self { bytes, .. } if bytes_max < *bytes => Err(NotSent::Full),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Who waits for an answer.
 enum Asker {
     Request(ReplyTo),
@@ -64,9 +76,14 @@ enum Asker {
 /// The questions that are not answered, by slot. `None`: the connection has ended.
 struct Asked(Option<HashMap<u64, Asker>>);
 
-/// There was no room, or there is no connection any more.
+/// Why something does not go out on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotSent;
+pub(crate) enum NotSent {
+    /// Too much waits for it.
+    Full,
+    /// There is no connection any more.
+    Ended,
+}
 
 impl Outbound {
     pub(crate) fn new(node: Option<NodeName>, link: Link) -> Arc<Self> {
@@ -97,15 +114,14 @@ impl Outbound {
         &self,
         item: T,
         len: usize,
+        bytes_max: usize,
         list: impl for<'f> FnOnce(&'f mut Frame) -> Option<&'f mut Vec<T>>,
         begin: impl FnOnce(Vec<T>) -> Frame,
     ) -> Result<(), NotSent> {
         let len = len + ITEM_BYTES;
         let mut gathered = self.gathered();
         let gathered = &mut *gathered;
-        if gathered.has_ended || BYTES_MAX < gathered.bytes {
-            return Err(NotSent);
-        }
+        gathered.takes(bytes_max)?;
         gathered.bytes += len;
         if let Some((last, bytes)) = gathered.frames.back_mut()
             && *bytes + len <= FRAME_BYTES_MAX
@@ -122,15 +138,18 @@ impl Outbound {
     /// Adds a frame of its own.
     pub(crate) fn frame(&self, frame: Frame, len: usize) -> Result<(), NotSent> {
         let mut gathered = self.gathered();
-        if gathered.has_ended || BYTES_MAX < gathered.bytes {
-            return Err(NotSent);
-        }
+        gathered.takes(BYTES_MAX)?;
         let len = len + ITEM_BYTES;
         gathered.bytes += len;
         gathered.frames.push_back((frame, len));
         drop(gathered);
         self.flush();
         Ok(())
+    }
+
+    /// Whether all that was added is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gathered().frames.is_empty() && self.link.waiting() == 0
     }
 
     /// What was added leaves soon. Told once for many items.
@@ -148,6 +167,7 @@ impl Outbound {
                 self.add(
                     message,
                     len,
+                    DROPPED_BEYOND,
                     |frame| match frame {
                         Frame::Messages(list) => Some(list),
                         _ => None,
@@ -158,6 +178,7 @@ impl Outbound {
             _ => self.add(
                 VolatileMessage { target, envelope },
                 len,
+                DROPPED_BEYOND,
                 |frame| match frame {
                     Frame::Volatile(list) => Some(list),
                     _ => None,
@@ -171,6 +192,7 @@ impl Outbound {
         let _ = self.add(
             StreamReceipt(receipt),
             0,
+            DROPPED_BEYOND,
             |frame| match frame {
                 Frame::Receipts(list) => Some(list),
                 _ => None,
@@ -194,6 +216,7 @@ impl Outbound {
         let added = self.add(
             request,
             len,
+            BYTES_MAX,
             |frame| match frame {
                 Frame::Requests(list) => Some(list),
                 _ => None,
@@ -202,7 +225,7 @@ impl Outbound {
         );
         self.flush();
         // Where the end of the connection has come between the two, it has told the asker already.
-        if added.is_err() && self.forget(slot).is_some() { Err(NotSent) } else { Ok(()) }
+        added.or_else(|why| if self.forget(slot).is_some() { Err(why) } else { Ok(()) })
     }
 
     /// Puts a command to the other end. The receiver fails when the connection ends before its answer.
@@ -210,8 +233,13 @@ impl Outbound {
         let (tell, answer) = oneshot::channel();
         let slot = self.remember(Asker::Command(tell))?;
         let len = command.len();
-        self.frame(Frame::Command { slot, command }, len)?;
-        Ok(answer)
+        match self.frame(Frame::Command { slot, command }, len) {
+            Ok(()) => Ok(answer),
+            Err(why) => {
+                self.forget(slot);
+                Err(why)
+            }
+        }
     }
 
     /// The answer to a request of the other end.
@@ -224,6 +252,7 @@ impl Outbound {
             .add(
                 Answer { slot, outcome },
                 len,
+                BYTES_MAX,
                 |frame| match frame {
                     Frame::Replies(list) => Some(list),
                     _ => None,
@@ -243,6 +272,7 @@ impl Outbound {
         let _ = self.add(
             message,
             len,
+            DROPPED_BEYOND,
             |frame| match frame {
                 Frame::FeedMessages { slot: of, feed: named, messages } if (*of, *named) == (slot, feed) => {
                     Some(messages)
@@ -257,6 +287,7 @@ impl Outbound {
         let _ = self.add(
             answer,
             0,
+            DROPPED_BEYOND,
             |frame| match frame {
                 Frame::FeedReceipts(list) => Some(list),
                 _ => None,
@@ -267,7 +298,10 @@ impl Outbound {
 
     fn remember(&self, asker: Asker) -> Result<u64, NotSent> {
         let mut waiting = self.asked();
-        let waiting = waiting.0.as_mut().filter(|waiting| waiting.len() < ASKED_MAX).ok_or(NotSent)?;
+        let waiting = waiting.0.as_mut().ok_or(NotSent::Ended)?;
+        if ASKED_MAX <= waiting.len() {
+            return Err(NotSent::Full);
+        }
         let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
         waiting.insert(slot, asker);
         Ok(slot)
@@ -315,7 +349,7 @@ impl Outbound {
                 gathered.bytes -= len;
                 Ok(Some(frame))
             }
-            None if gathered.has_ended => Err(NotSent),
+            None if gathered.has_ended => Err(NotSent::Ended),
             None => Ok(None),
         }
     }
@@ -330,7 +364,7 @@ impl Outbound {
                     filled.await;
                     continue;
                 }
-                Err(NotSent) => return,
+                Err(_) => return,
             };
             while let Some(next) = frame.take() {
                 match self.link.send(next) {

@@ -1,11 +1,12 @@
 //! What the other end of a connection asks of this process: its frames in, its answers out.
 
-use super::{Front, Outbound, Place, Port};
+use super::{Front, NotSent, Outbound, Place, Port};
 use crate::{
     activation::{Listener, ReplyTo},
+    entity::EntityId,
     error::{Bound, Refusal},
     feeds::FeedId,
-    kernel::{Arrival, Event, FeedReceipt, Outcome, Provenance, Receipt},
+    kernel::{Arrival, Event, FeedNews, FeedReceipt, Outcome, Provenance, Receipt},
     message::Envelope,
     placement::{self, ShardId},
     router,
@@ -16,11 +17,11 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-/// Feeds that one connection may have open. One more breaks the rules.
+/// Feeds that one connection may have open. One more is refused.
 const FEEDS_MAX: usize = 1_024;
 /// How long a connection is not read while the workers it brings messages to have too much to do.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -47,6 +48,22 @@ pub(crate) struct Remote {
     feeds: Mutex<BTreeMap<u64, FeedId>>,
 }
 
+impl Frame {
+    /// Whether it brings work for workers that must be waited for. It is taken in order among its like; what is not goes past
+    /// it, for a worker with too much to do is no reason to miss an answer or a sign of life.
+    pub(crate) fn is_inflow(&self) -> bool {
+        matches!(
+            self,
+            Self::Messages(_)
+                | Self::Volatile(_)
+                | Self::OpenFeed { .. }
+                | Self::AskFeed { .. }
+                | Self::FeedMessages { .. }
+                | Self::CloseFeed { .. }
+        )
+    }
+}
+
 impl Remote {
     /// Opens a port for a connection.
     pub(crate) fn open(front: &Arc<Front>, outbound: &Arc<Outbound>) -> Arc<Self> {
@@ -60,12 +77,20 @@ impl Remote {
         remote
     }
 
-    /// The connection has ended. Its feeds are closed; who waits here for an answer of its other end is told that none comes.
+    /// Nothing more of the other end will be taken: its feeds are closed.
     pub(crate) fn close(&self) {
         self.front.ports.close(self.connection);
         let feeds = std::mem::take(&mut *self.feeds());
         for (slot, feed) in feeds {
             self.close_feed(slot, feed);
+        }
+    }
+
+    /// The connection has ended. Who waits here for an answer of its other end is told that none comes.
+    pub(crate) fn cut(&self) {
+        // Before anyone is told: who asks again finds another way, or that there is none.
+        if let Some(node) = &self.outbound.node {
+            self.front.links.disconnect(node, &self.outbound);
         }
         let unanswered = self.outbound.end();
         let who = self.outbound.node.as_ref().map_or("the node", |node| node.as_str());
@@ -106,6 +131,10 @@ impl Remote {
             return Err(Violation("a frame that is not for such a connection".into()));
         }
         let mut misplaced = BTreeSet::new();
+        if frame.is_inflow() && self.front.stopping.load(Ordering::Relaxed) {
+            // Who sent it has it, and sends it again when this node is back.
+            return Ok(Rest::default());
+        }
         match frame {
             Frame::Messages(messages) => self.messages(messages, &mut misplaced).await?,
             Frame::Volatile(messages) => self.volatile(messages, &mut misplaced).await?,
@@ -117,8 +146,9 @@ impl Remote {
             Frame::OpenFeed { slot, name } => self.open_feed(slot, &name)?,
             Frame::AskFeed { slot, feed, shard, question } => {
                 self.check(shard)?;
-                self.has_open(slot, feed)?;
-                if self.front.links.is_here(shard) {
+                if !self.has_open(slot, feed) {
+                    self.tell_not_open(slot, feed, [shard]);
+                } else if self.front.links.is_here(shard) && self.room(shard).await {
                     let event = Event::AskFeed { feed, shard, question, to: self.to(slot) };
                     self.front.intakes[self.front.worker_of(shard)].push(event);
                 } else {
@@ -126,13 +156,18 @@ impl Remote {
                 }
             }
             Frame::FeedMessages { slot, feed, messages } => {
-                self.has_open(slot, feed)?;
-                self.feed_messages(slot, feed, messages, &mut misplaced).await?;
+                if self.has_open(slot, feed) {
+                    self.feed_messages(slot, feed, messages, &mut misplaced).await?;
+                } else {
+                    let shards: BTreeSet<ShardId> = messages.iter().map(|message| message.shard).collect();
+                    self.tell_not_open(slot, feed, shards);
+                }
             }
             Frame::CloseFeed { slot, feed } => {
-                self.has_open(slot, feed)?;
-                self.feeds().remove(&slot);
-                self.close_feed(slot, feed);
+                if self.has_open(slot, feed) {
+                    self.feeds().remove(&slot);
+                    self.close_feed(slot, feed);
+                }
             }
             Frame::FeedReceipts(answers) => self.feed_receipts(answers),
             Frame::CommandAnswer { slot, answer } => self.outbound.command_answered(slot, answer),
@@ -152,6 +187,24 @@ impl Remote {
         Err(Violation(format!("it speaks of {shard}, which does not exist")))
     }
 
+    /// Whether a message is one that this node could have let in: of a key and a length that its rows, batches and hand-offs
+    /// have room for.
+    fn check_message(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        let view = envelope.view();
+        EntityId::check(view.kind, view.key)?;
+        let (what, len, max) = ("the message", envelope.len(), self.front.limits.message_len_max);
+        if max < len { Err(Refusal::TooLarge { what, len, max }) } else { Ok(()) }
+    }
+
+    /// The same of a message between entities: the other node has let it in.
+    fn check_streamed(&self, envelope: &Envelope) -> Result<(), Violation> {
+        self.check_message(envelope).map_err(|why| {
+            Violation(format!(
+                "it has taken a message that is refused here ({why}): give all nodes the same limits"
+            ))
+        })
+    }
+
     /// The hash of a message's entity, which must lie in its shard: what is done in another shard is not found again.
     fn hash(&self, shard: ShardId, envelope: &Envelope) -> Result<u64, Violation> {
         let view = envelope.view();
@@ -162,20 +215,26 @@ impl Remote {
         Err(Violation(format!("a message for {shard} is for an entity of another shard")))
     }
 
-    /// Waits until the worker of a shard has room.
-    async fn room(&self, shard: ShardId) {
+    /// Waits until the worker of a shard has room. False: nobody waits for that any more, and what was to go there is left
+    /// aside; who sent it has it.
+    async fn room(&self, shard: ShardId) -> bool {
         let intake = &self.front.intakes[self.front.worker_of(shard)];
-        while self.front.limits.intake_bytes_max <= intake.backlog() && self.front.failure().is_none() {
+        while self.front.limits.intake_bytes_max <= intake.backlog() {
+            if self.front.stopping.load(Ordering::Relaxed) || self.outbound.link().ended().is_some() {
+                return false;
+            }
             tokio::time::sleep(PAUSE).await;
         }
+        true
     }
 
     /// Hands on what is for a shard of this process.
     async fn hand(&self, arrivals: Vec<Arrival>) {
         let Some(first) = arrivals.first() else { return };
         // One of them will do: a worker that is behind is so with all its shards.
-        self.room(first.shard).await;
-        self.front.hand_near(arrivals);
+        if self.room(first.shard).await {
+            self.front.hand_near(arrivals);
+        }
     }
 
     async fn messages(
@@ -187,6 +246,7 @@ impl Remote {
         for StreamMessage { source, target, number, envelope } in messages {
             self.check(source)?;
             self.check(target)?;
+            self.check_streamed(&envelope)?;
             let hash = self.hash(target, &envelope)?;
             if !self.front.links.is_here(target) {
                 // Not passed on (P22): its sender has it, and sends it to the owner.
@@ -209,6 +269,7 @@ impl Remote {
         let mut arrivals = Vec::with_capacity(messages.len());
         for VolatileMessage { target, envelope } in messages {
             self.check(target)?;
+            self.check_streamed(&envelope)?;
             let hash = self.hash(target, &envelope)?;
             if !self.front.links.is_here(target) {
                 misplaced.insert(target);
@@ -239,6 +300,10 @@ impl Remote {
     fn requests(&self, requests: Vec<Request>) -> Result<(), Violation> {
         for Request { slot, shard, hops, way, envelope } in requests {
             self.check(shard)?;
+            if let Err(refusal) = self.check_message(&envelope) {
+                self.outbound.answer(slot, Outcome::Refused(refusal));
+                continue;
+            }
             let hash = self.hash(shard, &envelope)?;
             let to = self.to(slot);
             let from = match way {
@@ -253,8 +318,8 @@ impl Remote {
             let arrival = Arrival { shard, hash, envelope, from };
             if let Err(refusal) = self.front.admit(arrival, hops) {
                 let outcome = match refusal {
-                    // The other end may know better.
-                    Refusal::Unavailable => Outcome::Elsewhere,
+                    // The other end may know better, and waits a little before it asks again.
+                    Refusal::Unavailable | Refusal::Stopping => Outcome::Elsewhere,
                     refusal => Outcome::Refused(refusal),
                 };
                 self.outbound.answer(slot, outcome);
@@ -278,9 +343,8 @@ impl Remote {
             // Said twice where the connection came up while the feed was opened.
             Some(open) if *open == feed => return Ok(()),
             Some(_) => return Err(Violation("two feeds under one number".into())),
-            None if FEEDS_MAX <= feeds.len() => {
-                return Err(Violation(format!("more than {FEEDS_MAX} feeds are open")));
-            }
+            // It hears of that with its first message.
+            None if FEEDS_MAX <= feeds.len() => return Ok(()),
             None => {}
         }
         feeds.insert(slot, feed);
@@ -292,11 +356,19 @@ impl Remote {
         Ok(())
     }
 
-    fn has_open(&self, slot: u64, feed: FeedId) -> Result<(), Violation> {
-        if self.feeds().get(&slot) == Some(&feed) {
-            return Ok(());
+    fn has_open(&self, slot: u64, feed: FeedId) -> bool {
+        self.feeds().get(&slot) == Some(&feed)
+    }
+
+    /// A feed's word has overtaken the word that opens it, or there are too many feeds.
+    fn tell_not_open(&self, slot: u64, feed: FeedId, shards: impl IntoIterator<Item = ShardId>) {
+        let is_full = FEEDS_MAX <= self.feeds().len();
+        for shard in shards {
+            let news =
+                if is_full { FeedNews::Refused(Refusal::Busy(Bound::Clients)) } else { FeedNews::Lost };
+            self.outbound.feed_answer(FeedAnswer { slot, feed, shard, news });
         }
-        Err(Violation("a feed that is not open".into()))
+        self.outbound.flush();
     }
 
     fn close_feed(&self, slot: u64, feed: FeedId) {
@@ -315,6 +387,12 @@ impl Remote {
         let mut arrivals = Vec::with_capacity(messages.len());
         for FeedMessage { shard, number, own, envelope } in messages {
             self.check(shard)?;
+            if let Err(refusal) = self.check_message(&envelope) {
+                let news = FeedNews::Refused(refusal);
+                self.outbound.feed_answer(FeedAnswer { slot, feed, shard, news });
+                self.outbound.flush();
+                break;
+            }
             let hash = self.hash(shard, &envelope)?;
             if !self.front.links.is_here(shard) {
                 misplaced.insert(shard);
@@ -359,7 +437,7 @@ impl Front {
     /// Takes a message of a client, passes it on to the node that has its shard, or refuses it: where too much waits, and
     /// where nobody is known or reached who has the shard.
     pub(crate) fn admit(&self, arrival: Arrival, hops: u8) -> Result<(), Refusal> {
-        if self.stopping.load(std::sync::atomic::Ordering::Relaxed) {
+        if self.stopping.load(Ordering::Relaxed) {
             return Err(Refusal::Stopping);
         }
         match self.links.place(arrival.shard) {
@@ -377,7 +455,13 @@ impl Front {
                     from => unreachable!("a client sends requests and questions, not {from:?}"),
                 };
                 let sent = outbound.request(arrival.shard, hops, way, arrival.envelope, to);
-                sent.map_err(|_| Refusal::Busy(Bound::Intake))
+                sent.map_err(|why| match why {
+                    NotSent::Full => Refusal::Busy(Bound::Intake),
+                    NotSent::Ended => {
+                        let who = outbound.node.as_ref().map_or("a node", |node| node.as_str());
+                        Refusal::OwnerUnavailable(format!("node {who}"))
+                    }
+                })
             }
             Place::Unreachable(node) => Err(Refusal::OwnerUnavailable(format!("node {node}"))),
             Place::Unknown => Err(Refusal::Unavailable),

@@ -455,7 +455,9 @@ impl Port for FeedPort {
     }
 
     fn connected(&self, outbound: &Arc<Outbound>) {
-        if !self.state().closed {
+        // Held meanwhile, so that nothing of the feed's end comes before this.
+        let state = self.state();
+        if !state.closed {
             self.open_at(outbound);
         }
     }
