@@ -3,16 +3,26 @@
 //! * `flights run` reads a file of flights and sends each row to its aircraft, which passes it on to its two airports and
 //!   its carrier; at the end it asks all of them what they have counted.
 //! * `flights demo` runs that, kills it with SIGKILL again and again, and compares the end with a plain loop over the file.
+//! * `flights node` has a part of the same entities, in a process that is one of many; `flights load` sends a file to them,
+//!   and `flights report` asks them. `flights demo --nodes 3` starts some, loads a file, and does to them meanwhile what
+//!   may happen to machines. `flights certs` makes certificates for nodes that talk TLS.
 //!
 //! Read `entities.rs` first: it is what a user of the runtime writes. `load.rs` is how a file gets in and the figures get
 //! out. The rest is a command line.
 
+mod certs;
 mod demo;
 mod entities;
 mod load;
 mod meter;
+mod node;
+mod nodes;
+mod quiet;
+mod remote;
 mod run;
+mod security;
 mod stop;
+mod story;
 
 use clap::{Parser, Subcommand};
 use std::{io, process::ExitCode};
@@ -48,6 +58,35 @@ Examples:
   flights demo --kills 20 --seed 7
   flights demo --input flights.csv --data-dir /tmp/flights-demo";
 
+const NODE_EXAMPLES: &str = "\
+A node that finds its directory empty founds a cluster or joins one; on a directory that holds its part it goes on with
+that, and needs neither. Ctrl-C and SIGTERM stop it; its part waits until it is started again.
+
+Examples:
+  flights node --name a --data-dir data/a --listen 127.0.0.1:7001 --found
+  flights node --name b --data-dir data/b --listen 127.0.0.1:7002 --join 127.0.0.1:7001
+  flights node --name a --data-dir data/a --listen 127.0.0.1:7001";
+
+const LOAD_EXAMPLES: &str = "\
+The file is one as for `flights run`. Nodes may come, go, crash and come back meanwhile. Killed or stopped: run the same
+command again and it goes on, each row counted once.
+
+Exit codes: 0 all rows counted; 1 an error, said on standard error; 2 a wrong command line; 130 stopped with Ctrl-C.
+
+Examples:
+  flights load --connect 127.0.0.1:7001,127.0.0.1:7002 --input flights.csv.gz";
+
+const REPORT_EXAMPLES: &str = "\
+Waits until everything that was sent has arrived, on all nodes; then prints what `flights run` prints.
+
+Examples:
+  flights report --connect 127.0.0.1:7001
+  flights report --connect 127.0.0.1:7001 --json | jq '.airports.JFK'";
+
+const CERTS_EXAMPLES: &str = "\
+Examples:
+  flights certs --out certs --names a,b,c";
+
 /// Counts flights in entities that survive kill -9.
 ///
 /// Every row of a file of flights is sent to its aircraft, which passes it on to both airports and the carrier. All of
@@ -67,6 +106,18 @@ enum Command {
     /// Kill a run again and again, and compare its end with a plain loop
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(demo::DemoArgs),
+    /// Hold a part of the entities, as one node of a cluster
+    #[command(after_help = NODE_EXAMPLES)]
+    Node(node::NodeArgs),
+    /// Count the rows of a file in the entities of a cluster
+    #[command(after_help = LOAD_EXAMPLES)]
+    Load(remote::LoadArgs),
+    /// Show what the entities of a cluster hold
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(remote::ReportArgs),
+    /// Make certificates for trying out a cluster that talks TLS
+    #[command(after_help = CERTS_EXAMPLES)]
+    Certs(certs::CertsArgs),
 }
 
 // One thread beside this one is enough for signals and pipes; the cores belong to the runtime's workers.
@@ -75,6 +126,10 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(args).await,
         Command::Demo(args) => demo::demo(args).await,
+        Command::Node(args) => node::node(args).await,
+        Command::Load(args) => remote::load(args).await,
+        Command::Report(args) => remote::report(args).await,
+        Command::Certs(args) => certs::certs(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -76,6 +76,14 @@ impl Meter {
         Ok(())
     }
 
+    /// The bar, where there is one: who else writes to the terminal must ask it to step aside.
+    pub(crate) fn bar(&self) -> Option<ProgressBar> {
+        match &self.form {
+            Form::Bar(bar) => Some(bar.clone()),
+            Form::Lines { .. } | Form::Silent => None,
+        }
+    }
+
     /// Takes the bar away, so that what is said next stands alone.
     pub(crate) fn clear(&self) {
         if let Form::Bar(bar) = &self.form {

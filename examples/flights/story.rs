@@ -1,0 +1,383 @@
+//! `flights demo --nodes N`: rows are loaded into nodes that come, go, crash and hang, and nothing is lost or doubled.
+//!
+//! The nodes are processes of this program on ports of this machine. While the rows flow, the deeds of a plan are done to
+//! them one by one; the rows go on meanwhile, up to the row of the next deed. Whoever ends one of the processes by hand
+//! finds it started again, and the end the same.
+
+use crate::{
+    demo::{Expected, say, show_differences, side_by_side},
+    entities::{Aircraft, Flight},
+    load::Source,
+    meter::Meter,
+    nodes::Nodes,
+    quiet::status,
+    remote::gather,
+};
+use anyhow::{Context as _, Result, bail};
+use entity_runtime::{
+    Client,
+    cluster::{Command, CommandAnswer, MoveStatus},
+    entity::Entity,
+    placement::NodeName,
+};
+use flights_plain::{
+    plan::{Deed, Step, plan},
+    progress::Progress,
+    rows::Rows,
+    table::{self, aligned, number},
+};
+use futures_util::future::join_all;
+use indicatif::ProgressBar;
+use std::{
+    collections::BTreeMap,
+    fs,
+    num::NonZeroUsize,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+/// The longest that anything may take before the story ends as one that hangs.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How often rows are let through, and the durable ones looked at.
+const BEAT: Duration = Duration::from_millis(20);
+/// How often nodes are asked for their moves: what a node has counted is gone when it is killed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a node that does not leave is told again: it may have been started again since.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the story is about.
+pub(crate) struct Story<'a> {
+    pub(crate) input: &'a Path,
+    /// Directories and logs of the nodes lie in this one.
+    pub(crate) directory: &'a Path,
+    pub(crate) nodes: NonZeroUsize,
+    pub(crate) kills: usize,
+    pub(crate) seed: u64,
+    pub(crate) workers: Option<NonZeroUsize>,
+    /// For how long a node is paused.
+    pub(crate) pause: Duration,
+    /// Rows a second while there is something to do to the nodes; none: as fast as they are taken.
+    pub(crate) rate: Option<u64>,
+    pub(crate) expected: &'a Expected,
+}
+
+/// Says what happens, with the time, and asks the bar to step aside for it.
+#[derive(Clone)]
+struct Teller {
+    started: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Teller {
+    fn tell(&self, text: &str) -> Result<()> {
+        let line = format!("{:>6.1} s  {text}\n", self.started.elapsed().as_secs_f64());
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(&line)),
+            None => say(&line),
+        }
+    }
+}
+
+impl Story<'_> {
+    /// Tells it; false if the entities and the fold do not agree.
+    pub(crate) async fn tell(&self) -> Result<bool> {
+        fs::create_dir_all(self.directory)
+            .with_context(|| format!("cannot make {}", self.directory.display()))?;
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let mut nodes = Nodes::new(self.directory, self.workers, told);
+        let outcome = self.tell_with(&mut nodes, &mut heard).await;
+        // Before anybody removes their directories.
+        nodes.end().await;
+        outcome
+    }
+
+    async fn tell_with(
+        &self,
+        nodes: &mut Nodes,
+        heard: &mut mpsc::UnboundedReceiver<String>,
+    ) -> Result<bool> {
+        let Expected { tables: expected, folded } = self.expected;
+        say(&format!(
+            "{} rows of {}, {} nodes, --seed {}\n\
+             a plain fold over the file, one thread, nothing kept: {:.2} s\n",
+            number(expected.rows),
+            self.input.display(),
+            self.nodes,
+            self.seed,
+            folded.as_secs_f64()
+        ))?;
+        let mut rows = Rows::open(self.input)?;
+        let mut meter = Meter::new(None, &rows);
+        let teller = Teller { started: Instant::now(), bar: meter.bar() };
+        for _ in 0..self.nodes.get() {
+            nodes.add().await?;
+        }
+        teller.tell(&format!("{} serve", nodes.names().join(", ")))?;
+        let client = Client::connect(nodes.addresses()).await?;
+        let moves = Moves::default();
+        let watching = tokio::spawn(moves.clone().watch(client.clone()));
+
+        let plan = plan(self.seed, self.nodes.get(), self.kills, expected.rows);
+        let (gate, allowed) = watch::channel(Some(plan.first().map_or(0, |step| step.row)));
+        let (counted, durable) = watch::channel(0);
+        let loading = self.load(&client, &mut rows, &mut meter, allowed, counted);
+        let doing = self.act(&client, nodes, &plan, &gate, durable, &teller);
+        let hearing = async {
+            while let Some(what) = heard.recv().await {
+                teller.tell(&what)?;
+            }
+            std::future::pending::<Result<()>>().await
+        };
+        tokio::select! {
+            done = async { tokio::try_join!(loading, doing) } => done.map(|_| ())?,
+            heard = hearing => heard?,
+        }
+        meter.clear();
+        teller.tell(&format!("all {} rows are durable", number(expected.rows)))?;
+        let (report, _) = gather(&client, PATIENCE).await?;
+        teller.tell("nothing is on its way any more")?;
+
+        let mut again = Rows::open(self.input)?;
+        let mut meter = Meter::new(None, &again);
+        let (_gate, allowed) = watch::channel(None);
+        let (counted, _durable) = watch::channel(0);
+        let started = Instant::now();
+        self.load(&client, &mut again, &mut meter, allowed, counted).await?;
+        meter.clear();
+        let (repeated, _) = gather(&client, PATIENCE).await?;
+        teller.tell(&format!(
+            "once more over all rows, in {:.2} s: nothing changes",
+            started.elapsed().as_secs_f64()
+        ))?;
+        watching.abort();
+        nodes.stop().await?;
+        teller.tell("all nodes were stopped with SIGTERM, exit 0")?;
+
+        say(&format!("\n{}\n{}\n", table::render(&report), moves.table()))?;
+        let columns = [("the cluster", &report.tables), ("one more load", &repeated.tables)];
+        say(&format!("{}\n", side_by_side(columns, expected)))?;
+        let is_equal = show_differences("the entities", &report.tables, expected)?
+            & show_differences("the entities after one more load", &repeated.tables, expected)?;
+        if is_equal {
+            say(&format!(
+                "equal: one node joined, one left, {} were killed and one was paused for {} s; every figure of {} aircraft, \
+                 {} airports and {} carriers is the plain fold's, and loading all rows once more changed nothing. {:.1} s in all.\n",
+                self.kills,
+                self.pause.as_secs_f64(),
+                number(expected.aircraft.len() as u64),
+                number(expected.airports.len() as u64),
+                number(expected.carriers.len() as u64),
+                teller.started.elapsed().as_secs_f64()
+            ))?;
+        }
+        Ok(is_equal)
+    }
+
+    /// Sends all rows, up to the gate while there is one.
+    async fn load(
+        &self,
+        client: &Client,
+        rows: &mut Rows,
+        meter: &mut Meter,
+        mut gate: watch::Receiver<Option<u64>>,
+        counted: watch::Sender<u64>,
+    ) -> Result<()> {
+        let name = crate::load::feed_name(self.input)?;
+        let source = Source { file: self.input, name, place: "the cluster" };
+        let mut feed = client.feed(name).await.map_err(|error| source.explain(error))?;
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let beats = 1_000 / BEAT.as_millis() as u64;
+        let share = self.rate.map_or(u64::MAX, |rate| rate.div_ceil(beats));
+        let (mut sent, mut room) = (0, share);
+        while let Some(row) = rows.next_row()? {
+            loop {
+                let is_open = gate.borrow_and_update().is_none_or(|gate| sent < gate && 0 < room);
+                if is_open {
+                    break;
+                }
+                beat.tick().await;
+                room = share;
+                counted.send_replace(feed.durable());
+                meter.show(Progress { sent, durable: feed.durable() }, rows)?;
+            }
+            let (number, aircraft, flight) = Flight::from_row(row);
+            let sending = feed.send(number, Aircraft::at(aircraft), flight);
+            timeout(PATIENCE, sending)
+                .await
+                .context("no row was taken for a long time")?
+                .map_err(|error| source.explain(error))?;
+            sent += 1;
+            room = room.saturating_sub(1);
+            if sent % 256 == 0 {
+                counted.send_replace(feed.durable());
+                meter.show(Progress { sent, durable: feed.durable() }, rows)?;
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut last = (feed.durable(), Instant::now());
+        loop {
+            if let Ok(flushed) = timeout(BEAT, feed.flush()).await {
+                flushed.map_err(|error| source.explain(error))?;
+                break;
+            }
+            let durable = feed.durable();
+            counted.send_replace(durable);
+            meter.show(Progress { sent, durable }, rows)?;
+            if last.0 != durable {
+                last = (durable, Instant::now());
+            } else if PATIENCE < last.1.elapsed() {
+                bail!(
+                    "{} of {} rows are durable, and for {} s no further",
+                    number(durable),
+                    number(sent),
+                    PATIENCE.as_secs()
+                );
+            }
+        }
+        counted.send_replace(feed.durable());
+        Ok(())
+    }
+
+    /// Does what is planned, each when its row is durable; then opens the gate.
+    async fn act(
+        &self,
+        client: &Client,
+        nodes: &mut Nodes,
+        plan: &[Step],
+        gate: &watch::Sender<Option<u64>>,
+        mut durable: watch::Receiver<u64>,
+        teller: &Teller,
+    ) -> Result<()> {
+        for (at, step) in plan.iter().enumerate() {
+            let reached = timeout(PATIENCE, durable.wait_for(|durable| step.row <= *durable));
+            let row = tokio::select! {
+                biased;
+                failed = nodes.failed() => return failed,
+                reached = reached => {
+                    let reached = reached.with_context(|| format!("row {} never becomes durable", number(step.row)))?;
+                    *reached.context("the load has ended")?
+                }
+            };
+            // Rows go on meanwhile, as far as to the next deed.
+            gate.send_replace(Some(plan.get(at + 1).map_or(u64::MAX, |next| next.row)));
+            let names = nodes.names();
+            let name = &names[(step.pick % names.len() as u64) as usize];
+            let tell = |text: &str| teller.tell(&format!("row {:>7}: {text}", number(row)));
+            let started = Instant::now();
+            match step.deed {
+                Deed::Add => {
+                    let name = nodes.add().await?;
+                    tell(&format!("{name} joins, and serves after {}", seconds(started)))?;
+                }
+                Deed::Drain => {
+                    tell(&format!("{name} is told to leave"))?;
+                    drain(client, nodes, name).await?;
+                    teller.tell(&format!(
+                        "{name} has handed everything over and left after {}, exit 0",
+                        seconds(started)
+                    ))?;
+                }
+                Deed::Kill => {
+                    tell(&format!("kill -9 of {name}"))?;
+                    timeout(PATIENCE, nodes.kill(name)).await.context("a node does not come back")??;
+                    teller.tell(&format!(
+                        "{name} is back on its directory, and serves after {}",
+                        seconds(started)
+                    ))?;
+                }
+                Deed::Pause => {
+                    tell(&format!("SIGSTOP of {name} for {} s", self.pause.as_secs_f64()))?;
+                    nodes.pause(name)?;
+                    tokio::select! {
+                        () = tokio::time::sleep(self.pause) => {}
+                        failed = nodes.failed() => return failed,
+                    }
+                    nodes.go_on(name)?;
+                    teller.tell(&format!("SIGCONT of {name}"))?;
+                }
+            }
+        }
+        gate.send_replace(None);
+        Ok(())
+    }
+}
+
+/// Tells a node to leave, and waits until its process has ended.
+async fn drain(client: &Client, nodes: &mut Nodes, name: &str) -> Result<()> {
+    let node: NodeName = name.parse()?;
+    let mut refused = None;
+    let telling = async {
+        loop {
+            // Not connected for the moment, or on its way out: the end of its process tells. One that was killed while
+            // another joined there may not know of it yet, and refuses for as long as it seems to be alone.
+            if let Ok(Ok(CommandAnswer::Refused(why))) =
+                timeout(TELL_AGAIN, client.command(Some(&node), Command::Leave)).await
+            {
+                refused = Some(why);
+            }
+            tokio::time::sleep(TELL_AGAIN).await;
+        }
+    };
+    let left = tokio::select! {
+        () = telling => unreachable!("it is told for ever"),
+        left = timeout(PATIENCE, nodes.left(name)) => left,
+    };
+    left.with_context(|| {
+        format!("{name} does not get away{}", refused.map_or(String::new(), |why| format!(": {why}")))
+    })?
+}
+
+fn seconds(since: Instant) -> String {
+    format!("{:.1} s", since.elapsed().as_secs_f64())
+}
+
+/// Hand-offs that nodes have counted, by name and by how often the node was started.
+#[derive(Debug, Default, Clone)]
+struct Moves(Arc<Mutex<BTreeMap<(NodeName, u64), MoveStatus>>>);
+
+impl Moves {
+    /// Looks again and again, so that of a node that has left or was killed the last look is there.
+    async fn watch(self, client: Client) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let nodes = client.nodes();
+            let asked = join_all(nodes.iter().map(|node| status(&client, node))).await;
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            for status in asked.into_iter().flatten() {
+                all.insert((status.name, status.boot), status.moves);
+            }
+        }
+    }
+
+    /// As a table: a node a line, with all its starts together.
+    fn table(&self) -> String {
+        let mut by_node = BTreeMap::<NodeName, MoveStatus>::new();
+        for ((node, _), moves) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            let sum = by_node.entry(node.clone()).or_default();
+            sum.moved += moves.moved;
+            sum.stall_us_sum += moves.stall_us_sum;
+            sum.stall_us_max = sum.stall_us_max.max(moves.stall_us_max);
+        }
+        let millis = |us: u64| format!("{}.{} ms", number(us / 1_000), us / 100 % 10);
+        let mut lines =
+            vec![["from node", "shards moved", "mean stall", "longest stall"].map(str::to_owned).to_vec()];
+        for (node, moves) in by_node {
+            let mean = moves.stall_us_sum.checked_div(moves.moved);
+            lines.push(vec![
+                node.to_string(),
+                number(moves.moved),
+                mean.map_or("-".to_owned(), millis),
+                mean.map_or("-".to_owned(), |_| millis(moves.stall_us_max)),
+            ]);
+        }
+        format!("Moves\n{}", aligned(&lines))
+    }
+}
