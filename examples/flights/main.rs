@@ -15,6 +15,7 @@ mod demo;
 mod entities;
 mod load;
 mod meter;
+mod moves;
 mod node;
 mod nodes;
 mod quiet;
@@ -23,6 +24,7 @@ mod run;
 mod security;
 mod stop;
 mod story;
+mod teller;
 
 use clap::{Parser, Subcommand};
 use std::{io, process::ExitCode};
@@ -31,6 +33,8 @@ const EXAMPLES: &str = "\
 Examples:
   flights demo
       Kill the run five times and compare it with a plain loop over the bundled rows.
+  flights demo --nodes 3
+      The same on nodes that join, leave, are killed and hang while the rows are loaded.
   flights run --input examples/data/flights-2013-q1.csv.gz --data-dir /tmp/flights
       Count the bundled rows; run it again and nothing changes.
   flights help run
@@ -52,9 +56,11 @@ Examples:
 
 const DEMO_EXAMPLES: &str = "\
 Prints what happened, both results, and `equal`; or exits with 1, the first differences, and the directory to look into.
+With --nodes the directory holds a log of each node too. Kill any of them by hand meanwhile: the end is the same.
 
 Examples:
   flights demo
+  flights demo --nodes 3
   flights demo --kills 20 --seed 7
   flights demo --input flights.csv --data-dir /tmp/flights-demo";
 
@@ -103,7 +109,7 @@ enum Command {
     /// Count the rows of a file and show what the entities hold
     #[command(after_help = RUN_EXAMPLES)]
     Run(run::RunArgs),
-    /// Kill a run again and again, and compare its end with a plain loop
+    /// Kill a run again and again, or the nodes of a cluster, and compare the end with a plain loop
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(demo::DemoArgs),
     /// Hold a part of the entities, as one node of a cluster

@@ -40,6 +40,11 @@ impl Meter {
         Self { started: Instant::now(), form }
     }
 
+    /// Nothing.
+    pub(crate) fn silent() -> Self {
+        Self { started: Instant::now(), form: Form::Silent }
+    }
+
     /// Shows it, if it is time to.
     ///
     /// # Errors

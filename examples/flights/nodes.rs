@@ -1,5 +1,6 @@
 //! Nodes as processes of this program: started, watched, and started again where a signal has ended one.
 
+use crate::teller::Teller;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -63,24 +64,20 @@ pub(crate) struct Nodes {
     present: BTreeMap<String, Node>,
     started: usize,
     watches: JoinSet<Result<()>>,
-    /// What happens to a node that nobody has ordered.
-    told: mpsc::UnboundedSender<String>,
+    /// Says what happens to a node that nobody has ordered.
+    teller: Teller,
 }
 
 impl Nodes {
-    /// None yet. Each will have a directory and a log in this one. What happens unasked is told.
-    pub(crate) fn new(
-        directory: &Path,
-        workers: Option<NonZeroUsize>,
-        told: mpsc::UnboundedSender<String>,
-    ) -> Self {
+    /// None yet. Each will have a directory and a log in this one.
+    pub(crate) fn new(directory: &Path, workers: Option<NonZeroUsize>, teller: Teller) -> Self {
         Self {
             directory: directory.to_owned(),
             workers,
             present: BTreeMap::new(),
             started: 0,
             watches: JoinSet::new(),
-            told,
+            teller,
         }
     }
 
@@ -103,7 +100,7 @@ impl Nodes {
         };
         let (orders, taken) = mpsc::unbounded_channel();
         let (tell, state) = watch::channel(State::Starting(0));
-        self.watches.spawn(launch.watch(taken, tell, self.told.clone()));
+        self.watches.spawn(launch.watch(taken, tell, self.teller.clone()));
         self.present.insert(name.clone(), Node { address, orders, state });
         self.until(&name, |state| matches!(state, State::Serving(_))).await?;
         Ok(name)
@@ -190,8 +187,20 @@ impl Nodes {
         }
     }
 
+    /// Waits for something, and for no longer than no node fails.
+    pub(crate) async fn beside<T>(&mut self, something: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            done = something => done,
+            failed = self.failed() => {
+                failed?;
+                bail!("a node has failed")
+            }
+        }
+    }
+
     /// Waits for a node that fails; for ever where none does.
-    pub(crate) async fn failed(&mut self) -> Result<()> {
+    async fn failed(&mut self) -> Result<()> {
         while let Some(ended) = self.watches.join_next().await {
             ended.context("a watch has ended")??;
         }
@@ -215,14 +224,15 @@ impl Launch {
         self,
         mut orders: mpsc::UnboundedReceiver<Order>,
         state: watch::Sender<State>,
-        told: mpsc::UnboundedSender<String>,
+        teller: Teller,
     ) -> Result<()> {
         let name = &self.name;
+        let mut is_stopping = false;
         for starts in 1.. {
             state.send_replace(State::Starting(starts));
             let mut child = self.spawn()?;
             let mut lines = BufReader::new(child.stdout.take().context("its output is a pipe")?).lines();
-            let (mut is_ordered, mut has_left, mut has_output) = (false, false, true);
+            let (mut is_killed, mut has_left, mut has_output) = (false, false, true);
             let status = loop {
                 tokio::select! {
                     status = child.wait() => break status.context("cannot wait for a node")?,
@@ -235,11 +245,11 @@ impl Launch {
                     },
                     Some(order) = orders.recv() => match order {
                         Order::Kill => {
-                            is_ordered = true;
+                            is_killed = true;
                             child.start_kill().context("cannot kill a node")?;
                         }
                         Order::Signal(signal) => {
-                            is_ordered |= signal == Signal::TERM;
+                            is_stopping |= signal == Signal::TERM;
                             signal_to(&child, signal)?;
                         }
                     },
@@ -248,16 +258,18 @@ impl Launch {
             while has_output && let Ok(Some(line)) = lines.next_line().await {
                 has_left |= line.ends_with(" and left");
             }
-            if status.success() && (has_left || is_ordered) {
+            // Somebody else may be quicker than what it was told; it must not be started again for that.
+            if status.success() && has_left || is_stopping && status.code().is_none_or(|code| code == 0) {
                 state.send_replace(State::Ended);
                 return Ok(());
             }
             if status.code().is_some_and(|code| code != 0) {
                 bail!("node {name} failed ({status}):\n{}", self.complaints());
             }
-            if !is_ordered {
+            if !is_killed {
                 // Somebody else did it. That must not change anything either.
-                let _ = told.send(format!("{name}: ended by somebody else ({status}), started again"));
+                teller
+                    .tell(&format!("{name} was ended by somebody else ({status}), and is started again"))?;
             }
         }
         unreachable!("a node is started again for ever")

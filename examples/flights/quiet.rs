@@ -33,28 +33,27 @@ pub(crate) async fn status(client: &Client, node: &NodeName) -> Result<NodeStatu
     }
 }
 
-/// Asks all nodes that have not left.
-///
-/// # Errors
-/// One cannot be reached or does not answer; in words.
-pub(crate) async fn statuses(client: &Client) -> Result<Statuses, String> {
-    let mut all = Statuses::new();
+/// Asks all nodes that have not left. Also returns who cannot be asked, and why.
+async fn statuses(client: &Client) -> (Statuses, BTreeMap<NodeName, String>) {
+    let (mut all, mut silent) = (Statuses::new(), BTreeMap::new());
     let mut unasked = client.nodes();
-    if unasked.is_empty() {
-        return Err("there is no connection to any node".to_owned());
-    }
     while let Some(node) = unasked.pop() {
-        if all.contains_key(&node) {
+        if all.contains_key(&node) || silent.contains_key(&node) {
             continue;
         }
-        let status = status(client, &node).await?;
-        // Also those that only other nodes know; one that has left has nothing any more.
-        unasked.extend(
-            status.nodes.iter().filter(|member| member.state != "left").map(|member| member.name.clone()),
-        );
-        all.insert(node, status);
+        match status(client, &node).await {
+            Ok(status) => {
+                // Also those that only other nodes know; one that has left has nothing any more.
+                let members = status.nodes.iter().filter(|member| member.state != "left");
+                unasked.extend(members.map(|member| member.name.clone()));
+                all.insert(node, status);
+            }
+            Err(why) => {
+                silent.insert(node, why);
+            }
+        }
     }
-    Ok(all)
+    (all, silent)
 }
 
 /// Waits until nothing is on its way on any node and no shard is between two.
@@ -68,19 +67,15 @@ pub(crate) async fn quiet(client: &Client, within: Duration) -> Result<Statuses>
     let started = Instant::now();
     let mut before: Option<Statuses> = None;
     loop {
-        let why = match statuses(client).await {
-            Ok(all) => match all.values().find_map(unrest).or_else(|| gap(&all)) {
-                None if before.as_ref().is_some_and(|before| is_same(before, &all)) => return Ok(all),
-                None => {
-                    before = Some(all);
-                    "nodes still have something to do".to_owned()
-                }
-                Some(why) => {
-                    before = None;
-                    why
-                }
-            },
-            Err(why) => {
+        let (all, silent) = statuses(client).await;
+        let unrest = all.values().find_map(unrest).or_else(|| gap(&all, &silent));
+        let why = match unrest {
+            None if before.as_ref().is_some_and(|before| is_same(before, &all)) => return Ok(all),
+            None => {
+                before = Some(all);
+                "nodes still have something to do".to_owned()
+            }
+            Some(why) => {
                 before = None;
                 why
             }
@@ -107,21 +102,25 @@ fn unrest(status: &NodeStatus) -> Option<String> {
     }
 }
 
-/// What is missing, should these nodes not have all shards: one that has just come back may not know of the others yet.
-fn gap(all: &Statuses) -> Option<String> {
-    for status in all.values() {
-        if let Some(shard) = status.shards.iter().find(|shard| !all.contains_key(&shard.owner)) {
-            return Some(format!("{} has a part of the entities and cannot be asked", shard.owner));
-        }
-    }
+/// What is missing, should these nodes not have all shards. One that cannot be asked and has none is not missed: it may have
+/// left without anybody hearing of it. And one that has just come back may not know of the others yet.
+fn gap(all: &Statuses, silent: &BTreeMap<NodeName, String>) -> Option<String> {
     let owned = |status: &NodeStatus| status.shards.iter().filter(|shard| shard.owner == status.name).count();
     let present: usize = all.values().map(owned).sum();
     // Shards are numbered from 0, and their count is a power of two.
     let highest = all.values().flat_map(|status| &status.shards).map(|shard| shard.shard as usize).max();
     let total = highest.map_or(1, |highest| (highest + 1).next_power_of_two());
-    let names: Vec<&str> = all.keys().map(NodeName::as_str).collect();
-    (present != total)
-        .then(|| format!("{present} of {total} shards are with {}, the only nodes known", names.join(", ")))
+    if present == total {
+        return None;
+    }
+    Some(match silent.values().next() {
+        Some(why) => why.clone(),
+        None if all.is_empty() => "there is no connection to any node".to_owned(),
+        None => {
+            let names: Vec<&str> = all.keys().map(NodeName::as_str).collect();
+            format!("the nodes that can be asked, {}, have {present} of {total} shards", names.join(", "))
+        }
+    })
 }
 
 fn is_same(before: &Statuses, now: &Statuses) -> bool {

@@ -9,14 +9,15 @@ use crate::{
     entities::{Aircraft, Flight},
     load::Source,
     meter::Meter,
+    moves::Moves,
     nodes::Nodes,
-    quiet::status,
     remote::gather,
+    teller::Teller,
 };
 use anyhow::{Context as _, Result, bail};
 use entity_runtime::{
     Client,
-    cluster::{Command, CommandAnswer, MoveStatus},
+    cluster::{Command, CommandAnswer},
     entity::Entity,
     placement::NodeName,
 };
@@ -24,20 +25,17 @@ use flights_plain::{
     plan::{Deed, Step, plan},
     progress::Progress,
     rows::Rows,
-    table::{self, aligned, number},
+    table::{self, number},
+    totals::Tables,
 };
-use futures_util::future::join_all;
-use indicatif::ProgressBar;
 use std::{
-    collections::BTreeMap,
     fs,
     num::NonZeroUsize,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -45,8 +43,6 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How often rows are let through, and the durable ones looked at.
 const BEAT: Duration = Duration::from_millis(20);
-/// How often nodes are asked for their moves: what a node has counted is gone when it is killed.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a node that does not leave is told again: it may have been started again since.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
@@ -66,41 +62,9 @@ pub(crate) struct Story<'a> {
     pub(crate) expected: &'a Expected,
 }
 
-/// Says what happens, with the time, and asks the bar to step aside for it.
-#[derive(Clone)]
-struct Teller {
-    started: Instant,
-    bar: Option<ProgressBar>,
-}
-
-impl Teller {
-    fn tell(&self, text: &str) -> Result<()> {
-        let line = format!("{:>6.1} s  {text}\n", self.started.elapsed().as_secs_f64());
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say(&line)),
-            None => say(&line),
-        }
-    }
-}
-
 impl Story<'_> {
     /// Tells it; false if the entities and the fold do not agree.
     pub(crate) async fn tell(&self) -> Result<bool> {
-        fs::create_dir_all(self.directory)
-            .with_context(|| format!("cannot make {}", self.directory.display()))?;
-        let (told, mut heard) = mpsc::unbounded_channel();
-        let mut nodes = Nodes::new(self.directory, self.workers, told);
-        let outcome = self.tell_with(&mut nodes, &mut heard).await;
-        // Before anybody removes their directories.
-        nodes.end().await;
-        outcome
-    }
-
-    async fn tell_with(
-        &self,
-        nodes: &mut Nodes,
-        heard: &mut mpsc::UnboundedReceiver<String>,
-    ) -> Result<bool> {
         let Expected { tables: expected, folded } = self.expected;
         say(&format!(
             "{} rows of {}, {} nodes, --seed {}\n\
@@ -111,9 +75,26 @@ impl Story<'_> {
             self.seed,
             folded.as_secs_f64()
         ))?;
+        fs::create_dir_all(self.directory)
+            .with_context(|| format!("cannot make {}", self.directory.display()))?;
         let mut rows = Rows::open(self.input)?;
         let mut meter = Meter::new(None, &rows);
-        let teller = Teller { started: Instant::now(), bar: meter.bar() };
+        let teller = Teller::start(meter.bar());
+        let mut nodes = Nodes::new(self.directory, self.workers, teller.clone());
+        let outcome = self.tell_with(&mut nodes, &mut rows, &mut meter, &teller).await;
+        meter.clear();
+        // Before anybody removes their directories.
+        nodes.end().await;
+        outcome
+    }
+
+    async fn tell_with(
+        &self,
+        nodes: &mut Nodes,
+        rows: &mut Rows,
+        meter: &mut Meter,
+        teller: &Teller,
+    ) -> Result<bool> {
         for _ in 0..self.nodes.get() {
             nodes.add().await?;
         }
@@ -122,51 +103,45 @@ impl Story<'_> {
         let moves = Moves::default();
         let watching = tokio::spawn(moves.clone().watch(client.clone()));
 
-        let plan = plan(self.seed, self.nodes.get(), self.kills, expected.rows);
-        let (gate, allowed) = watch::channel(Some(plan.first().map_or(0, |step| step.row)));
+        let total = self.expected.tables.rows;
+        let plan = plan(self.seed, self.nodes.get(), self.kills, total);
+        let (gate, allowed) = watch::channel(plan.first().map(|step| step.row));
         let (counted, durable) = watch::channel(0);
-        let loading = self.load(&client, &mut rows, &mut meter, allowed, counted);
-        let doing = self.act(&client, nodes, &plan, &gate, durable, &teller);
-        let hearing = async {
-            while let Some(what) = heard.recv().await {
-                teller.tell(&what)?;
-            }
-            std::future::pending::<Result<()>>().await
-        };
-        tokio::select! {
-            done = async { tokio::try_join!(loading, doing) } => done.map(|_| ())?,
-            heard = hearing => heard?,
-        }
+        tokio::try_join!(
+            self.load(&client, rows, meter, allowed, counted),
+            self.act(&client, nodes, &plan, &gate, durable, teller)
+        )?;
         meter.clear();
-        teller.tell(&format!("all {} rows are durable", number(expected.rows)))?;
-        let (report, _) = gather(&client, PATIENCE).await?;
+        teller.tell(&format!("all {} rows are durable", number(total)))?;
+        let (report, _) = nodes.beside(gather(&client, PATIENCE)).await?;
         teller.tell("nothing is on its way any more")?;
 
-        let mut again = Rows::open(self.input)?;
-        let mut meter = Meter::new(None, &again);
-        let (_gate, allowed) = watch::channel(None);
-        let (counted, _durable) = watch::channel(0);
         let started = Instant::now();
-        self.load(&client, &mut again, &mut meter, allowed, counted).await?;
-        meter.clear();
-        let (repeated, _) = gather(&client, PATIENCE).await?;
-        teller.tell(&format!(
-            "once more over all rows, in {:.2} s: nothing changes",
-            started.elapsed().as_secs_f64()
-        ))?;
+        let (_gate, open) = watch::channel(None);
+        let (counted, _) = watch::channel(0);
+        let (mut rows, mut silent) = (Rows::open(self.input)?, Meter::silent());
+        nodes.beside(self.load(&client, &mut rows, &mut silent, open, counted)).await?;
+        let (repeated, _) = nodes.beside(gather(&client, PATIENCE)).await?;
+        teller.tell(&format!("all rows were loaded once more, in {}", seconds(started)))?;
         watching.abort();
         nodes.stop().await?;
         teller.tell("all nodes were stopped with SIGTERM, exit 0")?;
 
         say(&format!("\n{}\n{}\n", table::render(&report), moves.table()))?;
-        let columns = [("the cluster", &report.tables), ("one more load", &repeated.tables)];
+        self.compare(&report.tables, &repeated.tables, teller)
+    }
+
+    fn compare(&self, found: &Tables, repeated: &Tables, teller: &Teller) -> Result<bool> {
+        let expected = &self.expected.tables;
+        let columns = [("the cluster", found), ("one more load", repeated)];
         say(&format!("{}\n", side_by_side(columns, expected)))?;
-        let is_equal = show_differences("the entities", &report.tables, expected)?
-            & show_differences("the entities after one more load", &repeated.tables, expected)?;
+        let is_equal = show_differences("the entities", found, expected)?
+            & show_differences("the entities after one more load", repeated, expected)?;
         if is_equal {
             say(&format!(
-                "equal: one node joined, one left, {} were killed and one was paused for {} s; every figure of {} aircraft, \
-                 {} airports and {} carriers is the plain fold's, and loading all rows once more changed nothing. {:.1} s in all.\n",
+                "equal: one node joined, one left, {} were killed and one was paused for {} s; every figure of {} \
+                 aircraft, {} airports and {} carriers is the plain fold's; one more load of all rows changed nothing. \
+                 {:.1} s in all.\n",
                 self.kills,
                 self.pause.as_secs_f64(),
                 number(expected.aircraft.len() as u64),
@@ -255,15 +230,7 @@ impl Story<'_> {
         teller: &Teller,
     ) -> Result<()> {
         for (at, step) in plan.iter().enumerate() {
-            let reached = timeout(PATIENCE, durable.wait_for(|durable| step.row <= *durable));
-            let row = tokio::select! {
-                biased;
-                failed = nodes.failed() => return failed,
-                reached = reached => {
-                    let reached = reached.with_context(|| format!("row {} never becomes durable", number(step.row)))?;
-                    *reached.context("the load has ended")?
-                }
-            };
+            let row = nodes.beside(reach(&mut durable, step.row)).await?;
             // Rows go on meanwhile, as far as to the next deed.
             gate.send_replace(Some(plan.get(at + 1).map_or(u64::MAX, |next| next.row)));
             let names = nodes.names();
@@ -294,18 +261,28 @@ impl Story<'_> {
                 Deed::Pause => {
                     tell(&format!("SIGSTOP of {name} for {} s", self.pause.as_secs_f64()))?;
                     nodes.pause(name)?;
-                    tokio::select! {
-                        () = tokio::time::sleep(self.pause) => {}
-                        failed = nodes.failed() => return failed,
-                    }
+                    nodes
+                        .beside(async {
+                            tokio::time::sleep(self.pause).await;
+                            Ok(())
+                        })
+                        .await?;
                     nodes.go_on(name)?;
                     teller.tell(&format!("SIGCONT of {name}"))?;
                 }
             }
         }
         gate.send_replace(None);
+        nodes.beside(reach(&mut durable, self.expected.tables.rows)).await?;
         Ok(())
     }
+}
+
+/// Waits until so many rows are durable, and says how many are.
+async fn reach(durable: &mut watch::Receiver<u64>, row: u64) -> Result<u64> {
+    let reached = timeout(PATIENCE, durable.wait_for(|durable| row <= *durable)).await;
+    let reached = reached.with_context(|| format!("row {} does not become durable", number(row)))?;
+    Ok(*reached.context("the load has ended")?)
 }
 
 /// Tells a node to leave, and waits until its process has ended.
@@ -335,49 +312,4 @@ async fn drain(client: &Client, nodes: &mut Nodes, name: &str) -> Result<()> {
 
 fn seconds(since: Instant) -> String {
     format!("{:.1} s", since.elapsed().as_secs_f64())
-}
-
-/// Hand-offs that nodes have counted, by name and by how often the node was started.
-#[derive(Debug, Default, Clone)]
-struct Moves(Arc<Mutex<BTreeMap<(NodeName, u64), MoveStatus>>>);
-
-impl Moves {
-    /// Looks again and again, so that of a node that has left or was killed the last look is there.
-    async fn watch(self, client: Client) {
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            let nodes = client.nodes();
-            let asked = join_all(nodes.iter().map(|node| status(&client, node))).await;
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            for status in asked.into_iter().flatten() {
-                all.insert((status.name, status.boot), status.moves);
-            }
-        }
-    }
-
-    /// As a table: a node a line, with all its starts together.
-    fn table(&self) -> String {
-        let mut by_node = BTreeMap::<NodeName, MoveStatus>::new();
-        for ((node, _), moves) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            let sum = by_node.entry(node.clone()).or_default();
-            sum.moved += moves.moved;
-            sum.stall_us_sum += moves.stall_us_sum;
-            sum.stall_us_max = sum.stall_us_max.max(moves.stall_us_max);
-        }
-        let millis = |us: u64| format!("{}.{} ms", number(us / 1_000), us / 100 % 10);
-        let mut lines =
-            vec![["from node", "shards moved", "mean stall", "longest stall"].map(str::to_owned).to_vec()];
-        for (node, moves) in by_node {
-            let mean = moves.stall_us_sum.checked_div(moves.moved);
-            lines.push(vec![
-                node.to_string(),
-                number(moves.moved),
-                mean.map_or("-".to_owned(), millis),
-                mean.map_or("-".to_owned(), |_| millis(moves.stall_us_max)),
-            ]);
-        }
-        format!("Moves\n{}", aligned(&lines))
-    }
 }
