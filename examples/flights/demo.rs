@@ -104,11 +104,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode> {
         (dir.path().to_owned(), Some(dir))
     };
     let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000);
-    let telling = async {
-        let Some(nodes) = args.nodes else {
-            let (args, input, data_dir, kills) = (&args, &input, &data_dir, args.kills.unwrap_or(5));
-            return Story { args, input, data_dir, kills, seed, expected: &expected }.tell().await;
-        };
+    let outcome = if let Some(nodes) = args.nodes {
         let story = story::Story {
             input: &input,
             directory: &data_dir,
@@ -120,14 +116,19 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode> {
             rate: (args.rate != 0).then_some(args.rate),
             expected: &expected,
         };
-        story.tell().await
+        story.tell(&stop).await.transpose()
+    } else {
+        let kills = args.kills.unwrap_or(5);
+        let story =
+            Story { args: &args, input: &input, data_dir: &data_dir, kills, seed, expected: &expected };
+        tokio::select! {
+            biased;
+            // Dropping the story kills the child that is running.
+            () = stop.asked() => None,
+            outcome = story.tell() => Some(outcome),
+        }
     };
-    let outcome = tokio::select! {
-        biased;
-        // Dropping the story kills the children that are running.
-        () = stop.asked() => return Ok(ExitCode::from(STOPPED)),
-        outcome = telling => outcome,
-    };
+    let Some(outcome) = outcome else { return Ok(ExitCode::from(STOPPED)) };
     // What did not end well is worth a look: keep it, and say where it is.
     if !matches!(outcome, Ok(true)) {
         let kept = temporary.map_or(data_dir, tempfile::TempDir::keep);

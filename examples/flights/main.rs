@@ -129,6 +129,7 @@ enum Command {
 // One thread beside this one is enough for signals and pipes; the cores belong to the runtime's workers.
 #[tokio::main(worker_threads = 1)]
 async fn main() -> ExitCode {
+    stop::end_with_parent();
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(args).await,
         Command::Demo(args) => demo::demo(args).await,

@@ -1,6 +1,6 @@
 //! Nodes as processes of this program: started, watched, and started again where a signal has ended one.
 
-use crate::teller::Teller;
+use crate::{stop::ENDS_WITH_PARENT, teller::Teller};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -232,6 +232,8 @@ impl Launch {
             state.send_replace(State::Starting(starts));
             let mut child = self.spawn()?;
             let mut lines = BufReader::new(child.stdout.take().context("its output is a pipe")?).lines();
+            // Held for as long as this process lives.
+            let _stdin = child.stdin.take();
             let (mut is_killed, mut has_left, mut has_output) = (false, false, true);
             let status = loop {
                 tokio::select! {
@@ -289,7 +291,8 @@ impl Launch {
         if let Some(workers) = self.workers {
             command.arg("--workers").arg(workers.to_string());
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        command.env(ENDS_WITH_PARENT, "yes").stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         command.spawn().context("cannot start this program as a node")
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     load::{self, End, Loaded, Source},
     meter::Meter,
-    quiet::{Statuses, quiet},
+    quiet::quiet,
     run,
     security::SecurityArgs,
     stop::{STOPPED, Stop},
@@ -106,12 +106,12 @@ pub(crate) async fn load(args: LoadArgs) -> Result<ExitCode> {
 /// Runs `report`.
 pub(crate) async fn report(args: ReportArgs) -> Result<ExitCode> {
     let client = args.nodes.client().await?;
-    let (report, _) = gather(&client, Duration::from_secs(args.within)).await?;
+    let report = gather(&client, Duration::from_secs(args.within)).await?;
     run::print(&report, args.json)
 }
 
-/// The figures of all entities when everything that was sent has arrived, and what each node says of itself then.
-pub(crate) async fn gather(client: &Client, within: Duration) -> Result<(Report, Statuses)> {
+/// The figures of all entities when everything that was sent has arrived.
+pub(crate) async fn gather(client: &Client, within: Duration) -> Result<Report> {
     let statuses = quiet(client, within).await?;
     let tables = load::tables(client).await.context("cannot read the figures")?;
     let mut counters = Counters::default();
@@ -120,5 +120,5 @@ pub(crate) async fn gather(client: &Client, within: Duration) -> Result<(Report,
         counters.duplicates += status.counters.duplicates;
         counters.dead_letters += status.counters.dead_lettered;
     }
-    Ok((Report { tables, counters }, statuses))
+    Ok(Report { tables, counters })
 }

@@ -12,6 +12,7 @@ use crate::{
     moves::Moves,
     nodes::Nodes,
     remote::gather,
+    stop::Stop,
     teller::Teller,
 };
 use anyhow::{Context as _, Result, bail};
@@ -63,8 +64,8 @@ pub(crate) struct Story<'a> {
 }
 
 impl Story<'_> {
-    /// Tells it; false if the entities and the fold do not agree.
-    pub(crate) async fn tell(&self) -> Result<bool> {
+    /// Tells it; false if the entities and the fold do not agree, `None` if it was asked to stop before.
+    pub(crate) async fn tell(&self, stop: &Stop) -> Result<Option<bool>> {
         let Expected { tables: expected, folded } = self.expected;
         say(&format!(
             "{} rows of {}, {} nodes, --seed {}\n\
@@ -81,7 +82,11 @@ impl Story<'_> {
         let mut meter = Meter::new(None, &rows);
         let teller = Teller::start(meter.bar());
         let mut nodes = Nodes::new(self.directory, self.workers, teller.clone());
-        let outcome = self.tell_with(&mut nodes, &mut rows, &mut meter, &teller).await;
+        let outcome = tokio::select! {
+            biased;
+            () = stop.asked() => Ok(None),
+            outcome = self.tell_with(&mut nodes, &mut rows, &mut meter, &teller) => outcome.map(Some),
+        };
         meter.clear();
         // Before anybody removes their directories.
         nodes.end().await;
@@ -113,7 +118,7 @@ impl Story<'_> {
         )?;
         meter.clear();
         teller.tell(&format!("all {} rows are durable", number(total)))?;
-        let (report, _) = nodes.beside(gather(&client, PATIENCE)).await?;
+        let report = nodes.beside(gather(&client, PATIENCE)).await?;
         teller.tell("nothing is on its way any more")?;
 
         let started = Instant::now();
@@ -121,7 +126,7 @@ impl Story<'_> {
         let (counted, _) = watch::channel(0);
         let (mut rows, mut silent) = (Rows::open(self.input)?, Meter::silent());
         nodes.beside(self.load(&client, &mut rows, &mut silent, open, counted)).await?;
-        let (repeated, _) = nodes.beside(gather(&client, PATIENCE)).await?;
+        let repeated = nodes.beside(gather(&client, PATIENCE)).await?;
         teller.tell(&format!("all rows were loaded once more, in {}", seconds(started)))?;
         watching.abort();
         nodes.stop().await?;

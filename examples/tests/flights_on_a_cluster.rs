@@ -10,6 +10,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -300,6 +301,37 @@ fn certificates_make_a_cluster_that_nobody_without_one_can_talk_to() {
     stranger.arg("--tls-cert").arg(strangers.join("client.pem"));
     stranger.arg("--tls-key").arg(strangers.join("client.key"));
     complaint(stranger);
+}
+
+/// No destructor of the demo runs, and its nodes end all the same.
+#[cfg(unix)]
+#[test]
+fn no_node_outlives_the_demo_that_started_it() {
+    let (dir, file) = part(8_000);
+    let mut command = flights(&["demo", "--nodes", "2", "--rate", "1"]);
+    command.arg("--input").arg(&file).arg("--data-dir").arg(dir.path().join("demo"));
+    let mut demo = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with("n1, n2 serve")));
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    // Its directories are free again: nobody holds the lock, so a node can be started there.
+    for name in ["n1", "n2"] {
+        let started = Instant::now();
+        let served = loop {
+            let mut command = flights(&["node", "--name", name, "--listen", "127.0.0.1:0"]);
+            command.arg("--data-dir").arg(dir.path().join("demo").join(name));
+            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            let _ = child.kill();
+            child.wait().unwrap();
+            if !line.is_empty() || Duration::from_secs(30) < started.elapsed() {
+                break line;
+            }
+        };
+        assert!(served.contains(" serves at "), "{name} is still there: {served}");
+    }
 }
 
 /// One text serves `run` and `node`, and nothing in it knows which it is.
