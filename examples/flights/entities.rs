@@ -10,8 +10,8 @@ use flights_plain::{
     totals::{AircraftTotals, AirportTotals, CarrierTotals, Keys},
 };
 
-/// How many rosters there are. One would hold thousands of keys and be written anew for each; of these each holds some
-/// hundred, and no message goes to one twice for the same key.
+/// How many rosters there are, for good. One would hold thousands of keys and be written anew for each that comes; each of
+/// these holds a few hundred.
 const ROSTERS: u32 = 16;
 
 /// An aircraft, by its tail number.
