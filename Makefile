@@ -8,8 +8,8 @@ SEED ?= 1
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: ## count 80,789 real flights in a process that is killed with SIGKILL five times, and compare with a plain loop
-	cargo run --release -p entity-runtime-examples --bin flights -- demo
+demo: ## count 80,789 real flights on nodes that join, leave, are killed and hang meanwhile, and compare with a plain loop
+	cargo run --release -p entity-runtime-examples --bin flights -- demo --nodes 3
 
 check: ## formatting, lints, documentation, and licences where cargo-deny is installed
 	cargo fmt --all --check

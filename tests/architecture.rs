@@ -143,6 +143,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
         Ring,
         &[
             "error",
+            "entity",
             "message",
             "limits",
             "placement",

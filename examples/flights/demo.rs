@@ -1,4 +1,5 @@
-//! `flights demo`: kills its own child again and again, and compares what is left with a plain fold.
+//! `flights demo`: kills its own child again and again, and compares what is left with a plain fold. With `--nodes` it is
+//! [another story](crate::story).
 //!
 //! The child is `flights run` on a directory of its own, with lines on standard error that say how far it is. When it
 //! has as many durable rows as the seed says, it gets SIGKILL: no destructor runs, nothing is flushed, messages between
@@ -7,6 +8,7 @@
 use crate::{
     meter::rate,
     stop::{STOPPED, Stop},
+    story,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -40,7 +42,8 @@ const BUNDLED: &str = "examples/data/flights-2013-q1.csv.gz";
 const LINES_PER_FILE: u64 = 500;
 /// Lines of a child's standard error kept for the case that it fails.
 const COMPLAINTS_MAX: usize = 20;
-/// Messages that one row becomes: to its aircraft, and from there to two airports and the carrier.
+/// Messages that one row becomes: to its aircraft, and from there to two airports and the carrier. One more for each entity
+/// is its enlisting.
 const TURNS_PER_ROW: u64 = 4;
 /// Differences shown before the rest is only counted.
 const DIFFERENCES_MAX: usize = 20;
@@ -52,11 +55,15 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
 
-    /// How often the child is killed before it may finish
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    kills: usize,
+    /// So many processes, each with a part of the entities, that come, go, crash and hang while rows are loaded
+    #[arg(long, value_name = "N")]
+    nodes: Option<NonZeroUsize>,
 
-    /// Chooses the rows at which it is killed [default: another one each time, printed]
+    /// How often the child is killed before it may finish, or with --nodes some node [default: 5, or 2]
+    #[arg(long, value_name = "N")]
+    kills: Option<usize>,
+
+    /// Chooses what happens at which rows [default: another one each time, printed]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 
@@ -64,9 +71,17 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Threads of the child that run entities [default: one per core]
+    /// Threads of the child, or of each node, that run entities [default: one per core]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+
+    /// For how many seconds a node is paused: longer than any other waits for it
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    pause: Duration,
+
+    /// Rows a second while something is done to the nodes, 0: as fast as they are taken
+    #[arg(long, value_name = "ROWS", default_value_t = 2_000)]
+    rate: u64,
 }
 
 /// Runs it.
@@ -78,8 +93,8 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode> {
     let stop = Stop::listen();
     // Before anything is made: rows that cannot be counted are not the runtime's fault.
     let started = Instant::now();
-    let expected = fold(&mut Rows::open(&input)?)?;
-    let folded = started.elapsed();
+    let tables = fold(&mut Rows::open(&input)?)?;
+    let expected = Expected { tables, folded: started.elapsed() };
     let (data_dir, temporary) = if let Some(dir) = &args.data_dir {
         ensure_empty(dir)?;
         (dir.clone(), None)
@@ -88,13 +103,32 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode> {
         let dir = dir.context("cannot make a temporary directory")?;
         (dir.path().to_owned(), Some(dir))
     };
-    let story = Story { args: &args, input: &input, data_dir: &data_dir, expected, folded };
-    let outcome = tokio::select! {
-        biased;
-        // Dropping the story kills the child that is running.
-        () = stop.asked() => return Ok(ExitCode::from(STOPPED)),
-        outcome = story.tell() => outcome,
+    let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000);
+    let outcome = if let Some(nodes) = args.nodes {
+        let story = story::Story {
+            input: &input,
+            directory: &data_dir,
+            nodes,
+            kills: args.kills.unwrap_or(2),
+            seed,
+            workers: args.workers,
+            pause: args.pause,
+            rate: (args.rate != 0).then_some(args.rate),
+            expected: &expected,
+        };
+        story.tell(&stop).await.transpose()
+    } else {
+        let kills = args.kills.unwrap_or(5);
+        let story =
+            Story { args: &args, input: &input, data_dir: &data_dir, kills, seed, expected: &expected };
+        tokio::select! {
+            biased;
+            // Dropping the story kills the child that is running.
+            () = stop.asked() => None,
+            outcome = story.tell() => Some(outcome),
+        }
     };
+    let Some(outcome) = outcome else { return Ok(ExitCode::from(STOPPED)) };
     // What did not end well is worth a look: keep it, and say where it is.
     if !matches!(outcome, Ok(true)) {
         let kept = temporary.map_or(data_dir, tempfile::TempDir::keep);
@@ -103,14 +137,25 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode> {
     Ok(if outcome? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// What a plain fold over the file gives, and how long it took.
+pub(crate) struct Expected {
+    pub(crate) tables: Tables,
+    pub(crate) folded: Duration,
+}
+
 /// What one demo is about.
 struct Story<'a> {
     args: &'a DemoArgs,
     input: &'a Path,
     data_dir: &'a Path,
-    /// What a plain fold over the file gives, and how long it took.
-    expected: Tables,
-    folded: Duration,
+    kills: usize,
+    seed: u64,
+    expected: &'a Expected,
 }
 
 /// How a child ended.
@@ -123,15 +168,14 @@ impl Story<'_> {
     /// Tells it; false if the entities and the fold do not agree.
     async fn tell(&self) -> Result<bool> {
         let started = Instant::now();
-        let expected = &self.expected;
-        let kills = self.args.kills;
-        let seed = self.args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000);
+        let Expected { tables: expected, folded } = self.expected;
+        let (kills, seed) = (self.kills, self.seed);
         say(&format!(
             "{} rows of {}, {kills} kills, --seed {seed}\n\
              a plain fold over the file, one thread, nothing kept: {:.2} s\n",
             number(expected.rows),
             self.input.display(),
-            self.folded.as_secs_f64()
+            folded.as_secs_f64()
         ))?;
 
         let mut runs = 0;
@@ -163,7 +207,9 @@ impl Story<'_> {
         let counted = self.to_the_end(runs, "left alone, finished").await?;
         let again = self.to_the_end(runs + 1, "once more over all rows, finished").await?;
 
-        say(&format!("\n{}\n", side_by_side(&counted.tables, &again.tables, expected, killed)))?;
+        let killed_times = format!("killed {killed} times");
+        let columns = [(killed_times.as_str(), &counted.tables), ("one more run", &again.tables)];
+        say(&format!("\n{}\n", side_by_side(columns, expected)))?;
         let is_equal = show_differences("the entities", &counted.tables, expected)?
             & show_differences("the entities after one more run", &again.tables, expected)?
             & show_forgotten(&counted, durable_before, &again)?;
@@ -199,7 +245,7 @@ impl Story<'_> {
 
     /// Runs a child, and kills it when `kill_at` rows are durable.
     async fn child(&self, kill_at: Option<u64>) -> Result<Ended> {
-        let mut child = self.spawn((self.expected.rows / LINES_PER_FILE).max(1))?;
+        let mut child = self.spawn((self.expected.tables.rows / LINES_PER_FILE).max(1))?;
         let stdout = child.stdout.take().context("the child's standard output is a pipe")?;
         let stderr = child.stderr.take().context("the child's standard error is a pipe")?;
         // Read beside the lines: a child that waits for its output to be taken would write no more lines.
@@ -260,10 +306,10 @@ impl Story<'_> {
     }
 }
 
-/// The sums of the three results, a figure a line.
-fn side_by_side(counted: &Tables, again: &Tables, expected: &Tables, killed: usize) -> String {
-    let head = ["sum over all", &format!("killed {killed} times"), "one more run", "plain fold"];
-    let mut lines = vec![head.map(str::to_owned).to_vec()];
+/// The sums of two results under their heads, and of the fold, a figure a line.
+pub(crate) fn side_by_side(found: [(&str, &Tables); 2], expected: &Tables) -> String {
+    let [(one, counted), (other, again)] = found;
+    let mut lines = vec![["sum over all", one, other, "plain fold"].map(str::to_owned).to_vec()];
     let sums = [counted, again, expected].map(|tables| Sums::of(tables).figures());
     for (at, (table, name, _)) in sums[0].iter().enumerate() {
         let mut line = vec![format!("{table} {name}")];
@@ -274,7 +320,7 @@ fn side_by_side(counted: &Tables, again: &Tables, expected: &Tables, killed: usi
 }
 
 /// Shows where a result is not the fold's; true if it is.
-fn show_differences(whose: &str, found: &Tables, expected: &Tables) -> Result<bool> {
+pub(crate) fn show_differences(whose: &str, found: &Tables, expected: &Tables) -> Result<bool> {
     let all = differences(found, expected);
     if all.is_empty() {
         return Ok(true);
@@ -295,7 +341,9 @@ fn show_differences(whose: &str, found: &Tables, expected: &Tables) -> Result<bo
 /// again and be right. So the turns are looked at as well. A row takes four, and of one that was durable at the last
 /// kill at least the first is not taken again; of a file that was counted whole, none is.
 fn show_forgotten(counted: &Report, durable_before: u64, again: &Report) -> Result<bool> {
-    let turns_max = counted.tables.rows * TURNS_PER_ROW - durable_before;
+    let Tables { rows, aircraft, airports, carriers } = &counted.tables;
+    let entities = aircraft.len() + airports.len() + carriers.len();
+    let turns_max = rows * TURNS_PER_ROW + entities as u64 - durable_before;
     let mut is_kept = true;
     for (applied, turns_max, which) in [
         (counted.counters.applied, turns_max, "the run after the last kill"),
@@ -341,7 +389,7 @@ fn ensure_empty(dir: &Path) -> Result<()> {
 }
 
 /// Prints at once: the story is to be followed while it happens.
-fn say(text: &str) -> Result<()> {
+pub(crate) fn say(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
 }

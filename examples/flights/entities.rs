@@ -1,20 +1,25 @@
 //! The entities: an aircraft, an airport, a carrier. Each counts its own part and knows nothing of the others' figures.
 //!
 //! A row of the file is one message to its aircraft, which passes on what concerns the airports and the carrier: four
-//! messages a row. None of the code below mentions a file, a node or a crash; that each message counts once is the
-//! runtime's part.
+//! messages a row. With its first message each of them enlists in a roster, which is how a report knows whom to ask.
+//! None of the code below mentions a file, a process or a crash; that each message counts once is the runtime's part.
 
 use entity_runtime::prelude::*;
 use flights_plain::{
     rows::{Fate, Row},
-    totals::{AircraftTotals, AirportTotals, CarrierTotals},
+    totals::{AircraftTotals, AirportTotals, CarrierTotals, Keys},
 };
+
+/// How many rosters there are, for good. One would hold thousands of keys and be written anew for each that comes; each of
+/// these holds a few hundred.
+const ROSTERS: u32 = 16;
 
 /// An aircraft, by its tail number.
 #[derive(Entity, Default, Serialize, Deserialize)]
 #[entity(kind = "aircraft", handles(Flight), queries(GetAircraft))]
 pub(crate) struct Aircraft {
     totals: AircraftTotals,
+    is_enlisted: bool,
 }
 
 /// An airport, by its code.
@@ -22,6 +27,7 @@ pub(crate) struct Aircraft {
 #[entity(kind = "airport", handles(Departure, Arrival), queries(GetAirport))]
 pub(crate) struct Airport {
     totals: AirportTotals,
+    is_enlisted: bool,
 }
 
 /// A carrier, by its code.
@@ -29,6 +35,14 @@ pub(crate) struct Airport {
 #[entity(kind = "carrier", handles(Leg), queries(GetCarrier))]
 pub(crate) struct Carrier {
     totals: CarrierTotals,
+    is_enlisted: bool,
+}
+
+/// A part of the keys there are, by its number.
+#[derive(Entity, Default, Serialize, Deserialize)]
+#[entity(kind = "roster", handles(Enlist), queries(GetKeys))]
+pub(crate) struct Roster {
+    keys: Keys,
 }
 
 /// A row of the file, to its aircraft.
@@ -72,6 +86,15 @@ pub(crate) struct Leg {
     fate: Fate,
 }
 
+/// Whoever sends it is there.
+#[derive(Message, Serialize, Deserialize)]
+pub(crate) struct Enlist;
+
+/// Who has enlisted?
+#[derive(Message, Serialize, Deserialize)]
+#[message(reply = Keys)]
+pub(crate) struct GetKeys;
+
 /// What has an aircraft flown?
 #[derive(Message, Serialize, Deserialize)]
 #[message(reply = AircraftTotals)]
@@ -87,8 +110,51 @@ pub(crate) struct GetAirport;
 #[message(reply = CarrierTotals)]
 pub(crate) struct GetCarrier;
 
+impl Roster {
+    /// All there are.
+    pub(crate) fn all() -> impl Iterator<Item = EntityRef<Self>> {
+        (0..ROSTERS).map(|number| Self::at(number.to_string()))
+    }
+
+    /// The one in which this key enlists, for good: FNV-1a spreads short keys well enough.
+    fn of(key: &str) -> EntityRef<Self> {
+        let hash = key
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        Self::at((hash % ROSTERS).to_string())
+    }
+}
+
+/// Enlists the entity at hand, with its first message.
+fn enlist<E: Entity>(is_enlisted: &mut bool, ctx: &mut Context<'_, E>) {
+    if !std::mem::replace(is_enlisted, true) {
+        let roster = Roster::of(ctx.key());
+        ctx.send(roster, Enlist);
+    }
+}
+
+impl Handle<Enlist> for Roster {
+    fn handle(&mut self, _: Enlist, ctx: &mut Context<'_, Self>) {
+        let Some(sender) = ctx.sender() else { return };
+        let keys = match sender.kind() {
+            Aircraft::KIND => &mut self.keys.aircraft,
+            Airport::KIND => &mut self.keys.airports,
+            Carrier::KIND => &mut self.keys.carriers,
+            _ => return,
+        };
+        keys.insert(sender.key().to_owned());
+    }
+}
+
+impl Query<GetKeys> for Roster {
+    fn query(&self, _: GetKeys) -> Keys {
+        self.keys.clone()
+    }
+}
+
 impl Handle<Flight> for Aircraft {
     fn handle(&mut self, flight: Flight, ctx: &mut Context<'_, Self>) {
+        enlist(&mut self.is_enlisted, ctx);
         let Flight { carrier, origin, destination, miles, fate, .. } = flight;
         match fate {
             Fate::Cancelled => self.totals.cancelled += 1,
@@ -105,7 +171,8 @@ impl Handle<Flight> for Aircraft {
 }
 
 impl Handle<Departure> for Airport {
-    fn handle(&mut self, departure: Departure, _: &mut Context<'_, Self>) {
+    fn handle(&mut self, departure: Departure, ctx: &mut Context<'_, Self>) {
+        enlist(&mut self.is_enlisted, ctx);
         match departure.fate {
             Fate::Cancelled => self.totals.cancelled += 1,
             Fate::Diverted { departure_delay } | Fate::Landed { departure_delay, .. } => {
@@ -117,7 +184,8 @@ impl Handle<Departure> for Airport {
 }
 
 impl Handle<Arrival> for Airport {
-    fn handle(&mut self, arrival: Arrival, _: &mut Context<'_, Self>) {
+    fn handle(&mut self, arrival: Arrival, ctx: &mut Context<'_, Self>) {
+        enlist(&mut self.is_enlisted, ctx);
         match arrival.fate {
             Fate::Cancelled => {}
             Fate::Diverted { .. } => self.totals.diverted += 1,
@@ -130,7 +198,8 @@ impl Handle<Arrival> for Airport {
 }
 
 impl Handle<Leg> for Carrier {
-    fn handle(&mut self, leg: Leg, _: &mut Context<'_, Self>) {
+    fn handle(&mut self, leg: Leg, ctx: &mut Context<'_, Self>) {
+        enlist(&mut self.is_enlisted, ctx);
         match leg.fate {
             Fate::Cancelled => self.totals.cancelled += 1,
             Fate::Diverted { .. } | Fate::Landed { .. } => {

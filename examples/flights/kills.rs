@@ -13,7 +13,7 @@ pub fn points(seed: u64, kills: usize, rows: u64) -> Vec<u64> {
 }
 
 /// `SplitMix64`: a good enough spread from any seed, in six lines, and the same on every machine for good.
-fn next(state: &mut u64) -> u64 {
+pub(crate) fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

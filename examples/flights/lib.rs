@@ -20,3 +20,6 @@ pub mod progress;
 
 /// The moments at which the demo kills its child, from a seed.
 pub mod kills;
+
+/// What the demo does to its nodes and when, from a seed.
+pub mod plan;

@@ -40,6 +40,11 @@ impl Meter {
         Self { started: Instant::now(), form }
     }
 
+    /// Nothing.
+    pub(crate) fn silent() -> Self {
+        Self { started: Instant::now(), form: Form::Silent }
+    }
+
     /// Shows it, if it is time to.
     ///
     /// # Errors
@@ -74,6 +79,14 @@ impl Meter {
             Form::Bar(_) | Form::Silent => {}
         }
         Ok(())
+    }
+
+    /// The bar, where there is one: who else writes to the terminal must ask it to step aside.
+    pub(crate) fn bar(&self) -> Option<ProgressBar> {
+        match &self.form {
+            Form::Bar(bar) => Some(bar.clone()),
+            Form::Lines { .. } | Form::Silent => None,
+        }
     }
 
     /// Takes the bar away, so that what is said next stands alone.

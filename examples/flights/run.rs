@@ -1,22 +1,23 @@
 //! `flights run`: a file through the entities, and what they answer.
 
 use crate::{
-    load::{self, End, Loaded},
+    load::{self, End, Loaded, Source},
     meter::Meter,
     stop::{STOPPED, Stop},
 };
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use entity_runtime::Runtime;
 use flights_plain::{
-    report::Report,
+    progress::Progress,
+    report::{Counters, Report},
     rows::Rows,
-    table::{self, number},
+    table,
 };
 use std::{
     io::{self, Write},
     num::{NonZeroU64, NonZeroUsize},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -49,81 +50,80 @@ pub(crate) struct RunArgs {
 
 enum Ended {
     Counted(Report),
-    Stopped { sent: u64, durable: u64 },
+    Stopped(Progress),
 }
 
 /// Runs it.
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
     // The file is looked at before the directory is made: a mistyped name leaves nothing behind.
-    let name = feed_name(&args.input)?;
+    let name = load::feed_name(&args.input)?;
     let mut rows = Rows::open(&args.input)?;
     let stop = Stop::listen();
-    let runtime = load::start(&args.data_dir, args.workers).await?;
+    let place = args.data_dir.display().to_string();
+    let source = Source { file: &args.input, name, place: &place };
+    let mut builder = load::with_entities(Runtime::builder()).data_dir(&args.data_dir);
+    if let Some(workers) = args.workers {
+        builder = builder.workers(workers.get());
+    }
+    let runtime =
+        builder.start().await.with_context(|| format!("cannot start on the data directory {place}"))?;
 
-    let ended = count(&runtime, name, &mut rows, &args, &stop).await;
+    let ended = count(&runtime, &source, &mut rows, args.progress_lines, &stop).await;
     // Also after an error: what was read before it stays applied.
     runtime.shutdown().await;
 
     match ended? {
-        Ended::Counted(report) => {
-            let text = if args.json {
-                serde_json::to_string(&report).context("cannot write the report as JSON")? + "\n"
-            } else {
-                table::render(&report)
-            };
-            let mut out = io::stdout().lock();
-            out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write the report")?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Ended::Stopped { sent, durable } => {
-            let _ = writeln!(
-                io::stderr(),
-                "stopped: {} of {} rows read are durable in {}; run the same command again and it goes on from there",
-                number(durable),
-                number(sent),
-                args.data_dir.display()
-            );
+        Ended::Counted(report) => print(&report, args.json),
+        Ended::Stopped(progress) => {
+            let _ = writeln!(io::stderr(), "{}", source.stopped(progress));
             Ok(ExitCode::from(STOPPED))
         }
     }
 }
 
-async fn count(runtime: &Runtime, name: &str, rows: &mut Rows, args: &RunArgs, stop: &Stop) -> Result<Ended> {
-    let mut meter = Meter::new(args.progress_lines, rows);
-    let loaded = load::load(runtime, name, &args.input, rows, &mut meter, stop).await;
+async fn count(
+    runtime: &Runtime,
+    source: &Source<'_>,
+    rows: &mut Rows,
+    lines_every: Option<NonZeroU64>,
+    stop: &Stop,
+) -> Result<Ended> {
+    let client = runtime.client();
+    let mut meter = Meter::new(lines_every, rows);
+    let loaded = load::load(&client, source, rows, &mut meter, stop).await;
     meter.clear();
-    let Loaded { end, progress, keys } = loaded?;
-    let stopped = Ended::Stopped { sent: progress.sent, durable: progress.durable };
+    let Loaded { end, progress } = loaded?;
     match end {
         End::Whole => meter.close(progress),
-        End::Stopped => return Ok(stopped),
-        End::Bad(error) => {
-            let before = match progress.durable {
-                0 => "nothing was counted".to_owned(),
-                1 => format!("the row before it is counted and durable in {}", args.data_dir.display()),
-                rows => format!(
-                    "the {} rows before it are counted and durable in {}",
-                    number(rows),
-                    args.data_dir.display()
-                ),
-            };
-            return Err(anyhow!("{error}\n  {before}; mend the file and run the same command again"));
-        }
+        End::Stopped => return Ok(Ended::Stopped(progress)),
+        End::Bad(error) => return Err(source.bad_row(&error, progress.durable)),
     }
+    let report = async {
+        runtime.quiesce().await;
+        let tables = load::tables(&client).await?;
+        let counters = runtime.counters();
+        let counters = Counters {
+            applied: counters.applied,
+            duplicates: counters.duplicates,
+            dead_letters: counters.dead_lettered,
+        };
+        Ok(Ended::Counted(Report { tables, counters }))
+    };
     tokio::select! {
         biased;
-        () = stop.asked() => Ok(stopped),
-        report = load::report(runtime, progress.sent, &keys) => report.map(Ended::Counted),
+        () = stop.asked() => Ok(Ended::Stopped(progress)),
+        report = report => report,
     }
 }
 
-/// The feed is named by its file, wherever the file lies.
-fn feed_name(input: &Path) -> Result<&str> {
-    let name = input.file_name().with_context(|| format!("{} names no file", input.display()))?;
-    name.to_str().with_context(|| {
-        format!(
-            "the name of {} is not UTF-8, and it is to be the feed's name; rename the file",
-            input.display()
-        )
-    })
+/// Prints a report, for people or for programs.
+pub(crate) fn print(report: &Report, is_json: bool) -> Result<ExitCode> {
+    let text = if is_json {
+        serde_json::to_string(report).context("cannot write the report as JSON")? + "\n"
+    } else {
+        table::render(report)
+    };
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write the report")?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -79,8 +79,9 @@ fn a_file_run_twice_is_counted_once() {
 
     let first = report(&bundled(), dir.path());
     assert_eq!(differences(&first.tables, &expected), []);
-    // Each row is a turn of its aircraft, two airports and the carrier.
-    assert_eq!(first.counters.applied, 4 * expected.rows);
+    // Each row is a turn of its aircraft, two airports and the carrier; and each of them enlists once.
+    let enlisted = expected.aircraft.len() + expected.airports.len() + expected.carriers.len();
+    assert_eq!(first.counters.applied, 4 * expected.rows + enlisted as u64);
     // A receiver that is slow to acknowledge may be sent a message twice, so repeats are no sign of a fault.
     assert_eq!(first.counters.dead_letters, 0);
 
@@ -144,7 +145,10 @@ fn what_was_read_before_a_bad_row_stays_counted_and_the_mended_file_goes_on() {
     fs::write(&file, format!("{HEADER}{FIRST}{SECOND}")).unwrap();
     let report = report(&file, &data);
     assert_eq!(differences(&report.tables, &folded(&file)), []);
-    assert_eq!(report.counters.applied, 4, "only the second row was left to count");
+    // Its four turns; its aircraft and LGA enlist, which the first row had not named; and what the first row's messages
+    // had caused may have been on its way when that run ended.
+    let turns = 4 + 2..=4 + 2 + 7;
+    assert!(turns.contains(&report.counters.applied), "only the second row was left to count: {turns:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{
     transport::TlsFiles,
 };
 use serde::Deserialize;
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{io, num::NonZeroUsize, path::PathBuf};
 
 /// Where a node listens, and is looked for, unless it is said.
 pub(super) const LISTEN_DEFAULT: &str = "127.0.0.1:7001";
@@ -113,6 +113,17 @@ impl Settings {
 /// How somebody who asks nodes secures the connection.
 pub(super) fn security(args: SecurityArgs, lookup: Lookup<'_>) -> Result<Security, SettingsError> {
     Said::from(args).or(environment::security(lookup)?).security()
+}
+
+impl SecurityArgs {
+    /// What is said there or, of what is not, in the environment: for a program with commands of its own that connect.
+    ///
+    /// # Errors
+    /// The parts contradict each other, or one is missing; in words.
+    pub fn security(self) -> io::Result<Security> {
+        security(self, &environment::process)
+            .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why.to_string()))
+    }
 }
 
 impl Said {
