@@ -128,16 +128,17 @@ pub(crate) async fn measure(load: &Load) -> Result<()> {
     let first = Node::start(load, "a", None)?;
     let client = Client::connect([first.address.clone()]).await?;
 
-    let started = Instant::now();
-    let second = Node::start(load, "b", Some(&first.address))?;
-    until(&client, &["a", "b"], |status| is_at_rest(status, &["a", "b"])).await?;
-    println!("second node   both have their shards {:.2} s after its start", started.elapsed().as_secs_f64());
-
+    let mut feed = client.feed("fill").await?;
+    for number in 0..load.keys {
+        feed.send(number + 1, Account::at(key(number)), deposit(number)).await?;
+    }
+    feed.flush().await?;
+    drop(feed);
+    let second = join(load, &client, &first).await?;
     asks(load, &client, raw).await?;
     transfers(load, &client, raw).await?;
-    let third = join(load, &client, &first).await?;
     let second = come_back(load, &client, second).await?;
-    drop((first, second, third));
+    drop((first, second));
     form(load).await
 }
 
@@ -253,21 +254,19 @@ async fn transfers(load: &Load, client: &Client, raw: f64) -> Result<()> {
 
 /// A node joins while asks go on.
 async fn join(load: &Load, client: &Client, first: &Node) -> Result<Node> {
-    let all = ["a", "b", "c"];
-    let before = until(client, &["a", "b"], |_| true).await?;
+    let all = ["a", "b"];
     let asking = tokio::spawn({
         let (load, client) = (load.clone(), client.clone());
         async move { asked(&load, &client, false, 16, Duration::from_secs(8)).await }
     });
     let started = Instant::now();
-    let third = Node::start(load, "c", Some(&first.address))?;
+    let second = Node::start(load, "b", Some(&first.address))?;
     let after = until(client, &all, |status| is_at_rest(status, &all)).await?;
     let joined = started.elapsed();
     let times = asking.await??;
     let sum = |of: &[NodeStatus], value: fn(&NodeStatus) -> u64| of.iter().map(value).sum::<u64>();
-    let moved = sum(&after, |status| status.moves.moved) - sum(&before, |status| status.moves.moved);
-    let stalled =
-        sum(&after, |status| status.moves.stall_us_sum) - sum(&before, |status| status.moves.stall_us_sum);
+    let moved = sum(&after, |status| status.moves.moved);
+    let stalled = sum(&after, |status| status.moves.stall_us_sum);
     let longest = after.iter().map(|status| status.moves.stall_us_max).max().unwrap_or(0);
     let millis = |quantile| times.value_at_quantile(quantile) as f64 / 1e6;
     println!(
@@ -286,12 +285,12 @@ async fn join(load: &Load, client: &Client, first: &Node) -> Result<Node> {
         millis(0.999),
         millis(1.0)
     );
-    Ok(third)
+    Ok(second)
 }
 
 /// A node is killed, and starts again on what it has.
 async fn come_back(load: &Load, client: &Client, mut node: Node) -> Result<Node> {
-    let mut feed = client.feed("fill").await?;
+    let mut feed = client.feed("fill more").await?;
     for number in 1..=load.recover {
         feed.send(number, Account::at(key(number)), deposit(number)).await?;
     }

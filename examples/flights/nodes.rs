@@ -242,7 +242,7 @@ impl Launch {
                         Some(line) if line.contains(" serves at ") => {
                             state.send_replace(State::Serving(starts));
                         }
-                        Some(line) => has_left |= line.ends_with(" and left"),
+                        Some(line) => has_left |= line.ends_with(" has left the cluster"),
                         None => has_output = false,
                     },
                     Some(order) = orders.recv() => match order {
@@ -258,7 +258,7 @@ impl Launch {
                 }
             };
             while has_output && let Ok(Some(line)) = lines.next_line().await {
-                has_left |= line.ends_with(" and left");
+                has_left |= line.ends_with(" has left the cluster");
             }
             // Somebody else may be quicker than what it was told; it must not be started again for that.
             if status.success() && has_left || is_stopping && status.code().is_none_or(|code| code == 0) {

@@ -371,7 +371,7 @@ fn the_entities_know_of_nothing_below_them() {
     // And one place names them to the runtime, for `run` and for `node`.
     let registers = |file: &str| fs::read_to_string(source.join(file)).unwrap().matches(".entity::<").count();
     assert_eq!(registers("load.rs"), 4);
-    for file in ["run.rs", "node.rs"] {
+    for file in ["run.rs", "main.rs"] {
         let text = fs::read_to_string(source.join(file)).unwrap();
         assert!(text.contains("load::with_entities(Runtime::builder())") && registers(file) == 0, "{file}");
     }
@@ -379,8 +379,13 @@ fn the_entities_know_of_nothing_below_them() {
 
 #[test]
 fn every_subcommand_teaches_by_examples() {
-    for subcommand in ["node", "load", "report", "certs"] {
+    for subcommand in ["load", "report", "certs"] {
         let told = done(flights(&[subcommand, "--help"]));
         assert!(told.contains("Examples:\n  flights "), "{told}");
+    }
+    // What the runtime brings along calls the program `app`.
+    for subcommand in ["node", "status", "leave", "adopt", "forget"] {
+        let told = done(flights(&[subcommand, "--help"]));
+        assert!(told.contains(&format!("\n  app {subcommand}")), "{told}");
     }
 }
