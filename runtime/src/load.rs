@@ -68,12 +68,26 @@ pub fn rows_to_copy(
     from: &[u8],
     bytes: usize,
 ) -> Result<(Vec<Row>, Option<Vec<u8>>), LoadError> {
-    /// Behind every key: no row type is higher than that of images.
-    const END: &[u8] = &[RowType::Image as u8 + 1];
     if from.is_empty() {
         // Rows that loads do not find yet would be in no piece: the sections that are shipped come behind them.
         store.make_loadable(store.lane_of(shard))?;
     }
+    loadable_rows_to_copy(store, shard, epoch, from, bytes)
+}
+
+/// As [`rows_to_copy`], where loads find by now what was durable when this was asked for.
+///
+/// # Errors
+/// As there.
+pub fn loadable_rows_to_copy(
+    store: &dyn Store,
+    shard: ShardId,
+    epoch: Epoch,
+    from: &[u8],
+    bytes: usize,
+) -> Result<(Vec<Row>, Option<Vec<u8>>), LoadError> {
+    /// Behind every key: no row type is higher than that of images.
+    const END: &[u8] = &[RowType::Image as u8 + 1];
     let (mut rows, mut len, mut next) = (Vec::new(), 0, None);
     store.load_rows(shard, epoch, from..END, &mut |key, value| {
         if bytes <= len {

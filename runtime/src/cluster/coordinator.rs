@@ -50,7 +50,7 @@ const KEEP_AGAIN: Duration = Duration::from_secs(1);
 /// After so long without a connection a node says that it is alone.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 /// Shards that come to a node at a time; one that is sealed for it always may.
-const TAKES_MAX: usize = 8;
+const TAKES_MAX: usize = 16;
 
 /// What the coordinator is told.
 pub(crate) enum Notice {

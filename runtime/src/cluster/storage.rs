@@ -6,7 +6,7 @@ use crate::{
     mover::{MoverAction, MoverEvent},
     node::{self, Shared},
     placement::ShardId,
-    store::{LoadError, Ownership, StageError},
+    store::{LaneId, LoadError, Ownership, StageError},
 };
 use std::{
     io,
@@ -35,17 +35,28 @@ pub(super) fn start(
 ) -> io::Result<(mpsc::Sender<Job>, JoinHandle<()>)> {
     let (ask, asked) = mpsc::channel();
     let thread = node::thread(shared, "entity-storage".into(), move |shared| {
-        while let Ok(job) = asked.recv() {
-            if let Err(error) = run(shared, &coordinator, job) {
-                shared.fail(node::unreadable(&error));
-                return;
+        while let Ok(first) = asked.recv() {
+            // Copies that begin at the same time need one round of the checkpoint between them.
+            let jobs: Vec<Job> = std::iter::once(first).chain(asked.try_iter()).collect();
+            let mut loadable = Vec::new();
+            for job in jobs {
+                if let Err(error) = run(shared, &coordinator, job, &mut loadable) {
+                    shared.fail(node::unreadable(&error));
+                    return;
+                }
             }
         }
     })?;
     Ok((ask, thread))
 }
 
-fn run(node: &Shared, coordinator: &ToCoordinator, job: Job) -> Result<(), LoadError> {
+/// Carries out a job. `loadable`: lanes of which loads find everything that was durable when the job was asked for.
+fn run(
+    node: &Shared,
+    coordinator: &ToCoordinator,
+    job: Job,
+    loadable: &mut Vec<LaneId>,
+) -> Result<(), LoadError> {
     let store = &*node.store;
     let done = |event| coordinator.tell(Notice::Mover(event));
     match job {
@@ -61,7 +72,16 @@ fn run(node: &Shared, coordinator: &ToCoordinator, job: Job) -> Result<(), LoadE
             Err(error) => return Err(error),
         },
         Job::Move(MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes }) => {
-            match load::rows_to_copy(store, shard, epoch, &from, bytes) {
+            let lane = store.lane_of(shard);
+            let read = if loadable.contains(&lane) {
+                load::loadable_rows_to_copy(store, shard, epoch, &from, bytes)
+            } else {
+                load::rows_to_copy(store, shard, epoch, &from, bytes)
+            };
+            if from.is_empty() && read.is_ok() {
+                loadable.push(lane);
+            }
+            match read {
                 Ok((rows, next)) => done(MoverEvent::RowsRead { shard, transfer, attempt, rows, next }),
                 // It has gone meanwhile; whoever asked knows by now, or will.
                 Err(LoadError::NotOwned(_)) => {}
