@@ -91,7 +91,7 @@ pub enum NodeCommand {
     Leave(LeaveArgs),
     /// Hand over what a dead node owns, out of its data directory
     Adopt(AdoptArgs),
-    /// Own the shards again that were on their way to a node whose disk is destroyed
+    /// Own the shards again that were on their way to a node whose disk is destroyed (not built yet: nodes refuse it)
     Reopen(ReopenArgs),
     /// Give a node up for good, so that its name is free
     Forget(ForgetArgs),

@@ -14,7 +14,7 @@ pub enum Command {
     /// Give a node and its store up for good: its name is free for another store.
     Forget(NodeName),
     /// Own the shards of a node again whose disk was destroyed with them on their way there (P18). What it had accepted and
-    /// nobody else has is lost.
+    /// nobody else has is lost. Not built yet: nodes refuse it.
     Reopen {
         /// The node.
         destroyed: NodeName,
