@@ -91,3 +91,6 @@ mod nodes_come_back;
 
 // A network that is cut in one direction delays messages, and loses none.
 mod cut_networks_heal;
+
+// A broken or lying client costs its own connection, and reaches nothing it may not reach.
+mod peers_are_not_believed;
