@@ -2,7 +2,7 @@
 
 use super::{
     Network, Security,
-    connections::serve,
+    connections::{dial, serve},
     coordinator::{Notice, ToCoordinator},
     joining::stranger,
 };
@@ -303,14 +303,7 @@ impl Calling {
             if !self.dialling.insert(address.clone()) {
                 continue;
             }
-            let (endpoint, tell) = (self.endpoint.clone(), self.tell.clone());
-            self.network.spawn(async move {
-                match endpoint.dial(&address, name.as_ref()).await {
-                    Ok(connection) => tell.tell(Notice::Connection { connection, is_dialled: true }),
-                    Err(error) => tracing::debug!(%error, "a dial came to nothing"),
-                }
-                tell.tell(Notice::Dialled(address));
-            });
+            dial(&self.network, &self.endpoint, &self.tell, address, name);
         }
     }
 }

@@ -3,8 +3,9 @@
 use super::coordinator::{Notice, ToCoordinator};
 use crate::{
     node::{Front, Outbound, Remote, Violation},
+    placement::NodeName,
     timestamp::Timestamp,
-    transport::{CloseReason, Delivery, Incoming},
+    transport::{CloseReason, Delivery, Endpoint, Incoming},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::mpsc};
@@ -34,6 +35,25 @@ impl Connected {
             && self.is_dialled == is_lesser
             && self.outbound.link().ended().is_none()
     }
+}
+
+/// Dials an address, to whoever answers there or to one node alone. The connection is told first, then that the dial is over.
+pub(super) fn dial(
+    network: &Handle,
+    endpoint: &Endpoint,
+    tell: &ToCoordinator,
+    address: String,
+    name: Option<NodeName>,
+) {
+    let (endpoint, tell) = (endpoint.clone(), tell.clone());
+    network.spawn(async move {
+        match endpoint.dial(&address, name.as_ref()).await {
+            Ok(connection) => tell.tell(Notice::Connection { connection, is_dialled: true }),
+            // Counted and logged, once in a while, by the endpoint where it is a fault; else the node is away.
+            Err(error) => tracing::debug!(%error, "a dial came to nothing"),
+        }
+        tell.tell(Notice::Dialled(address));
+    });
 }
 
 /// Serves a connection until it ends: its frames to workers and ports, the rest to whoever knows the cluster.

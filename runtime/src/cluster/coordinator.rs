@@ -1,35 +1,31 @@
 //! The one task that drives membership and mover, and changes routes.
 
+mod admission;
+mod door;
+mod operating;
+
+pub(crate) use door::Door;
+
 use super::{
-    Begin, ClusterConfig, Command, CommandAnswer, Identity, JoinError, MoveStatus, Network,
-    connections::{Connected, serve},
-    joining::{kept_seeds, lacks},
-    storage::{self, Job, KNOWN_NODES},
+    ClusterConfig, Command, CommandAnswer, JoinError, MoveStatus, Network, connections::Connected,
+    storage::Job,
 };
 use crate::{
-    clock::random_u128,
     kernel::HandOffNews,
-    membership::{
-        self, Exchange, HelloVerdict, Known, Membership, MembershipAction, MembershipEvent, NodeEntry,
-        NodeState, judge_hello,
-    },
-    mover::{Mover, MoverAction, MoverConfig, MoverEvent},
+    membership::{Exchange, Membership, MembershipAction, MembershipEvent, NodeState},
+    mover::{Mover, MoverAction, MoverEvent},
     node::{Outbound, Shared},
     placement::{NodeName, ShardId, Table, Weight},
     router::Announcement,
     timestamp::Timestamp,
-    transport::{
-        CloseReason, Connection, Credit, Endpoint, Frame, HelloRefusal, Listening,
-        frame::Route,
-        handshake::{Hello, KnownKind},
-    },
+    transport::{CloseReason, Connection, Credit, Endpoint, Frame, frame::Route, handshake::KnownKind},
 };
 use bytes::Bytes;
+use operating::Asker;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as threads},
-    thread::JoinHandle,
     time::Duration,
 };
 use tokio::{
@@ -39,18 +35,12 @@ use tokio::{
 
 /// Resolution of everything the coordinator waits for.
 const TICK: Duration = Duration::from_millis(20);
-/// How long a node that has left stays connected, so that the others hear of it,
-const FAREWELL: Duration = Duration::from_secs(1);
-/// and how much longer where none has said that it has heard.
-const FAREWELL_MAX: Duration = Duration::from_mins(1);
 /// Between two looks at what still has to leave at the end.
 const PART_TICK: Duration = Duration::from_millis(5);
 /// After so long a note that found no room on the disk is tried again.
 const KEEP_AGAIN: Duration = Duration::from_secs(1);
 /// After so long without a connection a node says that it is alone.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
-/// Shards that come to a node at a time; one that is sealed for it always may.
-const TAKES_MAX: usize = 16;
 
 /// What the coordinator is told.
 pub(crate) enum Notice {
@@ -125,154 +115,6 @@ type SharedMembership = Arc<Mutex<Membership>>;
 
 fn lock(membership: &SharedMembership) -> MutexGuard<'_, Membership> {
     membership.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A node that listens, and lets nobody in yet.
-pub(crate) struct Door {
-    network: Network,
-    endpoint: Endpoint,
-    listening: Listening,
-    membership: SharedMembership,
-    identity: Identity,
-}
-
-impl Door {
-    /// Binds the address. First, so that a port that is taken ends the start before anything is done.
-    pub(crate) async fn open(network: Network, identity: Identity, now: Timestamp) -> io::Result<Self> {
-        let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
-        let config = &identity.config;
-        let transport =
-            config.security.transport(Some(&config.name)).map_err(|why| invalid(why.to_string()))?;
-        let known = match identity.store.note(KNOWN_NODES).map_err(io::Error::other)? {
-            Some(bytes) => Known::decode(&bytes).map_err(io::Error::other)?,
-            None => Known::default(),
-        };
-        let own = identity.store.identity();
-        let entry = NodeEntry {
-            name: config.name.clone(),
-            store: own.store,
-            boot: own.boot,
-            rev: 0,
-            // Until the port is known.
-            address: config.advertise.clone().unwrap_or_else(|| config.listen.clone()),
-            state: NodeState::Up,
-            weight: config.weight,
-            build: concat!("entity-runtime ", env!("CARGO_PKG_VERSION")).into(),
-        };
-        let door = Arc::new(Mutex::new(None::<SharedMembership>));
-        let introduce = {
-            let identity = identity.clone();
-            move || identity.introduce()
-        };
-        let judge = {
-            let door = Arc::clone(&door);
-            move |hello: &Hello| {
-                let door = door.lock().unwrap_or_else(PoisonError::into_inner);
-                door.as_ref().map_or(Ok(()), |membership| judge(lock(membership).known(), hello))
-            }
-        };
-        let endpoint = Endpoint::new(transport, config.transport.clone(), introduce, judge);
-        let listening = network.run({
-            let (endpoint, listen) = (endpoint.clone(), config.listen.clone());
-            async move { endpoint.listen(&listen).await }
-        });
-        let listening = listening.await??;
-        let address = config.advertise.clone().unwrap_or_else(|| listening.address().to_owned());
-        if let Ok(address) = address.parse::<std::net::SocketAddr>()
-            && address.ip().is_unspecified()
-        {
-            return Err(invalid(format!(
-                "no other node can reach {address}: say by `advertise` where this one is reached"
-            )));
-        }
-        let entry = NodeEntry { address, ..entry };
-        let seed = random_u128() as u64;
-        let membership = Membership::new(config.membership.clone(), entry, known, seed, now)
-            .map_err(|why| invalid(why.to_string()))?;
-        let membership = Arc::new(Mutex::new(membership));
-        *door.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&membership));
-        Ok(Self { network, endpoint, listening, membership, identity })
-    }
-
-    /// Takes connections from here on. The node serves its shards already. Returns the thread that works for the coordinator.
-    pub(crate) fn serve(self, shared: &Arc<Shared>) -> io::Result<(Cluster, JoinHandle<()>)> {
-        let (notices, told) = mpsc::unbounded_channel();
-        let tell = ToCoordinator(notices);
-        assert!(shared.cluster.set(tell.clone()).is_ok(), "a node is in one cluster");
-        let (storage, thread) = storage::start(shared, tell.clone())?;
-        let (depart, departed) = watch::channel(None);
-        let Self { network, endpoint, mut listening, membership, identity } = self;
-        let address = listening.address().to_owned();
-        let now = shared.clock.now();
-        let own = identity.store.identity();
-        let ownership = identity.store.ownership().map_err(io::Error::other)?;
-        let seeds = match &identity.config.begin {
-            Begin::Join(seeds) => seeds.clone(),
-            Begin::Resume | Begin::Found => kept_seeds(&*identity.store).map_err(io::Error::other)?,
-        };
-        let (mover, actions) = Mover::new(
-            MoverConfig {
-                here: identity.config.name.clone(),
-                store: own.store,
-                boot: own.boot,
-                shards: shared.layout,
-                limits: identity.config.hand_off.clone(),
-                pace: identity.config.pace.clone(),
-                takes_max: TAKES_MAX,
-            },
-            ownership,
-            now,
-        );
-        let mut coordinator = Coordinator {
-            network: network.handle().clone(),
-            shared: Arc::clone(shared),
-            config: identity.config,
-            kinds: identity.kinds,
-            seeds,
-            alone_since: Some(now),
-            endpoint,
-            membership,
-            mover,
-            tell: tell.clone(),
-            storage,
-            at_door: BTreeMap::new(),
-            tickets: 0,
-            connected: BTreeMap::new(),
-            clients: Vec::new(),
-            dialling: BTreeSet::new(),
-            sealed_at: BTreeMap::new(),
-            moves: MoveStatus::default(),
-            forgetting: BTreeMap::new(),
-            not_kept: None,
-            has_failed: false,
-            leaving: Leaving::No,
-            depart,
-            started: now,
-        };
-        let accepting = tell.clone();
-        network.handle().spawn(async move {
-            while let Some(connection) = listening.accept().await {
-                accepting.tell(Notice::Connection { connection, is_dialled: false });
-            }
-        });
-        let task = network.handle().spawn(async move {
-            coordinator.begin(actions);
-            coordinator.run(told).await;
-        });
-        Ok((Cluster { network, tell, address, departed, task }, thread))
-    }
-}
-
-fn judge(known: &Known, hello: &Hello) -> Result<(), HelloRefusal> {
-    let Some(node) = &hello.node else { return Ok(()) };
-    match judge_hello(known, &membership_hello(node)) {
-        HelloVerdict::Fresh | HelloVerdict::Known => Ok(()),
-        HelloVerdict::Refused(refusal) => Err(HelloRefusal::Identity(refusal.to_string())),
-    }
-}
-
-fn membership_hello(node: &crate::transport::handshake::NodeIdentity) -> membership::Hello {
-    membership::Hello { name: node.name.clone(), store: node.store, boot: node.boot, position: node.durable }
 }
 
 impl Cluster {
@@ -481,99 +323,6 @@ impl Coordinator {
         }
     }
 
-    /// Another end is at the door.
-    fn greet(&mut self, connection: Connection, is_dialled: bool) {
-        if self.has_failed {
-            return connection.link.close(CloseReason::Stopping);
-        }
-        let Some(node) = &connection.other.node else {
-            return self.welcome_client(connection);
-        };
-        let hello = membership_hello(node);
-        self.tickets += 1;
-        let ticket = self.tickets;
-        self.at_door.insert(ticket, (connection, is_dialled));
-        self.step_membership(MembershipEvent::Hello { ticket, hello });
-    }
-
-    fn welcome_client(&mut self, connection: Connection) {
-        if self.config.transport.connections_max / 2 <= self.clients.len() {
-            // The other half is for nodes: without clients a cluster is a cluster.
-            let why = "it has as many clients as it takes (half of `connections_max`)".to_owned();
-            return connection.link.close(CloseReason::Violation(why));
-        }
-        let outbound = Outbound::new(None, connection.link);
-        self.clients.push(Arc::clone(&outbound));
-        self.tell_nodes(&outbound);
-        self.tell_all_owners(&outbound);
-        serve(&self.network, &self.shared.front, &outbound, connection.incoming, self.tell.clone());
-    }
-
-    fn reject(&mut self, ticket: u64, refusal: &membership::IdentityRefusal) {
-        let Some((connection, _)) = self.at_door.remove(&ticket) else { return };
-        let (address, why) = (connection.link.address().to_owned(), refusal.to_string());
-        tracing::warn!(address, why, "a node is not let in");
-        connection.link.close(CloseReason::Violation(why));
-    }
-
-    /// A node is let in: frames go both ways from here on.
-    fn admit(&mut self, ticket: u64) {
-        let Some((connection, is_dialled)) = self.at_door.remove(&ticket) else { return };
-        let Connection { other, link, incoming, .. } = connection;
-        if link.ended().is_some() {
-            return;
-        }
-        let node = other.node.expect("only nodes wait at the door");
-        let (name, boot, now) = (node.name, node.boot, self.now());
-        let is_lesser = self.config.name < name;
-        if let Some(connected) = self.connected.get(&name) {
-            if connected.outlasts(boot, is_dialled, is_lesser, now) || boot < connected.boot {
-                return link.close(CloseReason::Replaced);
-            }
-            connected.outbound.link().close(CloseReason::Replaced);
-            let outbound = Arc::clone(&connected.outbound);
-            self.disconnected(&outbound);
-        }
-        tracing::info!(node = %name, address = link.address(), boot, "connected");
-        let outbound = Outbound::new(Some(name.clone()), link);
-        let connected = Connected { outbound: Arc::clone(&outbound), boot, is_dialled, since: now };
-        self.connected.insert(name.clone(), connected);
-        self.shared.links.connect(&name, Arc::clone(&outbound));
-        let lacking = lacks(&self.kinds, &other.kinds);
-        if let Some(lacking) = &lacking {
-            tracing::warn!(node = %name, lacking, "this build takes no shards from a node that knows more");
-        }
-        self.step_mover(MoverEvent::Build { node: name.clone(), lacks: lacking });
-        self.tell_all_owners(&outbound);
-        self.shared.ports.connected(&outbound);
-        serve(&self.network, &self.shared.front, &outbound, incoming, self.tell.clone());
-        // What was sent on an earlier connection may be lost.
-        let mover = &self.mover;
-        let its = |shard: &ShardId| mover.routes().get(*shard).is_some_and(|(_, owner)| *owner == name);
-        let shards: Vec<ShardId> = self.shared.layout.iter().filter(its).collect();
-        self.send_again(&shards);
-        self.step_membership(MembershipEvent::Connected { name, boot });
-    }
-
-    fn disconnected(&mut self, outbound: &Arc<Outbound>) {
-        let Some(name) = outbound.node.clone() else {
-            self.clients.retain(|client| !Arc::ptr_eq(client, outbound));
-            return;
-        };
-        self.shared.links.disconnect(&name, outbound);
-        let connected = self.connected.get(&name);
-        let Some(boot) = connected
-            .filter(|connected| Arc::ptr_eq(&connected.outbound, outbound))
-            .map(|connected| connected.boot)
-        else {
-            return;
-        };
-        self.connected.remove(&name);
-        let ended = outbound.link().ended().map_or_else(String::new, |ended| ended.to_string());
-        tracing::info!(node = %name, ended, "disconnected");
-        self.step_membership(MembershipEvent::Disconnected { name, boot });
-    }
-
     /// A frame of a connection that is let in.
     fn frame(&mut self, outbound: &Arc<Outbound>, frame: Frame) {
         if let Frame::Command { slot, command } = frame {
@@ -659,21 +408,6 @@ impl Coordinator {
         }
     }
 
-    fn dial(&mut self, name: Option<NodeName>, address: String) {
-        if self.has_failed || !self.dialling.insert(address.clone()) {
-            return;
-        }
-        let (endpoint, tell) = (self.endpoint.clone(), self.tell.clone());
-        self.network.spawn(async move {
-            match endpoint.dial(&address, name.as_ref()).await {
-                Ok(connection) => tell.tell(Notice::Connection { connection, is_dialled: true }),
-                // Counted and logged, once in a while, by the endpoint where it is a fault; else the node is away.
-                Err(error) => tracing::debug!(%error, "a dial came to nothing"),
-            }
-            tell.tell(Notice::Dialled(address));
-        });
-    }
-
     /// The view has changed: another table, and other nodes for clients to connect to.
     fn view_changed(&mut self) {
         let view = Arc::clone(self.membership().view());
@@ -686,134 +420,11 @@ impl Coordinator {
             self.tell_nodes(client);
         }
     }
-
-    /// Tells a client where the nodes are.
-    fn tell_nodes(&self, client: &Outbound) {
-        let view = Arc::clone(self.membership().view());
-        let entries = view.nodes().map(|(_, node)| (*node.entry).clone()).collect();
-        let exchange = Exchange::Entries { entries, forgotten: Vec::new(), answer: false };
-        let bytes: Bytes = exchange.encode().into();
-        let len = bytes.len();
-        let _ = client.frame(Frame::Members(bytes), len);
-    }
-
-    /// An operator's word over a connection.
-    fn command(&mut self, outbound: &Arc<Outbound>, slot: u64, command: &[u8]) {
-        let asker = Asker::There(Arc::clone(outbound), slot);
-        match crate::codec::decode(command) {
-            Ok(command) => self.carry_out(asker, command),
-            Err(why) => {
-                asker.tell(CommandAnswer::Refused(format!("this build does not know the command: {why}")));
-            }
-        }
-    }
-
-    fn carry_out(&mut self, asker: Asker, command: Command) {
-        let said = match command {
-            Command::Status => CommandAnswer::Status(Box::new(self.status())),
-            Command::Leave => match self.leave() {
-                Ok(()) => {
-                    CommandAnswer::Done(format!("{} hands its shards over and leaves", self.config.name))
-                }
-                Err(why) => CommandAnswer::Refused(why),
-            },
-            Command::Forget(name) => return self.forget(asker, name),
-            Command::Reopen { destroyed } => CommandAnswer::Refused(format!(
-                "shards that were on their way to {destroyed} cannot be opened again by this build"
-            )),
-        };
-        asker.tell(said);
-    }
-
-    fn forget(&mut self, asker: Asker, name: NodeName) {
-        let now = self.now();
-        let actions = self.membership().step(MembershipEvent::Forget(name.clone()), now);
-        let refused = actions.iter().find_map(|action| match action {
-            MembershipAction::Refused(refusal) => Some(refusal.to_string()),
-            _ => None,
-        });
-        match refused {
-            Some(why) => asker.tell(CommandAnswer::Refused(why)),
-            None => self.forgetting.entry(name).or_default().push(asker),
-        }
-        for action in actions {
-            self.perform(action);
-        }
-    }
-
-    fn leave(&mut self) -> Result<(), String> {
-        if self.leaving != Leaving::No {
-            return Ok(());
-        }
-        let others = self.membership().view().ring_members();
-        if others.keys().all(|name| *name == self.config.name) {
-            return Err(format!(
-                "{} is the only node that takes shards: it would have nobody to hand them over to; stop it instead, and \
-                 start it again from its directory",
-                self.config.name
-            ));
-        }
-        self.leaving = Leaving::Draining;
-        self.step_mover(MoverEvent::Leave);
-        self.step_membership(MembershipEvent::Leave);
-        Ok(())
-    }
-
-    fn depart_when_empty(&mut self) {
-        let now = self.now();
-        match self.leaving {
-            Leaving::Draining if self.mover.is_empty() => {
-                self.leaving = Leaving::Empty { since: now, is_known: false };
-                self.step_membership(MembershipEvent::Drained);
-            }
-            // A shard that was sealed for this node has come all the same.
-            Leaving::Empty { .. } if !self.mover.is_empty() => self.leaving = Leaving::Draining,
-            Leaving::Empty { since, is_known }
-                if since + if is_known { FAREWELL } else { FAREWELL_MAX } <= now =>
-            {
-                if !is_known {
-                    tracing::warn!(
-                        "no other node has heard that this one has left: let one of them `forget` it"
-                    );
-                }
-                self.depart.send_if_modified(|departure| {
-                    let is_first = departure.is_none();
-                    departure.get_or_insert(Departure::Left);
-                    is_first
-                });
-            }
-            _ => {}
-        }
-    }
 }
 
 /// Ends a connection whose frame cannot be understood.
 fn close(outbound: &Outbound, why: &dyn std::fmt::Display) {
     outbound.link().close(CloseReason::Violation(why.to_string()));
-}
-
-/// Who has given a command.
-pub(super) enum Asker {
-    /// Over a connection, under this number.
-    There(Arc<Outbound>, u64),
-    /// In this process.
-    Here(oneshot::Sender<CommandAnswer>),
-}
-
-impl Asker {
-    fn tell(self, said: CommandAnswer) {
-        match self {
-            Self::There(outbound, slot) => {
-                let bytes: Bytes = said.encode().into();
-                let len = bytes.len();
-                if outbound.frame(Frame::CommandAnswer { slot, answer: bytes }, len).is_err() {
-                    outbound.link().close(CloseReason::Violation("it does not take its answers".into()));
-                }
-            }
-            // Whoever asked may have given up.
-            Self::Here(tell) => drop(tell.send(said)),
-        }
-    }
 }
 
 impl From<JoinError> for io::Error {

@@ -1,0 +1,132 @@
+//! Who comes in and goes: connections of nodes and clients, and the dials that lead to them.
+
+use super::Coordinator;
+use crate::{
+    cluster::{
+        connections::{Connected, dial, serve},
+        joining::lacks,
+    },
+    membership::{self, Exchange, MembershipEvent},
+    mover::MoverEvent,
+    node::Outbound,
+    placement::{NodeName, ShardId},
+    transport::{CloseReason, Connection, Frame, handshake::NodeIdentity},
+};
+use bytes::Bytes;
+use std::sync::Arc;
+
+impl Coordinator {
+    /// Another end is at the door.
+    pub(super) fn greet(&mut self, connection: Connection, is_dialled: bool) {
+        if self.has_failed {
+            return connection.link.close(CloseReason::Stopping);
+        }
+        let Some(node) = &connection.other.node else {
+            return self.welcome_client(connection);
+        };
+        let hello = membership_hello(node);
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.at_door.insert(ticket, (connection, is_dialled));
+        self.step_membership(MembershipEvent::Hello { ticket, hello });
+    }
+
+    pub(super) fn welcome_client(&mut self, connection: Connection) {
+        if self.config.transport.connections_max / 2 <= self.clients.len() {
+            // The other half is for nodes: without clients a cluster is a cluster.
+            let why = "it has as many clients as it takes (half of `connections_max`)".to_owned();
+            return connection.link.close(CloseReason::Violation(why));
+        }
+        let outbound = Outbound::new(None, connection.link);
+        self.clients.push(Arc::clone(&outbound));
+        self.tell_nodes(&outbound);
+        self.tell_all_owners(&outbound);
+        serve(&self.network, &self.shared.front, &outbound, connection.incoming, self.tell.clone());
+    }
+
+    pub(super) fn reject(&mut self, ticket: u64, refusal: &membership::IdentityRefusal) {
+        let Some((connection, _)) = self.at_door.remove(&ticket) else { return };
+        let (address, why) = (connection.link.address().to_owned(), refusal.to_string());
+        tracing::warn!(address, why, "a node is not let in");
+        connection.link.close(CloseReason::Violation(why));
+    }
+
+    /// A node is let in: frames go both ways from here on.
+    pub(super) fn admit(&mut self, ticket: u64) {
+        let Some((connection, is_dialled)) = self.at_door.remove(&ticket) else { return };
+        let Connection { other, link, incoming, .. } = connection;
+        if link.ended().is_some() {
+            return;
+        }
+        let node = other.node.expect("only nodes wait at the door");
+        let (name, boot, now) = (node.name, node.boot, self.now());
+        let is_lesser = self.config.name < name;
+        if let Some(connected) = self.connected.get(&name) {
+            if connected.outlasts(boot, is_dialled, is_lesser, now) || boot < connected.boot {
+                return link.close(CloseReason::Replaced);
+            }
+            connected.outbound.link().close(CloseReason::Replaced);
+            let outbound = Arc::clone(&connected.outbound);
+            self.disconnected(&outbound);
+        }
+        tracing::info!(node = %name, address = link.address(), boot, "connected");
+        let outbound = Outbound::new(Some(name.clone()), link);
+        let connected = Connected { outbound: Arc::clone(&outbound), boot, is_dialled, since: now };
+        self.connected.insert(name.clone(), connected);
+        self.shared.links.connect(&name, Arc::clone(&outbound));
+        let lacking = lacks(&self.kinds, &other.kinds);
+        if let Some(lacking) = &lacking {
+            tracing::warn!(node = %name, lacking, "this build takes no shards from a node that knows more");
+        }
+        self.step_mover(MoverEvent::Build { node: name.clone(), lacks: lacking });
+        self.tell_all_owners(&outbound);
+        self.shared.ports.connected(&outbound);
+        serve(&self.network, &self.shared.front, &outbound, incoming, self.tell.clone());
+        // What was sent on an earlier connection may be lost.
+        let mover = &self.mover;
+        let its = |shard: &ShardId| mover.routes().get(*shard).is_some_and(|(_, owner)| *owner == name);
+        let shards: Vec<ShardId> = self.shared.layout.iter().filter(its).collect();
+        self.send_again(&shards);
+        self.step_membership(MembershipEvent::Connected { name, boot });
+    }
+
+    pub(super) fn disconnected(&mut self, outbound: &Arc<Outbound>) {
+        let Some(name) = outbound.node.clone() else {
+            self.clients.retain(|client| !Arc::ptr_eq(client, outbound));
+            return;
+        };
+        self.shared.links.disconnect(&name, outbound);
+        let connected = self.connected.get(&name);
+        let Some(boot) = connected
+            .filter(|connected| Arc::ptr_eq(&connected.outbound, outbound))
+            .map(|connected| connected.boot)
+        else {
+            return;
+        };
+        self.connected.remove(&name);
+        let ended = outbound.link().ended().map_or_else(String::new, |ended| ended.to_string());
+        tracing::info!(node = %name, ended, "disconnected");
+        self.step_membership(MembershipEvent::Disconnected { name, boot });
+    }
+
+    pub(super) fn dial(&mut self, name: Option<NodeName>, address: String) {
+        if self.has_failed || !self.dialling.insert(address.clone()) {
+            return;
+        }
+        dial(&self.network, &self.endpoint, &self.tell, address, name);
+    }
+
+    /// Tells a client where the nodes are.
+    pub(super) fn tell_nodes(&self, client: &Outbound) {
+        let view = Arc::clone(self.membership().view());
+        let entries = view.nodes().map(|(_, node)| (*node.entry).clone()).collect();
+        let exchange = Exchange::Entries { entries, forgotten: Vec::new(), answer: false };
+        let bytes: Bytes = exchange.encode().into();
+        let len = bytes.len();
+        let _ = client.frame(Frame::Members(bytes), len);
+    }
+}
+
+pub(super) fn membership_hello(node: &NodeIdentity) -> membership::Hello {
+    membership::Hello { name: node.name.clone(), store: node.store, boot: node.boot, position: node.durable }
+}

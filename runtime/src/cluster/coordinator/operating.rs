@@ -1,0 +1,134 @@
+//! What operators ask of a node, and how it leaves.
+
+use super::{Coordinator, Departure, Leaving};
+use crate::{
+    cluster::{Command, CommandAnswer},
+    membership::{MembershipAction, MembershipEvent},
+    mover::MoverEvent,
+    node::Outbound,
+    placement::NodeName,
+    transport::{CloseReason, Frame},
+};
+use bytes::Bytes;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::oneshot;
+
+/// How long a node that has left stays connected, so that the others hear of it,
+const FAREWELL: Duration = Duration::from_secs(1);
+/// and how much longer where none has said that it has heard.
+const FAREWELL_MAX: Duration = Duration::from_mins(1);
+
+/// Who has given a command.
+pub(crate) enum Asker {
+    /// Over a connection, under this number.
+    There(Arc<Outbound>, u64),
+    /// In this process.
+    Here(oneshot::Sender<CommandAnswer>),
+}
+
+impl Asker {
+    pub(super) fn tell(self, said: CommandAnswer) {
+        match self {
+            Self::There(outbound, slot) => {
+                let bytes: Bytes = said.encode().into();
+                let len = bytes.len();
+                if outbound.frame(Frame::CommandAnswer { slot, answer: bytes }, len).is_err() {
+                    outbound.link().close(CloseReason::Violation("it does not take its answers".into()));
+                }
+            }
+            // Whoever asked may have given up.
+            Self::Here(tell) => drop(tell.send(said)),
+        }
+    }
+}
+
+impl Coordinator {
+    /// An operator's word over a connection.
+    pub(super) fn command(&mut self, outbound: &Arc<Outbound>, slot: u64, command: &[u8]) {
+        let asker = Asker::There(Arc::clone(outbound), slot);
+        match crate::codec::decode(command) {
+            Ok(command) => self.carry_out(asker, command),
+            Err(why) => {
+                asker.tell(CommandAnswer::Refused(format!("this build does not know the command: {why}")));
+            }
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, asker: Asker, command: Command) {
+        let said = match command {
+            Command::Status => CommandAnswer::Status(Box::new(self.status())),
+            Command::Leave => match self.leave() {
+                Ok(()) => {
+                    CommandAnswer::Done(format!("{} hands its shards over and leaves", self.config.name))
+                }
+                Err(why) => CommandAnswer::Refused(why),
+            },
+            Command::Forget(name) => return self.forget(asker, name),
+            Command::Reopen { destroyed } => CommandAnswer::Refused(format!(
+                "shards that were on their way to {destroyed} cannot be opened again by this build"
+            )),
+        };
+        asker.tell(said);
+    }
+
+    pub(super) fn forget(&mut self, asker: Asker, name: NodeName) {
+        let now = self.now();
+        let actions = self.membership().step(MembershipEvent::Forget(name.clone()), now);
+        let refused = actions.iter().find_map(|action| match action {
+            MembershipAction::Refused(refusal) => Some(refusal.to_string()),
+            _ => None,
+        });
+        match refused {
+            Some(why) => asker.tell(CommandAnswer::Refused(why)),
+            None => self.forgetting.entry(name).or_default().push(asker),
+        }
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    pub(super) fn leave(&mut self) -> Result<(), String> {
+        if self.leaving != Leaving::No {
+            return Ok(());
+        }
+        let others = self.membership().view().ring_members();
+        if others.keys().all(|name| *name == self.config.name) {
+            return Err(format!(
+                "{} is the only node that takes shards: it would have nobody to hand them over to; stop it instead, and \
+                 start it again from its directory",
+                self.config.name
+            ));
+        }
+        self.leaving = Leaving::Draining;
+        self.step_mover(MoverEvent::Leave);
+        self.step_membership(MembershipEvent::Leave);
+        Ok(())
+    }
+
+    pub(super) fn depart_when_empty(&mut self) {
+        let now = self.now();
+        match self.leaving {
+            Leaving::Draining if self.mover.is_empty() => {
+                self.leaving = Leaving::Empty { since: now, is_known: false };
+                self.step_membership(MembershipEvent::Drained);
+            }
+            // A shard that was sealed for this node has come all the same.
+            Leaving::Empty { .. } if !self.mover.is_empty() => self.leaving = Leaving::Draining,
+            Leaving::Empty { since, is_known }
+                if since + if is_known { FAREWELL } else { FAREWELL_MAX } <= now =>
+            {
+                if !is_known {
+                    tracing::warn!(
+                        "no other node has heard that this one has left: let one of them `forget` it"
+                    );
+                }
+                self.depart.send_if_modified(|departure| {
+                    let is_first = departure.is_none();
+                    departure.get_or_insert(Departure::Left);
+                    is_first
+                });
+            }
+            _ => {}
+        }
+    }
+}
