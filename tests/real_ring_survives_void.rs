@@ -6,7 +6,7 @@ use entity_runtime::{
     placement::{self, Epoch, ShardId, Shards},
     store::{
         Batch, CommitError, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Ownership, Position,
-        StageError, StagedRow, Store, StoreIdentity, TransferId, memory::MemoryStore,
+        StageError, Store, StoreIdentity, ToStage, TransferId, memory::MemoryStore,
     },
 };
 use entity_runtime_tests::running::{Counts, Dice, Ledger, Mirror, Note, builder, small_limits};
@@ -161,14 +161,8 @@ impl Store for Troubled {
         self.store.begin_staging(shard, epoch, transfer)
     }
 
-    fn stage(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        transfer: TransferId,
-        rows: &[StagedRow<'_>],
-    ) -> Result<(), StageError> {
-        self.store.stage(shard, epoch, transfer, rows)
+    fn stage_all(&self, stagings: &[ToStage<'_>]) -> Vec<Result<(), StageError>> {
+        self.store.stage_all(stagings)
     }
 
     fn load_staged(

@@ -134,7 +134,7 @@ pub enum Message {
 /// Bounds of a hand-off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandOffLimits {
-    /// Bytes of pieces that are sent and not staged yet. At the bound the source reads no more rows. Default 4 MiB.
+    /// Bytes of pieces that are sent and not staged yet. At the bound the source reads no more rows. Default 1 MiB.
     pub window_bytes: usize,
     /// Most bytes of rows in a piece, but one row always fits. Default 256 KiB.
     pub chunk_bytes: usize,
@@ -156,7 +156,7 @@ pub struct HandOffLimits {
 impl Default for HandOffLimits {
     fn default() -> Self {
         Self {
-            window_bytes: 4 << 20,
+            window_bytes: 1 << 20,
             chunk_bytes: 256 << 10,
             backlog_bytes_max: 64 << 20,
             seal_bytes: 64 << 10,

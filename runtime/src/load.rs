@@ -4,7 +4,7 @@ use crate::{
     handoff::newest_writes,
     placement::{Epoch, ShardId},
     shard::{OutboxPart, OutboxRows, OutboxTicket, ShardRows},
-    store::{Batch, LoadError, Ownership, Row, RowType, StageError, StagedRow, Store, TransferId},
+    store::{Batch, LoadError, Ownership, Row, RowType, StageError, StagedRow, Store, ToStage, TransferId},
 };
 use bytes::Bytes;
 
@@ -101,11 +101,42 @@ pub fn loadable_rows_to_copy(
     Ok((rows, next))
 }
 
-/// Stages the newest write of every row in some sections. Carries out
+/// Sections of a shard that is on its way here.
+#[derive(Debug, Clone, Copy)]
+pub struct Sections<'s> {
+    /// The shard.
+    pub shard: ShardId,
+    /// Under which it is to be owned here.
+    pub epoch: Epoch,
+    /// The hand-off.
+    pub transfer: TransferId,
+    /// In order.
+    pub sections: &'s [Batch],
+}
+
+/// Stages the newest write of every row in the sections of some shards, for one answer each. Carries out
 /// [`MoverAction::Stage`](crate::mover::MoverAction::Stage).
 ///
 /// # Errors
 /// See [`StageError`].
+pub fn stage_all(store: &dyn Store, stagings: &[Sections<'_>]) -> Vec<Result<(), StageError>> {
+    let newest: Vec<_> = stagings.iter().map(|staging| newest_writes(staging.sections)).collect();
+    let rows: Vec<Vec<StagedRow<'_>>> = newest
+        .iter()
+        .map(|rows| rows.iter().map(|(key, value)| (&**key, value.as_deref())).collect())
+        .collect();
+    let stagings: Vec<ToStage<'_>> = stagings
+        .iter()
+        .zip(&rows)
+        .map(|(&Sections { shard, epoch, transfer, .. }, rows)| ToStage { shard, epoch, transfer, rows })
+        .collect();
+    store.stage_all(&stagings)
+}
+
+/// As [`stage_all`], for one shard.
+///
+/// # Errors
+/// As there.
 pub fn stage(
     store: &dyn Store,
     shard: ShardId,
@@ -113,9 +144,8 @@ pub fn stage(
     transfer: TransferId,
     sections: &[Batch],
 ) -> Result<(), StageError> {
-    let rows = newest_writes(sections);
-    let rows: Vec<StagedRow<'_>> = rows.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
-    store.stage(shard, epoch, transfer, &rows)
+    let mut answers = stage_all(store, &[Sections { shard, epoch, transfer, sections }]);
+    answers.pop().expect("one answer for each")
 }
 
 #[cfg(test)]
@@ -143,6 +173,7 @@ mod tests {
         write(1, 2, OwnershipRecord::Moved { transfer: first, epoch: Epoch(2) });
         assert!(has_left(goes, 1));
         store.begin_staging(goes, Epoch(3), second).unwrap();
+        store.stage(goes, Epoch(3), second, &[]).unwrap();
         let from = "b".parse().unwrap();
         write(3, 1, OwnershipRecord::Accept { transfer: second, from, rows: 0, hash: 0 });
         assert!(has_left(goes, 1), "it is here again, under another stay");

@@ -33,7 +33,7 @@ pub use founding::{Founding, StoreIdentity};
 pub use notes::{NOTE_BYTES_MAX, NOTE_NAME_LEN_MAX};
 pub use ownership::{FOUNDED, Ownership, OwnershipRecord, TransferId};
 pub use row::{Row, RowType, Write};
-pub use staging::{STAGED_KEY_LEN_MAX, StageError, StagedRow};
+pub use staging::{STAGED_KEY_LEN_MAX, StageError, StagedRow, ToStage};
 
 use crate::placement::{Epoch, ShardId, Shards};
 use std::{ops::Range, path::Path};
@@ -179,25 +179,34 @@ pub trait Store: Send + Sync + 'static {
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError>;
 
     /// Begins to stage a shard that is on its way here, to be owned under `epoch` (P18). Nothing is staged then: whatever an
-    /// earlier transfer left of the shard is dropped, also one under the same epoch or of the same id. Durable when it
-    /// returns, and forgotten by the next open unless it was accepted.
+    /// earlier transfer left of the shard is dropped, also one under the same epoch or of the same id. It can be accepted once
+    /// it was [staged](Store::stage) to, if only no rows, and is forgotten by the next open unless it was.
     ///
     /// # Errors
     /// See [`StageError`]. Nothing is staged then either.
     fn begin_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError>;
 
-    /// Stages rows, in ascending order of their keys, over those that the transfer staged before. Durable when it returns;
-    /// commits and loads go on beside it.
+    /// Stages rows of shards, each in ascending order of their keys, over those that its transfer staged before. Durable when it
+    /// returns, with as many syncs for many shards as for one; commits and loads go on beside it. One answer for each, in order.
     ///
     /// # Errors
-    /// See [`StageError`]. None of the rows is staged then.
+    /// See [`StageError`]. None of that shard's rows is staged then.
+    fn stage_all(&self, stagings: &[ToStage<'_>]) -> Vec<Result<(), StageError>>;
+
+    /// As [`Store::stage_all`], for one shard.
+    ///
+    /// # Errors
+    /// As there.
     fn stage(
         &self,
         shard: ShardId,
         epoch: Epoch,
         transfer: TransferId,
         rows: &[StagedRow<'_>],
-    ) -> Result<(), StageError>;
+    ) -> Result<(), StageError> {
+        let mut answers = self.stage_all(&[ToStage { shard, epoch, transfer, rows }]);
+        answers.pop().expect("one answer for each")
+    }
 
     /// Visits what was staged so far, as [`Store::load_rows`] does: to count and hash it before it is accepted.
     ///

@@ -25,7 +25,7 @@ use operating::Asker;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as threads},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering, mpsc as threads},
     time::Duration,
 };
 use tokio::{
@@ -416,6 +416,8 @@ impl Coordinator {
             view.ring_members().into_iter().map(|(name, share)| (name, weight(share))).collect();
         let table = Table::new(&members, self.shared.layout).map(Arc::new);
         self.step_mover(MoverEvent::Table(table));
+        // Shards may go from here in a moment, and most of what their copies would wait for is done until then.
+        self.shared.want_loadable.store(true, Ordering::Release);
         for client in &self.clients {
             self.tell_nodes(client);
         }

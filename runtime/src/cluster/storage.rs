@@ -2,11 +2,11 @@
 
 use super::coordinator::{Notice, ToCoordinator};
 use crate::{
-    load,
+    load::{self, Sections},
     mover::{MoverAction, MoverEvent},
     node::{self, Shared},
-    placement::ShardId,
-    store::{LaneId, LoadError, Ownership, StageError},
+    placement::{Epoch, ShardId},
+    store::{Batch, LaneId, LoadError, Ownership, StageError, Store, TransferId},
 };
 use std::{
     io,
@@ -36,98 +36,162 @@ pub(super) fn start(
     let (ask, asked) = mpsc::channel();
     let thread = node::thread(shared, "entity-storage".into(), move |shared| {
         while let Ok(first) = asked.recv() {
-            // Copies that begin at the same time need one round of the checkpoint between them.
-            let jobs: Vec<Job> = std::iter::once(first).chain(asked.try_iter()).collect();
-            let mut loadable = Vec::new();
-            for job in jobs {
-                if let Err(error) = run(shared, &coordinator, job, &mut loadable) {
-                    shared.fail(node::unreadable(&error));
-                    return;
-                }
+            let jobs = std::iter::once(first).chain(asked.try_iter());
+            if let Err(error) = Round::new(&*shared.store, &coordinator).run(jobs) {
+                shared.fail(node::unreadable(&error));
+                return;
             }
         }
     })?;
     Ok((ask, thread))
 }
 
-/// Carries out a job. `loadable`: lanes of which loads find everything that was durable when the job was asked for.
-fn run(
-    node: &Shared,
-    coordinator: &ToCoordinator,
-    job: Job,
-    loadable: &mut Vec<LaneId>,
-) -> Result<(), LoadError> {
-    let store = &*node.store;
-    let done = |event| coordinator.tell(Notice::Mover(event));
-    match job {
-        Job::Keep(number, bytes) => match store.keep_note(KNOWN_NODES, &bytes) {
-            Ok(()) => coordinator.tell(Notice::Kept(number)),
+/// The jobs that were there when the thread looked. What several shards ask for at the same time costs as many syncs as for one:
+/// their pieces are staged at once, and copies that begin need one round of the checkpoint between them.
+struct Round<'s> {
+    store: &'s dyn Store,
+    coordinator: &'s ToCoordinator,
+    /// To be staged, each of another shard.
+    stages: Vec<Stage>,
+    /// Done behind the stagings, which others stand still for.
+    reads: Vec<MoverAction>,
+    /// Lanes of which loads find everything that was durable when the round began.
+    loadable: Vec<LaneId>,
+}
+
+struct Stage {
+    shard: ShardId,
+    epoch: Epoch,
+    transfer: TransferId,
+    place: u64,
+    sections: Vec<Batch>,
+}
+
+impl<'s> Round<'s> {
+    fn new(store: &'s dyn Store, coordinator: &'s ToCoordinator) -> Self {
+        Self { store, coordinator, stages: Vec::new(), reads: Vec::new(), loadable: Vec::new() }
+    }
+
+    fn run(mut self, jobs: impl Iterator<Item = Job>) -> Result<(), LoadError> {
+        for job in jobs {
+            match job {
+                Job::Keep(number, bytes) => self.keep(number, bytes)?,
+                Job::Move(MoverAction::Stage { shard, epoch, transfer, place, sections }) => {
+                    self.stage_before(shard)?;
+                    self.stages.push(Stage { shard, epoch, transfer, place, sections });
+                }
+                Job::Move(MoverAction::Clear { shard, epoch, transfer, place }) => {
+                    self.stage_before(shard)?;
+                    let cleared = self.store.begin_staging(shard, epoch, transfer);
+                    self.answer(shard, place, cleared, MoverEvent::Cleared { shard, place })?;
+                }
+                Job::Move(MoverAction::Sweep(shard, epoch, transfer)) => {
+                    self.stage_before(shard)?;
+                    if let Err(StageError::Io(error)) = self.store.sweep_staging(shard, epoch, transfer) {
+                        return Err(LoadError::Io(error));
+                    }
+                }
+                Job::Move(read) => self.reads.push(read),
+            }
+        }
+        self.stage()?;
+        for read in std::mem::take(&mut self.reads) {
+            self.read(read)?;
+        }
+        Ok(())
+    }
+
+    /// What is asked of a shard's place is done in the order in which it was asked.
+    fn stage_before(&mut self, shard: ShardId) -> Result<(), LoadError> {
+        if self.stages.iter().any(|stage| stage.shard == shard) { self.stage() } else { Ok(()) }
+    }
+
+    fn stage(&mut self) -> Result<(), LoadError> {
+        let stages = std::mem::take(&mut self.stages);
+        if stages.is_empty() {
+            return Ok(());
+        }
+        let sections = stages.iter().map(|&Stage { shard, epoch, transfer, ref sections, .. }| Sections {
+            shard,
+            epoch,
+            transfer,
+            sections,
+        });
+        let answers = load::stage_all(self.store, &sections.collect::<Vec<_>>());
+        for (Stage { shard, place, .. }, staged) in stages.into_iter().zip(answers) {
+            self.answer(shard, place, staged, MoverEvent::Staged { shard, place })?;
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &self,
+        shard: ShardId,
+        place: u64,
+        result: Result<(), StageError>,
+        event: MoverEvent,
+    ) -> Result<(), LoadError> {
+        match result {
+            Ok(()) => self.tell(event),
+            Err(StageError::Io(error)) => return Err(LoadError::Io(error)),
+            Err(error) => self.tell(MoverEvent::StagingFailed { shard, place, why: error.to_string() }),
+        }
+        Ok(())
+    }
+
+    fn tell(&self, event: MoverEvent) {
+        self.coordinator.tell(Notice::Mover(event));
+    }
+
+    fn keep(&self, number: u64, bytes: Vec<u8>) -> Result<(), LoadError> {
+        match self.store.keep_note(KNOWN_NODES, &bytes) {
+            Ok(()) => self.coordinator.tell(Notice::Kept(number)),
             Err(LoadError::Io(error)) if is_full(&error) => {
                 // Nobody new is let in meanwhile; it is tried again with the next change.
                 tracing::warn!(
                     "the disk is full: what is known of other nodes was not kept; it is tried again every second"
                 );
-                coordinator.tell(Notice::NotKept(number, bytes));
+                self.coordinator.tell(Notice::NotKept(number, bytes));
             }
             Err(error) => return Err(error),
-        },
-        Job::Move(MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes }) => {
-            let lane = store.lane_of(shard);
-            let read = if loadable.contains(&lane) {
-                load::loadable_rows_to_copy(store, shard, epoch, &from, bytes)
-            } else {
-                load::rows_to_copy(store, shard, epoch, &from, bytes)
-            };
-            if from.is_empty() && read.is_ok() {
-                loadable.push(lane);
-            }
-            match read {
-                Ok((rows, next)) => done(MoverEvent::RowsRead { shard, transfer, attempt, rows, next }),
-                // It has gone meanwhile; whoever asked knows by now, or will.
-                Err(LoadError::NotOwned(_)) => {}
-                Err(LoadError::Io(error)) if is_full(&error) => {
-                    done(MoverEvent::ReadFailed { shard, transfer, attempt });
-                }
-                Err(error) => return Err(error),
-            }
         }
-        Job::Move(MoverAction::Clear { shard, epoch, transfer, place }) => {
-            let cleared = store.begin_staging(shard, epoch, transfer);
-            staged(&done, shard, place, cleared, MoverEvent::Cleared { shard, place })?;
-        }
-        Job::Move(MoverAction::Stage { shard, epoch, transfer, place, sections }) => {
-            let result = load::stage(store, shard, epoch, transfer, &sections);
-            staged(&done, shard, place, result, MoverEvent::Staged { shard, place })?;
-        }
-        Job::Move(MoverAction::Sweep(shard, epoch, transfer)) => {
-            if let Err(StageError::Io(error)) = store.sweep_staging(shard, epoch, transfer) {
-                return Err(LoadError::Io(error));
-            }
-        }
-        Job::Move(MoverAction::ReadOwnership { shard, read }) => {
-            let all = store.ownership()?;
-            let found = all.into_iter().find(|(other, _)| *other == shard);
-            let ownership = found.map_or(Ownership::Foreign, |(_, ownership)| ownership);
-            done(MoverEvent::Ownership { shard, read, ownership });
-        }
-        Job::Move(action) => unreachable!("{action:?} asks nothing of the store"),
+        Ok(())
     }
-    Ok(())
-}
 
-fn staged(
-    done: &impl Fn(MoverEvent),
-    shard: ShardId,
-    place: u64,
-    result: Result<(), StageError>,
-    event: MoverEvent,
-) -> Result<(), LoadError> {
-    match result {
-        Ok(()) => done(event),
-        Err(StageError::Io(error)) => return Err(LoadError::Io(error)),
-        Err(error) => done(MoverEvent::StagingFailed { shard, place, why: error.to_string() }),
+    fn read(&mut self, asked: MoverAction) -> Result<(), LoadError> {
+        match asked {
+            MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes } => {
+                let lane = self.store.lane_of(shard);
+                let read = if self.loadable.contains(&lane) {
+                    load::loadable_rows_to_copy(self.store, shard, epoch, &from, bytes)
+                } else {
+                    load::rows_to_copy(self.store, shard, epoch, &from, bytes)
+                };
+                if from.is_empty() && read.is_ok() {
+                    self.loadable.push(lane);
+                }
+                match read {
+                    Ok((rows, next)) => {
+                        self.tell(MoverEvent::RowsRead { shard, transfer, attempt, rows, next });
+                    }
+                    // It has gone meanwhile; whoever asked knows by now, or will.
+                    Err(LoadError::NotOwned(_)) => {}
+                    Err(LoadError::Io(error)) if is_full(&error) => {
+                        self.tell(MoverEvent::ReadFailed { shard, transfer, attempt });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            MoverAction::ReadOwnership { shard, read } => {
+                let all = self.store.ownership()?;
+                let found = all.into_iter().find(|(other, _)| *other == shard);
+                let ownership = found.map_or(Ownership::Foreign, |(_, ownership)| ownership);
+                self.tell(MoverEvent::Ownership { shard, read, ownership });
+            }
+            action => unreachable!("{action:?} asks nothing of the store"),
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn is_full(error: &io::Error) -> bool {

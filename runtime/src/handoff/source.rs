@@ -137,8 +137,9 @@ pub struct Source {
     /// Sent and not staged yet, with their numbers.
     unstaged: VecDeque<(u64, Bytes)>,
     unstaged_bytes: usize,
-    /// Number of the last piece that has one.
+    /// Number of the last piece that has one, and of the last one with rows.
     last: u64,
+    last_of_rows: u64,
     chain: Chain,
     rows: u64,
     /// The end was sent, or is on its way.
@@ -201,6 +202,7 @@ impl Source {
             unstaged: VecDeque::new(),
             unstaged_bytes: 0,
             last: 0,
+            last_of_rows: 0,
             chain: Chain::default(),
             rows: 0,
             is_complete: false,
@@ -242,6 +244,7 @@ impl Source {
                 self.rows += rows.len() as u64;
                 self.next_row = next;
                 self.push(&Piece::rows(self.transfer.shard, self.transfer.epoch, &rows), now);
+                self.last_of_rows = self.last;
             }
             SourceEvent::ReadFailed { attempt }
                 if self.reading == Reading::Asked && attempt == self.attempt =>
@@ -404,6 +407,7 @@ impl Source {
         self.unstaged.clear();
         self.unstaged_bytes = 0;
         self.last = 0;
+        self.last_of_rows = 0;
         self.chain = Chain::default();
         self.rows = 0;
         self.is_complete = false;
@@ -462,8 +466,12 @@ impl Source {
             self.backlog_bytes -= batch.bytes().len();
             self.push(&Piece::Section(batch), now);
         }
+        // However few rows there are, the shard does not stand still for them.
+        let rows_staged = self.unstaged.front().is_none_or(|(number, _)| self.last_of_rows < *number);
         match self.phase {
-            Phase::Copying if self.backlog_bytes + self.unstaged_bytes <= self.limits.seal_bytes => {
+            Phase::Copying
+                if rows_staged && self.backlog_bytes + self.unstaged_bytes <= self.limits.seal_bytes =>
+            {
                 self.phase = Phase::Sealing;
                 self.actions.push(SourceAction::Seal);
             }

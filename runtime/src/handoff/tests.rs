@@ -417,7 +417,9 @@ fn what_is_written_while_the_seal_is_on_its_way_is_bounded() {
     let limits = HandOffLimits { window_bytes: 100, backlog_bytes_max: 1_000, ..HandOffLimits::default() };
     let mut source = copying(&limits, now);
     let read = SourceEvent::RowsRead { rows: Vec::new(), next: None, attempt: 7 };
-    assert_eq!(source.step(read, now).last(), Some(&SourceAction::Seal));
+    assert!(!source.step(read, now).contains(&SourceAction::Seal), "it does not stand still for rows");
+    let staged = Message::Staged { attempt: 7, place: 5, through: 1 };
+    assert_eq!(source.step(SourceEvent::Heard(staged), now), [SourceAction::Seal]);
     let section = |number| {
         let mut batch = Batch::new();
         batch.section(SHARD, Epoch(1), number, |out| put(&[b"k"], &[&[0; 60]], out));

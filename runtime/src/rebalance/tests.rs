@@ -105,9 +105,13 @@ fn a_shard_that_came_rests_unless_its_node_leaves() {
     }
 }
 
+fn a_few() -> Settings {
+    Settings { running_max: 4, running_per_target_max: 2, ..Settings::default() }
+}
+
 #[test]
 fn only_a_few_move_at_a_time() {
-    let mut rebalance = founder(Settings::default());
+    let mut rebalance = founder(a_few());
     rebalance.table(view("bcde"), at(0));
     let offers = rebalance.step(at(1_000)).offers;
     assert_eq!(offers.len(), 4);
@@ -120,7 +124,7 @@ fn only_a_few_move_at_a_time() {
     assert_eq!(rebalance.step(at(1_200)).offers.len(), 1);
     assert_eq!(rebalance.running(), 4);
     // One target has only its own share.
-    let mut rebalance = founder(Settings::default());
+    let mut rebalance = founder(a_few());
     assert_eq!(offered(&mut rebalance).1.len(), 2);
 }
 
@@ -249,7 +253,7 @@ fn what_is_no_longer_wished_is_withdrawn_before_the_seal_and_never_after() {
 
 #[test]
 fn a_hand_off_found_sealed_counts_and_is_not_offered_again() {
-    let mut rebalance = founder(Settings::default());
+    let mut rebalance = founder(a_few());
     for shard in 0..5 {
         rebalance.sealed(ShardId(shard), Epoch(1), &node("b"));
     }
@@ -368,7 +372,7 @@ impl World {
                     assert_eq!(self.owners[&offer.shard].0, name, "only the owner offers");
                     self.frame(Event::Offered(name.clone(), offer));
                 }
-                assert!(self.nodes[&name].running() <= 4);
+                assert!(self.nodes[&name].running() <= Settings::default().running_max);
             }
         }
     }

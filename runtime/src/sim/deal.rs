@@ -19,9 +19,10 @@ pub(super) fn deal(machines: &mut [Machine], layout: Shards, owner: &dyn Fn(Shar
         let (from, to) = (machines[0].name.clone(), machines[at].name.clone());
         let (transfer, epoch) = (TransferId(u128::from(shard.0) + 1), Epoch(FOUNDED.0 + 1));
         hands[0].commit(shard, FOUNDED, 1, &OwnershipRecord::Seal { transfer, to });
-        hands[at]
-            .store
+        let store = &hands[at].store;
+        store
             .begin_staging(shard, epoch, transfer)
+            .and_then(|()| store.stage(shard, epoch, transfer, &[]))
             .expect("a fresh store stages what it never had");
         hands[at].commit(shard, epoch, 1, &OwnershipRecord::Accept { transfer, from, rows: 0, hash: 0 });
         hands[0].commit(shard, FOUNDED, 2, &OwnershipRecord::Moved { transfer, epoch });

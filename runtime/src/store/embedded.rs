@@ -57,8 +57,8 @@ use super::disk::{Disk, DiskLock, LockError, RealDisk};
 use super::fence::Fence;
 use super::staging::Stagings;
 use super::{
-    ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Ownership, Position, StageError, StagedRow, Store,
-    StoreIdentity, TransferId,
+    ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Ownership, Position, StageError, Store,
+    StoreIdentity, ToStage, TransferId,
 };
 use crate::placement::{Epoch, ShardId, Shards};
 
@@ -271,7 +271,7 @@ impl EmbeddedStore {
             Boot::create(&*disk, store).map_err(failed)?;
             let segments = Segments { live: [].into(), free: Vec::new(), next_number: 1, durable: 0 };
             let log = Log::new(Arc::clone(&disk), store, config.segment_bytes, config.tail_bytes, segments);
-            log.make_spares().map_err(failed)?;
+            log.make_first_spare().map_err(failed)?;
             founding.write(&*disk).map_err(failed)?;
         }
         Self::open_at(disk, checkpoint, place, config)
@@ -401,7 +401,7 @@ impl Inner {
 
     /// Opens for commits: from here on a crash is no clean end.
     fn serve(&self) -> io::Result<()> {
-        match self.log.make_spares() {
+        match self.log.make_first_spare() {
             Err(error) if is_full(&error) => self.log.set_disk_full(true),
             made => made?,
         }
@@ -488,14 +488,8 @@ impl Store for EmbeddedStore {
         self.inner.begin_staging(shard, epoch, transfer)
     }
 
-    fn stage(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        transfer: TransferId,
-        rows: &[StagedRow<'_>],
-    ) -> Result<(), StageError> {
-        self.inner.stage(shard, epoch, transfer, rows)
+    fn stage_all(&self, stagings: &[ToStage<'_>]) -> Vec<Result<(), StageError>> {
+        self.inner.stage_all(stagings)
     }
 
     fn load_staged(
@@ -562,6 +556,10 @@ impl Store for EmbeddedStore {
 
     fn close(&self) -> Result<(), LoadError> {
         EmbeddedStore::close(self)
+    }
+
+    fn make_loadable(&self, _: LaneId) -> Result<(), LoadError> {
+        self.inner.make_loadable()
     }
 
     fn wants_maintenance(&self) -> bool {

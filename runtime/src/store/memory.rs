@@ -20,7 +20,7 @@ use super::ownership::accepts;
 use super::staging::{Stagings, check_rows};
 use super::{
     Batch, CommitError, Founding, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Ownership, Position,
-    StageError, StagedRow, Store, StoreIdentity, TransferId, Write,
+    StageError, Store, StoreIdentity, ToStage, TransferId, Write,
 };
 use crate::placement::{Epoch, ShardId, Shards};
 
@@ -287,25 +287,23 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn stage(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        transfer: TransferId,
-        rows: &[StagedRow<'_>],
-    ) -> Result<(), StageError> {
-        check_rows(shard, rows)?;
-        let mut state = self.alive()?;
-        state.stagings.take_up(shard, epoch, transfer)?;
-        for (key, value) in rows {
-            let row = (shard, epoch, key.to_vec());
-            match value {
-                Some(value) => drop(state.rows.insert(row, value.to_vec())),
-                None => drop(state.rows.remove(&row)),
+    fn stage_all(&self, stagings: &[ToStage<'_>]) -> Vec<Result<(), StageError>> {
+        let stage = |to: &ToStage<'_>| {
+            check_rows(to.shard, to.rows)?;
+            let mut state = self.alive()?;
+            state.stagings.take_up(to.shard, to.epoch, to.transfer)?;
+            for (key, value) in to.rows {
+                let row = (to.shard, to.epoch, key.to_vec());
+                match value {
+                    Some(value) => drop(state.rows.insert(row, value.to_vec())),
+                    None => drop(state.rows.remove(&row)),
+                }
             }
-        }
-        state.stagings.put_down(shard);
-        Ok(())
+            state.stagings.note(to.shard);
+            state.stagings.put_down(to.shard);
+            Ok(())
+        };
+        stagings.iter().map(stage).collect()
     }
 
     fn load_staged(

@@ -3,7 +3,7 @@
 //! ```text
 //!  begin ──> Idle ──> Writing (one call that stages, reads or sweeps)
 //!             │  <──────┘
-//!             └─────> Accepting ──> accepted: the staging is the shard
+//!             └─────> Accepting ──> accepted: the staging is the shard; only what was staged to can be
 //! ```
 
 use std::collections::BTreeMap;
@@ -18,6 +18,19 @@ pub const STAGED_KEY_LEN_MAX: usize = 4_096;
 
 /// A row to be staged: its key, and its value or that it is gone.
 pub type StagedRow<'r> = (&'r [u8], Option<&'r [u8]>);
+
+/// Rows of one shard to be staged.
+#[derive(Debug, Clone, Copy)]
+pub struct ToStage<'r> {
+    /// The shard.
+    pub shard: ShardId,
+    /// Under which it is to be owned here.
+    pub epoch: Epoch,
+    /// What they are staged for.
+    pub transfer: TransferId,
+    /// The rows, in ascending order of their keys.
+    pub rows: &'r [StagedRow<'r>],
+}
 
 /// Why something was not staged. But for `Io`, the store goes on as before.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +75,8 @@ struct Staging {
     epoch: Epoch,
     transfer: TransferId,
     stage: Stage,
+    /// The store has a durable note of it, without which a record that accepts it would be one of nothing.
+    is_noted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +103,7 @@ impl Stagings {
         if !fence.get(shard).is_some_and(|ownership| ownership.may_accept(epoch)) {
             return Err(StageError::Stale(shard));
         }
-        self.shards.insert(shard, Staging { epoch, transfer, stage: Stage::Writing });
+        self.shards.insert(shard, Staging { epoch, transfer, stage: Stage::Writing, is_noted: false });
         Ok(before.map(|before| before.epoch))
     }
 
@@ -114,6 +129,11 @@ impl Stagings {
         staging.stage = Stage::Idle;
     }
 
+    /// Something was staged durably, so that from here on it can be accepted.
+    pub(super) fn note(&mut self, shard: ShardId) {
+        self.shards.get_mut(&shard).expect("nobody ends a staging that is written to").is_noted = true;
+    }
+
     /// The staging is no more.
     pub(super) fn remove(&mut self, shard: ShardId) {
         self.shards.remove(&shard);
@@ -129,7 +149,7 @@ impl Stagings {
     pub(super) fn hold(&mut self, accepts: &[(ShardId, Epoch, TransferId)]) -> Result<(), CommitError> {
         for &(shard, epoch, transfer) in accepts {
             let staging = self.find(shard, epoch, transfer);
-            if !staging.is_some_and(|staging| staging.stage == Stage::Idle) {
+            if !staging.is_some_and(|staging| staging.stage == Stage::Idle && staging.is_noted) {
                 let what = format!("what would be accepted of {shard} is not staged");
                 return Err(CommitError::Failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
             }
@@ -187,7 +207,10 @@ mod tests {
         assert!(matches!(again, Err(StageError::Busy(SHARD))));
         assert!(matches!(stagings.hold(&[STAGED]), Err(CommitError::Failed(_))));
         stagings.put_down(SHARD);
+        assert!(matches!(stagings.hold(&[STAGED]), Err(CommitError::Failed(_))), "nothing is staged yet");
         take_up(&mut stagings).unwrap();
+        stagings.note(SHARD);
+        assert!(matches!(stagings.hold(&[STAGED]), Err(CommitError::Failed(_))));
         stagings.put_down(SHARD);
         stagings.hold(&[STAGED]).unwrap();
     }
@@ -195,6 +218,7 @@ mod tests {
     #[test]
     fn what_is_being_accepted_is_neither_written_to_nor_replaced() {
         let (fence, mut stagings) = begun();
+        stagings.note(SHARD);
         stagings.put_down(SHARD);
         stagings.hold(&[STAGED]).unwrap();
         assert!(matches!(take_up(&mut stagings), Err(StageError::Busy(SHARD))));
@@ -208,6 +232,7 @@ mod tests {
     #[test]
     fn a_commit_that_accepts_one_shard_in_vain_holds_none() {
         let (_, mut stagings) = begun();
+        stagings.note(SHARD);
         stagings.put_down(SHARD);
         assert!(stagings.hold(&[STAGED, (ShardId(2), Epoch(3), TransferId(7))]).is_err());
         take_up(&mut stagings).unwrap();

@@ -89,8 +89,13 @@ impl Hand {
         let asked = self.news(shard, HandOffNews::CopyFrom(transfer));
         assert!(matches!(asked[..], [MoverAction::ReadRows { .. }]), "{asked:?}");
         let read = MoverEvent::RowsRead { shard, transfer, attempt, rows: Vec::new(), next: None };
-        let sealed = self.step(read);
-        assert_eq!(sealed.last(), Some(&MoverAction::Order(shard, seal_order(transfer))));
+        let sent = self.step(read);
+        assert!(
+            matches!(sent[..], [MoverAction::Send { message: Message::Piece { number: 1, .. }, .. }]),
+            "{sent:?}"
+        );
+        let sealed = self.hear(shard, transfer, Message::Staged { attempt, place: 1, through: 1 });
+        assert_eq!(sealed, [MoverAction::Order(shard, seal_order(transfer))]);
     }
 }
 

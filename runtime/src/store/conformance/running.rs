@@ -88,8 +88,10 @@ impl<'e> Running<'e> {
             && matches!(self.store().load_images(&[image]), Err(LoadError::NotOwned(_)))
     }
 
+    /// Begins a staging that can be accepted as it is.
     pub(super) fn begin(&self, shard: u32, epoch: u64, transfer: u128) {
         self.store().begin_staging(ShardId(shard), Epoch(epoch), TransferId(transfer)).unwrap();
+        self.stage(shard, epoch, transfer, &[]);
     }
 
     pub(super) fn stage(&self, shard: u32, epoch: u64, transfer: u128, rows: &[(&[u8], Option<&[u8]>)]) {

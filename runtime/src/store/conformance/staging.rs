@@ -3,7 +3,9 @@
 use super::running::{Running, accept, seal, write};
 use super::{Engine, IMAGE, on_every_engine, row};
 use crate::placement::{Epoch, ShardId};
-use crate::store::{CommitError, ImageKey, Ownership, STAGED_KEY_LEN_MAX, StageError, StagedRow, TransferId};
+use crate::store::{
+    CommitError, ImageKey, Ownership, STAGED_KEY_LEN_MAX, StageError, StagedRow, ToStage, TransferId,
+};
 
 /// A store whose shard 3 has moved away, to be known under epoch 2, with rows of its own still there.
 fn left(engine: &mut dyn Engine) -> Running<'_> {
@@ -49,6 +51,47 @@ fn what_is_staged_is_nobodys_until_it_is_accepted_and_then_seen_at_once() {
         assert_eq!(store.rows(3, 5).unwrap(), rows);
         store.commit(&[write(3, 5, 2, b"c", b"3")]).unwrap();
         assert_eq!(store.all_rows(3, 5)[1], row(b"c", b"3"));
+    });
+}
+
+#[test]
+fn what_was_begun_and_never_staged_to_is_not_accepted() {
+    on_every_engine(|engine| {
+        let mut store = left(engine);
+        store.store().begin_staging(ShardId(3), Epoch(5), TransferId(9)).unwrap();
+        assert!(matches!(store.commit(&[accept(3, 5, 9)]), Err(CommitError::Failed(_))));
+        stage(&store, 5, 9, &[]).unwrap();
+        store.commit(&[accept(3, 5, 9)]).unwrap();
+        store.crash();
+        assert_eq!(store.rows(3, 5).unwrap(), []);
+    });
+}
+
+#[test]
+fn shards_are_staged_together_and_one_that_cannot_be_harms_no_other() {
+    on_every_engine(|engine| {
+        let mut store = left(engine);
+        store.commit(&[write(2, 1, 1, b"k", b"past")]).unwrap();
+        store.give_away(2, 1, 1);
+        for (shard, epoch) in [(3, 5), (2, 7)] {
+            store.store().begin_staging(ShardId(shard), Epoch(epoch), TransferId(9)).unwrap();
+        }
+        let (first, second): ([StagedRow<'_>; 2], [StagedRow<'_>; 1]) =
+            ([(b"a", Some(b"1")), (b"b", None)], [(b"a", Some(b"2"))]);
+        let to = |shard, epoch, rows| ToStage {
+            shard: ShardId(shard),
+            epoch: Epoch(epoch),
+            transfer: TransferId(9),
+            rows,
+        };
+        let staged = store.store().stage_all(&[to(3, 5, &first), to(1, 5, &first), to(2, 7, &second)]);
+        assert!(matches!(staged[..], [Ok(()), Err(StageError::NotStaged(ShardId(1))), Ok(())]), "{staged:?}");
+        // The group is of one lane: these two may be of different ones.
+        store.commit(&[accept(3, 5, 9)]).unwrap();
+        store.commit(&[accept(2, 7, 9)]).unwrap();
+        store.crash();
+        assert_eq!(store.rows(3, 5).unwrap(), [row(b"a", b"1")]);
+        assert_eq!(store.rows(2, 7).unwrap(), [row(b"a", b"2")]);
     });
 }
 

@@ -149,13 +149,22 @@ impl Log {
         table.free.len() < SPARES && (table.live.len() + table.free.len()) as u64 <= self.segments_max
     }
 
+    /// Makes the first spare segment, where there is none: what it takes to begin. The others follow beside the work.
+    pub(super) fn make_first_spare(&self) -> io::Result<()> {
+        self.make_spares_up_to(1)
+    }
+
     /// Makes the segments that are missing.
     pub(super) fn make_spares(&self) -> io::Result<()> {
+        self.make_spares_up_to(SPARES)
+    }
+
+    fn make_spares_up_to(&self, spares: usize) -> io::Result<()> {
         loop {
             let number = {
                 let mut table = self.table();
                 table.short = false;
-                if !self.spares_missing(&table) {
+                if spares <= table.free.len() || !self.spares_missing(&table) {
                     return Ok(());
                 }
                 table.next_number += 1;

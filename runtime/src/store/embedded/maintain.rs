@@ -38,7 +38,10 @@ impl Inner {
         // Segments before rounds: room is what commits wait for. The checkpoint is tried on a full disk too, for it
         // may free segments.
         let spares = self.log.make_spares();
-        let rounds = self.rounds(&mut covered).and_then(|()| self.drop_ended());
+        let rounds = self.rounds(&mut covered);
+        // Whoever waits for rows to be loadable does not wait for others to be dropped.
+        drop(covered);
+        let rounds = rounds.and_then(|()| self.drop_ended());
         let spares = spares.and_then(|()| self.log.make_spares());
         let mut full = false;
         for result in [spares, rounds] {
@@ -51,51 +54,68 @@ impl Inner {
         Ok(())
     }
 
+    pub(super) fn make_loadable(&self) -> Result<(), LoadError> {
+        Ok(self.rounds(&mut lock(&self.covered))?)
+    }
+
     /// Takes the checkpoint for one ingestion.
     pub(super) fn ingesting(&self) -> MutexGuard<'_, ()> {
         lock(&self.ingesting)
     }
 
-    /// Drops the rows of a stay or staging that is over, unless they were dropped before.
-    pub(super) fn drop_stay(&self, shard: ShardId, stay: Epoch) -> io::Result<()> {
-        let from = prefix(shard.0, stay.0);
-        // An epoch from another node may be the highest there is.
-        let below = stay.0.checked_add(1).map_or(prefix(shard.0 + 1, 0), |next| prefix(shard.0, next));
-        loop {
-            // Looked up anew each time: if it was dropped meanwhile, a staging may lie there that is not over.
+    /// Drops the rows of stays and stagings that are over, none named twice, unless they were dropped before.
+    pub(super) fn drop_stays(&self, mut stays: &[(ShardId, Epoch)]) -> io::Result<()> {
+        while !stays.is_empty() {
             let _ingesting = self.ingesting();
-            if !lock(&self.ended).contains(&(shard, stay)) {
-                return Ok(());
-            }
             let mut rows: Vec<Bookkeeping> = Vec::new();
-            self.checkpoint.scan(&from, &below, &mut |key, _| {
-                rows.push((key.to_vec(), None));
-                rows.len() < DROPPED_AT_ONCE
-            })?;
-            let is_last = rows.len() < DROPPED_AT_ONCE;
-            if is_last && (!rows.is_empty() || bookkeeping::has_stay(&*self.checkpoint, shard, stay)?) {
-                rows.extend([bookkeeping::staged(shard, stay, None), bookkeeping::ended(shard, stay, false)]);
+            let mut dropped = 0;
+            for &(shard, stay) in stays {
+                // Looked up anew each time: if it was dropped meanwhile, a staging may lie there that is not over.
+                let is_over = lock(&self.ended).contains(&(shard, stay));
+                if is_over && !self.drop_some(shard, stay, &mut rows)? {
+                    break;
+                }
+                dropped += 1;
             }
             if !rows.is_empty() {
                 self.checkpoint.ingest(&mut Changes::new(rows))?;
             }
-            if is_last {
-                lock(&self.ended).remove(&(shard, stay));
-                return Ok(());
+            let (done, left) = stays.split_at(dropped);
+            let mut ended = lock(&self.ended);
+            for stay in done {
+                ended.remove(stay);
             }
+            stays = left;
         }
+        Ok(())
+    }
+
+    /// Puts what drops the rows of a stay behind `rows`, as much as fits. Whether that is all of them.
+    fn drop_some(&self, shard: ShardId, stay: Epoch, rows: &mut Vec<Bookkeeping>) -> io::Result<bool> {
+        let from = prefix(shard.0, stay.0);
+        // An epoch from another node may be the highest there is.
+        let below = stay.0.checked_add(1).map_or(prefix(shard.0 + 1, 0), |next| prefix(shard.0, next));
+        let before = rows.len();
+        self.checkpoint.scan(&from, &below, &mut |key, _| {
+            rows.push((key.to_vec(), None));
+            rows.len() < DROPPED_AT_ONCE
+        })?;
+        if DROPPED_AT_ONCE <= rows.len() {
+            return Ok(false);
+        }
+        if before < rows.len() || bookkeeping::has_stay(&*self.checkpoint, shard, stay)? {
+            rows.extend([bookkeeping::staged(shard, stay, None), bookkeeping::ended(shard, stay, false)]);
+        }
+        Ok(true)
     }
 
     fn drop_ended(&self) -> io::Result<()> {
         let ended: Vec<_> = lock(&self.ended).iter().copied().collect();
-        for (shard, stay) in ended {
-            // A round may be ahead of the lane, whose group is durable before the fence has taken it. Until then the rows
-            // are read.
-            if !self.fence().is_read(shard, stay) {
-                self.drop_stay(shard, stay)?;
-            }
-        }
-        Ok(())
+        // A round may be ahead of the lane, whose group is durable before the fence has taken it. Until then the rows
+        // are read.
+        let unread = |&(shard, stay): &(ShardId, Epoch)| !self.fence().is_read(shard, stay);
+        let unread: Vec<_> = ended.into_iter().filter(unread).collect();
+        self.drop_stays(&unread)
     }
 
     /// Ingests the log up to what is durable now.

@@ -6,12 +6,12 @@
 use std::io;
 use std::ops::Range;
 
-use super::bookkeeping::{self, Changes};
+use super::bookkeeping::{self, Bookkeeping};
 use super::checkpoint::{PREFIX, SortedRows, row_key};
 use super::{Inner, is_full, lock};
 use crate::placement::{Epoch, ShardId};
 use crate::store::staging::check_rows;
-use crate::store::{StageError, StagedRow, TransferId};
+use crate::store::{StageError, StagedRow, ToStage, TransferId};
 
 impl Inner {
     pub(super) fn begin_staging(
@@ -23,7 +23,14 @@ impl Inner {
         let before = lock(&self.stagings).begin(&self.fence(), shard, epoch, transfer)?;
         // From here on what lies there is over. Where it cannot be dropped now, maintenance will.
         lock(&self.ended).extend(before.map(|before| (shard, before)));
-        let begun = self.begin_empty(shard, before, epoch, transfer);
+        // Under this epoch there may be one that was given up and could not be dropped.
+        let over: Vec<_> = before
+            .into_iter()
+            .filter(|before| *before != epoch)
+            .chain([epoch])
+            .map(|stay| (shard, stay))
+            .collect();
+        let begun = self.drop_stays(&over);
         if begun.is_ok() {
             lock(&self.stagings).put_down(shard);
         } else {
@@ -33,36 +40,36 @@ impl Inner {
         Ok(begun?)
     }
 
-    fn begin_empty(
-        &self,
-        shard: ShardId,
-        before: Option<Epoch>,
-        epoch: Epoch,
-        transfer: TransferId,
-    ) -> io::Result<()> {
-        // Under this epoch there may be one that was given up and could not be dropped.
-        for over in before.into_iter().chain([epoch]) {
-            self.drop_stay(shard, over)?;
+    pub(super) fn stage_all(&self, stagings: &[ToStage<'_>]) -> Vec<Result<(), StageError>> {
+        let mut answers: Vec<_> = stagings.iter().map(|staging| self.take_up(staging)).collect();
+        let mut taken: Vec<_> = stagings.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()).collect();
+        taken.sort_unstable_by_key(|(staging, _)| staging.shard);
+        let taken: Vec<ToStage<'_>> = taken.into_iter().map(|(staging, _)| *staging).collect();
+        if taken.is_empty() {
+            return answers;
         }
-        let _ingesting = self.ingesting();
-        self.checkpoint.ingest(&mut Changes::new(vec![bookkeeping::staged(shard, epoch, Some(transfer))]))
-    }
-
-    pub(super) fn stage(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        transfer: TransferId,
-        rows: &[StagedRow<'_>],
-    ) -> Result<(), StageError> {
-        check_rows(shard, rows)?;
-        lock(&self.stagings).take_up(shard, epoch, transfer)?;
         let staged = {
             let _ingesting = self.ingesting();
-            self.checkpoint.ingest(&mut Staged { shard, epoch, rows: rows.iter(), key: Vec::new() })
+            self.checkpoint.ingest(&mut Staged::new(&taken))
         };
-        lock(&self.stagings).put_down(shard);
-        Ok(staged?)
+        let mut shards = lock(&self.stagings);
+        for staging in &taken {
+            if staged.is_ok() {
+                shards.note(staging.shard);
+            }
+            shards.put_down(staging.shard);
+        }
+        if let Err(error) = staged {
+            for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
+                *answer = Err(io::Error::new(error.kind(), error.to_string()).into());
+            }
+        }
+        answers
+    }
+
+    fn take_up(&self, staging: &ToStage<'_>) -> Result<(), StageError> {
+        check_rows(staging.shard, staging.rows)?;
+        lock(&self.stagings).take_up(staging.shard, staging.epoch, staging.transfer)
     }
 
     pub(super) fn load_staged(
@@ -92,7 +99,7 @@ impl Inner {
             Err(error) => return Err(error),
         }
         lock(&self.ended).insert((shard, epoch));
-        let dropped = self.drop_stay(shard, epoch);
+        let dropped = self.drop_stays(&[(shard, epoch)]);
         lock(&self.stagings).remove(shard);
         match dropped {
             // It is nobody's all the same, and maintenance drops it when there is room.
@@ -102,18 +109,30 @@ impl Inner {
     }
 }
 
-/// Rows on their way into a staging.
+/// Rows on their way into stagings, by shard, and behind them the notes of the stagings: whatever is there has one.
 struct Staged<'r> {
-    shard: ShardId,
-    epoch: Epoch,
-    rows: std::slice::Iter<'r, StagedRow<'r>>,
+    rows: Box<dyn Iterator<Item = (ShardId, Epoch, StagedRow<'r>)> + 'r>,
+    notes: std::vec::IntoIter<Bookkeeping>,
     key: Vec<u8>,
+    note: Option<Vec<u8>>,
+}
+
+impl<'r> Staged<'r> {
+    fn new(stagings: &'r [ToStage<'r>]) -> Self {
+        let note = |to: &ToStage<'_>| bookkeeping::staged(to.shard, to.epoch, Some(to.transfer));
+        let notes: Vec<_> = stagings.iter().map(note).collect();
+        let rows = stagings.iter().flat_map(|to| to.rows.iter().map(|row| (to.shard, to.epoch, *row)));
+        Self { rows: Box::new(rows), notes: notes.into_iter(), key: Vec::new(), note: None }
+    }
 }
 
 impl SortedRows for Staged<'_> {
     fn next(&mut self) -> Option<(&[u8], Option<&[u8]>)> {
-        let (key, value) = self.rows.next()?;
-        self.key = row_key(self.shard, self.epoch, key);
-        Some((&self.key, *value))
+        if let Some((shard, epoch, (key, value))) = self.rows.next() {
+            self.key = row_key(shard, epoch, key);
+            return Some((&self.key, value));
+        }
+        (self.key, self.note) = self.notes.next()?;
+        Some((&self.key, self.note.as_deref()))
     }
 }

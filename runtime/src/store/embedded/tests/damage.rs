@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use super::script::{Run, batch, config, found, founding, open, prefix_held, size};
 use crate::store::disk::{Disk, SimulatedDisk};
-use crate::store::embedded::OpenError;
 use crate::store::embedded::group::{ALIGN, GroupHeader};
 use crate::store::embedded::segment::{HeaderVerdict, SegmentHeader, StoreId, number};
+use crate::store::embedded::{EmbeddedStore, OpenError};
 use crate::store::{LaneId, Store};
 
 /// A group as it lies on the disk.
@@ -18,10 +18,17 @@ pub(super) struct Placed {
     position: u64,
 }
 
+/// A fresh store with all its spare segments, as its upkeep makes them beside the work.
+fn roomy(disk: &SimulatedDisk) -> EmbeddedStore {
+    let store = found(disk).unwrap();
+    store.maintain().unwrap();
+    store
+}
+
 /// A disk with `batches` groups of one batch each in its log and nothing in its checkpoint.
 fn log_of(batches: u64, quiet: bool) -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
-    let store = found(&disk).unwrap();
+    let store = roomy(&disk);
     let mut lane = store.open_lane(LaneId(0));
     for index in 1..=batches {
         lane.commit(&[batch(index, size(index))]).unwrap();
@@ -178,7 +185,7 @@ fn a_segment_that_vanished_is_refused_unless_the_checkpoint_covers_it() {
 #[test]
 fn old_records_of_recycled_segments_are_never_read_again() {
     let disk = SimulatedDisk::new(5);
-    let store = found(&disk).unwrap();
+    let store = roomy(&disk);
     let mut run = Run::default();
     run.go_on(&store, 400).unwrap();
     drop(store);
@@ -221,7 +228,7 @@ fn a_group_that_ends_exactly_where_a_segment_ends_is_followed_by_the_next() {
     for left in [0, 64, 128] {
         for checkpointed in [false, true] {
             let disk = SimulatedDisk::new(0);
-            let store = found(&disk).unwrap();
+            let store = roomy(&disk);
             let mut lane = store.open_lane(LaneId(0));
             let first = sized(1, room - left - 64 - 8);
             assert!(first.bytes().len() as u64 <= store.batch_bytes_max());
@@ -251,7 +258,7 @@ fn a_group_that_ends_exactly_where_a_segment_ends_is_followed_by_the_next() {
 #[test]
 fn a_batch_that_fits_in_no_segment_is_refused_and_changes_nothing() {
     let disk = SimulatedDisk::new(0);
-    let store = found(&disk).unwrap();
+    let store = roomy(&disk);
     let mut lane = store.open_lane(LaneId(0));
     let most = store.batch_bytes_max() as usize;
     assert!(store.reserve(LaneId(0), most as u64 + 1).is_err());
