@@ -89,6 +89,9 @@ mod same_result_at_any_scale;
 // A node that ends and comes back, is away, or is not who it says.
 mod nodes_come_back;
 
+// A node whose disk went back in time stays outside.
+mod a_disk_that_went_back_is_caught;
+
 // A network that is cut in one direction delays messages, and loses none.
 mod cut_networks_heal;
 

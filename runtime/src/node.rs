@@ -45,7 +45,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -60,6 +60,8 @@ pub(crate) struct Front {
     pub(crate) ports: Ports,
     /// Where the shards are.
     pub(crate) links: Links,
+    /// How far the node's log is durable. Here and not asked of the store, which outlives nobody's connection.
+    pub(crate) durable: Arc<AtomicU64>,
     /// Held while an operator drops a feed.
     pub(crate) dropping_feed: tokio::sync::Mutex<()>,
     /// No new messages are taken.
@@ -106,6 +108,7 @@ impl Front {
             intakes,
             ports: Ports::default(),
             links,
+            durable: Arc::default(),
             dropping_feed: tokio::sync::Mutex::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -214,7 +217,7 @@ impl Shared {
     /// The node cannot go on: the store has failed. Everyone who waits is told that the outcome is unknown.
     pub(crate) fn fail(&self, why: impl Into<String>) {
         let why = why.into();
-        tracing::error!(why, "the node has failed and takes no more messages; restart it from its store");
+        tracing::error!(why, "the node has failed and takes no more messages");
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.clone());
         self.stopping.store(true, Ordering::SeqCst);
         self.ports.fail(&why);
@@ -255,6 +258,7 @@ impl Node {
             Links::node(layout, owned.iter().map(|owned| owned.shard))
         };
         let front = Arc::new(Front::new(limits, links, layout, intakes));
+        front.durable.store(store.identity().durable.0, Ordering::Release);
         let shared = Arc::new(Shared {
             front,
             kinds,

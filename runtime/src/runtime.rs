@@ -408,7 +408,8 @@ impl Runtime {
         self.node.cluster()?.command(command).await
     }
 
-    /// Waits until this node has left its cluster, or has failed. For ever where neither happens.
+    /// Waits until this node has left its cluster, has failed, or is refused by the others for good. For ever where nothing of
+    /// this happens.
     pub async fn departed(&self) -> Departure {
         match self.node.cluster() {
             Some(cluster) => cluster.departed().await,

@@ -8,7 +8,7 @@
 //! cluster in the clear, which founds it or joins at SEED, until the end of its input.
 
 use anyhow::{Context, Result, bail};
-use entity_runtime::cluster::{Begin, Security};
+use entity_runtime::cluster::{Begin, Departure, Security};
 use entity_runtime::{AskError, Refusal};
 use entity_runtime::{Runtime, message::RequestId, prelude::*, timestamp::Timestamp};
 use entity_runtime_tests::nodes;
@@ -57,9 +57,20 @@ async fn node(name: &str, address: &str, directory: &str, begin: Begin) -> Resul
     config.security = Security::Insecure;
     let runtime = nodes::start(config, Some(Path::new(directory))).await?;
     say("serves")?;
-    tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await?;
+    let told = tokio::task::spawn_blocking(|| std::io::stdin().lines().count());
+    let departed = tokio::select! {
+        told = told => told.map(|_| None)?,
+        departure = runtime.departed() => Some(departure),
+    };
     runtime.shutdown().await;
-    Ok(())
+    match departed {
+        // It may still wait for its input: nobody waits for that.
+        Some(Departure::Failed(why) | Departure::Refused(why)) => {
+            eprintln!("{why}");
+            std::process::exit(1);
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn crash(directory: &Path, issued: Timestamp, from: u64, rows: u64) -> Result<()> {

@@ -5,7 +5,9 @@ use crate::{
     node::{Front, Outbound, Remote, Violation},
     placement::NodeName,
     timestamp::Timestamp,
-    transport::{CloseReason, Delivery, Endpoint, Incoming},
+    transport::{
+        CloseReason, Delivery, DialError, Endpoint, HelloRefusal, Incoming, handshake::HandshakeError,
+    },
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::mpsc};
@@ -22,9 +24,30 @@ pub(super) struct Connected {
     /// This end has dialled.
     pub(super) is_dialled: bool,
     pub(super) since: Timestamp,
+    /// How far the other end's log was durable,
+    durable: u64,
+    /// at this time.
+    durable_at: Timestamp,
 }
 
 impl Connected {
+    pub(super) fn new(outbound: &Arc<Outbound>, boot: u64, is_dialled: bool, since: Timestamp) -> Self {
+        Self { outbound: Arc::clone(outbound), boot, is_dialled, since, durable: 0, durable_at: since }
+    }
+
+    /// How far the other end's log was durable one `lag` ago, once in each.
+    ///
+    /// A hello may be as old as a handshake takes, and what its node has said since on another connection says nothing against
+    /// it. So a position counts when no hello from before it can still come; or when its connection has ended, for a node dials
+    /// anew only then.
+    pub(super) fn settled(&mut self, lag: Duration, now: Timestamp) -> Option<u64> {
+        if now < self.durable_at + lag {
+            return None;
+        }
+        self.durable_at = now;
+        Some(std::mem::replace(&mut self.durable, self.outbound.durable_there()))
+    }
+
     /// Whether this connection goes on, and the new one is closed. `is_lesser`: this node's name comes before the other's,
     /// and so it is its dial that both keep.
     pub(super) fn outlasts(&self, boot: u64, is_dialled: bool, is_lesser: bool, now: Timestamp) -> bool {
@@ -49,6 +72,10 @@ pub(super) fn dial(
     network.spawn(async move {
         match endpoint.dial(&address, name.as_ref()).await {
             Ok(connection) => tell.tell(Notice::Connection { connection, is_dialled: true }),
+            Err(DialError::Handshake {
+                why: HandshakeError::RefusedHere(HelloRefusal::Past { boot, position, why }),
+                ..
+            }) => tell.tell(Notice::Outdated { boot, position, why }),
             // Counted and logged, once in a while, by the endpoint where it is a fault; else the node is away.
             Err(error) => tracing::debug!(%error, "a dial came to nothing"),
         }

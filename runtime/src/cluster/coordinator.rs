@@ -48,6 +48,9 @@ pub(crate) enum Notice {
     Connection { connection: Connection, is_dialled: bool },
     /// A dial is over; the connection it may have led to was told before.
     Dialled(String),
+    /// A node that was dialled has seen this node's store after so many starts, or durable up to this position, and refuses
+    /// what it is now.
+    Outdated { boot: u64, position: u64, why: String },
     /// A connection has ended.
     Ended(Arc<Outbound>),
     /// A frame that is not for workers.
@@ -99,6 +102,8 @@ pub enum Departure {
     Left,
     /// It has failed, for this reason: start it again from its directory.
     Failed(String),
+    /// Others have seen a later state of its store; in words, with what to do. To start it again changes nothing.
+    Refused(String),
 }
 
 /// The cluster side of a running node.
@@ -259,6 +264,16 @@ impl Coordinator {
         self.at_door.retain(|_, (connection, _)| connection.link.ended().is_none());
         self.depart_when_empty();
         self.say_if_alone();
+        self.note_positions();
+    }
+
+    /// The node's time in the cluster is over; the first reason stays.
+    fn depart(&self, how: Departure) {
+        self.depart.send_if_modified(|departure| {
+            let is_first = departure.is_none();
+            departure.get_or_insert(how);
+            is_first
+        });
     }
 
     /// A node that reaches no other says so once, and whom it tries.
@@ -295,6 +310,7 @@ impl Coordinator {
     fn take(&mut self, notice: Notice) {
         match notice {
             Notice::Connection { connection, is_dialled } => self.greet(connection, is_dialled),
+            Notice::Outdated { boot, position, why } => self.outdated(boot, position, why),
             Notice::Dialled(address) => {
                 self.dialling.remove(&address);
             }
@@ -313,11 +329,7 @@ impl Coordinator {
             Notice::Failed(why) => {
                 self.has_failed = true;
                 self.close_all();
-                self.depart.send_if_modified(|departure| {
-                    let is_first = departure.is_none();
-                    departure.get_or_insert(Departure::Failed(why));
-                    is_first
-                });
+                self.depart(Departure::Failed(why));
             }
             Notice::Stop => unreachable!("taken by the loop"),
         }

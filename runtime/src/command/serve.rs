@@ -176,6 +176,9 @@ async fn until_its_end(
             Departure::Failed(why) => Err(Failure::Failed(format!(
                 "node {name} has failed: {why}; start it again, it recovers from its data directory"
             ))),
+            Departure::Refused(why) => {
+                Err(Failure::Failed(format!("node {name} is not let in by the others: {why}")))
+            }
         },
         () = stop.asked() => Ok(End::Stopped),
         Err(why) = given_away => Err(Failure::Failed(format!("node {name} does not leave: {why}"))),

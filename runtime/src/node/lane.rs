@@ -252,6 +252,11 @@ impl Writer {
             }
         };
         self.shared.keep_buffers(self.batches.drain(..));
+        if position.is_some() {
+            // Before the outputs: no other node hears of them and not of the position.
+            let durable = self.shared.store.identity().durable;
+            self.shared.durable.fetch_max(durable.0, Ordering::Release);
+        }
         self.release(position);
         true
     }

@@ -47,6 +47,10 @@ pub(crate) struct Outbound {
     filled: Notify,
     asked: Mutex<Asked>,
     next_slot: AtomicU64,
+    /// How far this node's log is durable; `None`: there is no log, or the other end has nothing to do with it.
+    durable: Option<Arc<AtomicU64>>,
+    /// How far the log of the other end is durable, as it has said.
+    durable_there: AtomicU64,
 }
 
 #[derive(Default)]
@@ -54,6 +58,8 @@ struct Gathered {
     /// Each with the bytes it counts with.
     frames: VecDeque<(Frame, usize)>,
     bytes: usize,
+    /// What was last said of the own log.
+    durable_said: u64,
     has_ended: bool,
 }
 
@@ -86,9 +92,12 @@ pub(crate) enum NotSent {
 }
 
 impl Outbound {
-    pub(crate) fn new(node: Option<NodeName>, link: Link) -> Arc<Self> {
+    /// `durable`: of the node's own log, where the other end is to hear of it.
+    pub(crate) fn new(node: Option<NodeName>, link: Link, durable: Option<Arc<AtomicU64>>) -> Arc<Self> {
         Arc::new(Self {
             node,
+            durable,
+            durable_there: AtomicU64::new(0),
             link,
             gathered: Mutex::default(),
             filled: Notify::new(),
@@ -341,9 +350,26 @@ impl Outbound {
         requests.collect()
     }
 
+    /// The other end says how far its log is durable. Which store that is, and in which of its runs, its hello has said.
+    pub(crate) fn durable_there_is(&self, position: u64) {
+        self.durable_there.fetch_max(position, Ordering::Relaxed);
+    }
+
+    /// How far the log of the other end is durable, as it has said on this connection.
+    pub(crate) fn durable_there(&self) -> u64 {
+        self.durable_there.load(Ordering::Relaxed)
+    }
+
     /// The next frame to send. An error: there is none any more.
     fn next(&self) -> Result<Option<Frame>, NotSent> {
         let mut gathered = self.gathered();
+        // Read after what is gathered has become durable, and said before it: whoever acts on a receipt knows the position
+        // that must not be lost again. It rises once for each sync, however many items that has made durable.
+        let durable = self.durable.as_ref().map_or(0, |durable| durable.load(Ordering::Acquire));
+        if gathered.durable_said < durable && !gathered.has_ended {
+            gathered.durable_said = durable;
+            return Ok(Some(Frame::Durable(durable)));
+        }
         match gathered.frames.pop_front() {
             Some((frame, len)) => {
                 gathered.bytes -= len;

@@ -123,6 +123,7 @@ impl Remote {
             Frame::Messages(_)
             | Frame::Volatile(_)
             | Frame::Receipts(_)
+            | Frame::Durable(_)
             | Frame::Membership(_)
             | Frame::HandOff(_) => is_node && has_workers,
             Frame::Credit(_) | Frame::Ping | Frame::Pong | Frame::Close(_) => false,
@@ -141,6 +142,7 @@ impl Remote {
             Frame::Receipts(receipts) => {
                 self.receipts(receipts.into_iter().map(|receipt| receipt.0))?;
             }
+            Frame::Durable(position) => self.outbound.durable_there_is(position),
             Frame::Requests(requests) => self.requests(requests)?,
             Frame::Replies(answers) => self.replies(answers),
             Frame::OpenFeed { slot, name } => self.open_feed(slot, &name)?,

@@ -303,7 +303,7 @@ fn refused(why: HandshakeError) -> Refused {
                 Fault::Name
             }
             HelloRefusal::Replayed => Fault::Replayed,
-            HelloRefusal::Identity(_) => Fault::Identity,
+            HelloRefusal::Identity(_) | HelloRefusal::Past { .. } => Fault::Identity,
             HelloRefusal::Unsound(_) => Fault::Greeting,
         },
         HandshakeError::RefusedHere(_) => Fault::RefusedHere,

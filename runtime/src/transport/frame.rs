@@ -48,6 +48,8 @@ pub enum Frame {
     Volatile(Vec<VolatileMessage>),
     /// To the sending ends of streams.
     Receipts(Vec<StreamReceipt>),
+    /// How far the sending node's log is durable: at least as far as all it has said before, and what comes next, depend on.
+    Durable(u64),
     /// Requests of clients.
     Requests(Vec<Request>),
     /// What became of requests.

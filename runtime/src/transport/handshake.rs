@@ -208,6 +208,16 @@ pub enum HelloRefusal {
     /// The membership refuses it: store, boot counter or log position are not what is known of the name.
     #[error("{0}")]
     Identity(String),
+    /// The store is an older state of one that was seen: who is told so checks it against its own store, and ends.
+    #[error("{why}")]
+    Past {
+        /// It was seen after so many starts.
+        boot: u64,
+        /// Its log was durable up to here.
+        position: u64,
+        /// What to do.
+        why: String,
+    },
     /// A value it cannot have.
     #[error("its hello cannot be: {0}")]
     Unsound(String),

@@ -1,6 +1,6 @@
 //! Who comes in and goes: connections of nodes and clients, and the dials that lead to them.
 
-use super::Coordinator;
+use super::{Coordinator, Departure};
 use crate::{
     cluster::{
         connections::{Connected, dial, serve},
@@ -25,6 +25,11 @@ impl Coordinator {
             return self.welcome_client(connection);
         };
         let hello = membership_hello(node);
+        // A later run of the store has begun after all that the earlier one has said.
+        if let Some(earlier) = self.connected.get(&hello.name).filter(|earlier| earlier.boot < hello.boot) {
+            let (name, position) = (hello.name.clone(), earlier.outbound.durable_there());
+            self.step_membership(MembershipEvent::Position { name, position });
+        }
         self.tickets += 1;
         let ticket = self.tickets;
         self.at_door.insert(ticket, (connection, is_dialled));
@@ -37,7 +42,7 @@ impl Coordinator {
             let why = "it has as many clients as it takes (half of `connections_max`)".to_owned();
             return connection.link.close(CloseReason::Violation(why));
         }
-        let outbound = Outbound::new(None, connection.link);
+        let outbound = Outbound::new(None, connection.link, None);
         self.clients.push(Arc::clone(&outbound));
         self.tell_nodes(&outbound);
         self.tell_all_owners(&outbound);
@@ -70,8 +75,9 @@ impl Coordinator {
             self.disconnected(&outbound);
         }
         tracing::info!(node = %name, address = link.address(), boot, "connected");
-        let outbound = Outbound::new(Some(name.clone()), link);
-        let connected = Connected { outbound: Arc::clone(&outbound), boot, is_dialled, since: now };
+        let durable = Some(Arc::clone(&self.shared.durable));
+        let outbound = Outbound::new(Some(name.clone()), link, durable);
+        let connected = Connected::new(&outbound, boot, is_dialled, now);
         self.connected.insert(name.clone(), connected);
         self.shared.links.connect(&name, Arc::clone(&outbound));
         let lacking = lacks(&self.kinds, &other.kinds);
@@ -106,6 +112,8 @@ impl Coordinator {
         self.connected.remove(&name);
         let ended = outbound.link().ended().map_or_else(String::new, |ended| ended.to_string());
         tracing::info!(node = %name, ended, "disconnected");
+        let position = outbound.durable_there();
+        self.step_membership(MembershipEvent::Position { name: name.clone(), position });
         self.step_membership(MembershipEvent::Disconnected { name, boot });
     }
 
@@ -114,6 +122,35 @@ impl Coordinator {
             return;
         }
         dial(&self.network, &self.endpoint, &self.tell, address, name);
+    }
+
+    /// Tells the membership how far the others' logs are durable, and lets them hear of this one, also where nothing else is
+    /// said.
+    pub(super) fn note_positions(&mut self) {
+        let (now, lag) = (self.now(), self.config.transport.handshake_deadline);
+        let mut settled = Vec::new();
+        for (name, connected) in &mut self.connected {
+            if let Some(position) = connected.settled(lag, now) {
+                connected.outbound.flush();
+                settled.push((name.clone(), position));
+            }
+        }
+        for (name, position) in settled {
+            self.step_membership(MembershipEvent::Position { name, position });
+        }
+    }
+
+    /// Another node has seen a later state of this store. One that has gone back in time has forgotten what it told others, and
+    /// ends before it does more harm.
+    pub(super) fn outdated(&mut self, boot: u64, position: u64, why: String) {
+        let own = self.shared.store.identity();
+        if boot <= own.boot && position <= own.durable.0 {
+            // An earlier hello of this run was overtaken by what it has said since.
+            tracing::debug!(why, "refused for a position that this node is past");
+            return;
+        }
+        self.depart(Departure::Refused(why.clone()));
+        self.shared.fail(why);
     }
 
     /// Tells a client where the nodes are.

@@ -10,7 +10,7 @@ use crate::{
         joining::kept_seeds,
         storage::{self, KNOWN_NODES},
     },
-    membership::{HelloVerdict, Known, Membership, NodeEntry, NodeState, judge_hello},
+    membership::{HelloVerdict, IdentityRefusal, Known, Membership, NodeEntry, NodeState, judge_hello},
     mover::{Mover, MoverConfig},
     node::Shared,
     timestamp::Timestamp,
@@ -167,6 +167,17 @@ fn judge(known: &Known, hello: &Hello) -> Result<(), HelloRefusal> {
     let Some(node) = &hello.node else { return Ok(()) };
     match judge_hello(known, &membership_hello(node)) {
         HelloVerdict::Fresh | HelloVerdict::Known => Ok(()),
-        HelloVerdict::Refused(refusal) => Err(HelloRefusal::Identity(refusal.to_string())),
+        HelloVerdict::Refused(refusal) => {
+            let why = refusal.to_string();
+            Err(match refusal {
+                IdentityRefusal::OlderBoot { seen, .. } => {
+                    HelloRefusal::Past { boot: seen, position: 0, why }
+                }
+                IdentityRefusal::LogBehind { seen, .. } => {
+                    HelloRefusal::Past { boot: 0, position: seen, why }
+                }
+                _ => HelloRefusal::Identity(why),
+            })
+        }
     }
 }

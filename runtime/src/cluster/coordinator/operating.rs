@@ -122,11 +122,7 @@ impl Coordinator {
                         "no other node has heard that this one has left: let one of them `forget` it"
                     );
                 }
-                self.depart.send_if_modified(|departure| {
-                    let is_first = departure.is_none();
-                    departure.get_or_insert(Departure::Left);
-                    is_first
-                });
+                self.depart(Departure::Left);
             }
             _ => {}
         }

@@ -51,6 +51,7 @@ fn the_bytes_of_a_frame_never_change() {
     let body = |frame: Frame| sealed(&frame)[HEADER_LEN..].to_vec();
     assert_eq!(sealed(&Frame::Ping).to_vec(), b"\xe1\x05\0\0\0\x41\xcf\xc6\xeb\xa4ping");
     assert_eq!(body(Frame::Credit(70_000)), b"\x81\xa6credit\xce\x00\x01\x11\x70");
+    assert_eq!(body(Frame::Durable(70_000)), b"\x81\xa7durable\xce\x00\x01\x11\x70");
     assert_eq!(
         body(Frame::Messages(vec![stream])),
         b"\x81\xa8messages\x91\x94\x03\xcd\x01\x2c\x07\xc4\x0b\x01\x01\x01\0\x01\0\0\0aka"
@@ -212,6 +213,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             messages.into_iter().map(|(target, envelope)| VolatileMessage { target, envelope }).collect()
         )),
         vec(receipt, 0..4).prop_map(Frame::Receipts),
+        any::<u64>().prop_map(Frame::Durable),
         vec(request, 0..4).prop_map(Frame::Requests),
         vec((any::<u64>(), outcome()), 0..4).prop_map(|answers| Frame::Replies(
             answers.into_iter().map(|(slot, outcome)| Answer { slot, outcome }).collect()
