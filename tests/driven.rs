@@ -4,8 +4,8 @@ use entity_runtime::{
     activation::{Listener, ReplyTo},
     entity::{Entity, Handle, KindOf},
     kernel::{
-        Action, Arrival, Event, FeedReceipt, HandOffNews, ImageTicket, Kernel, NextTurn, Outcome, Output,
-        Provenance, Receipt, Seat, Submission,
+        Action, Arrival, Event, FeedReceipt, HandOffNews, ImageTicket, Kernel, NextTurn, Opening,
+        OpeningWord, Outcome, Output, Provenance, Receipt, Seat, Submission,
     },
     kinds::Kinds,
     limits::Limits,
@@ -296,6 +296,12 @@ impl Driven {
             Output::Reply(to, outcome) => self.told.push((to, outcome)),
             Output::FeedReceipt(receipt) => self.feeds_told.push(receipt),
             Output::HandOff(shard, news) => self.handed_off.push((shard, news)),
+            // To a shard that is not here, which agrees.
+            Output::Opening(opening) => {
+                let says = OpeningWord::Receiver { floor: 0, mark: 0, parks: false };
+                let agreed = Opening { says, ..opening };
+                self.step(self.worker_of(agreed.to()), Event::Openings(vec![agreed]));
+            }
             Output::Receipt(receipt) if !self.owns(receipt.source) => self.sent_away.push(output),
             Output::Hand(ref arrival) if !self.owns(arrival.shard) => self.sent_away.push(output),
             Output::Receipt(receipt) => match &mut self.held_receipts {

@@ -34,6 +34,7 @@ mod gauge;
 mod handoff;
 mod lane;
 mod mailboxes;
+mod openings;
 mod passivate;
 mod seat;
 mod streams;
@@ -44,8 +45,8 @@ mod turns;
 pub use careful::NextTurn;
 pub use counters::{Audit, Counters};
 pub use event::{
-    Action, Arrival, Event, FeedNews, FeedReceipt, ImageTicket, Outcome, Output, Provenance, Receipt,
-    Submission,
+    Action, Arrival, Event, FeedNews, FeedReceipt, ImageTicket, Opening, OpeningWord, Outcome, Output,
+    Provenance, Receipt, Submission,
 };
 pub use gauge::TurnGauge;
 pub use handoff::{HandOffNews, Order};
@@ -121,6 +122,12 @@ pub struct Kernel {
     open_feeds: BTreeMap<FeedId, OpenFeed>,
     /// Streams refused from some number on, as (source, target): their senders wait to hear that there is room.
     starved: BTreeSet<(ShardId, ShardId)>,
+    /// Streams whose ends do not fit, as (source, target): nothing is sent or taken in them.
+    parked: BTreeSet<(ShardId, ShardId)>,
+    /// Number of the last opening; the first one is anywhere.
+    opening: u64,
+    /// Openings of streams to shards that are loading, the newest of each.
+    held_openings: BTreeMap<(ShardId, ShardId), Opening>,
     /// Feeds told to send again since the last tick; one word is enough for a whole burst.
     refused_feeds: BTreeSet<(ReplyTo, FeedId, ShardId)>,
     effects: Effects,
@@ -181,6 +188,9 @@ impl Kernel {
             open_feeds: BTreeMap::new(),
             starved: BTreeSet::new(),
             refused_feeds: BTreeSet::new(),
+            parked: BTreeSet::new(),
+            opening: seed,
+            held_openings: BTreeMap::new(),
             effects: Effects::new(),
             scratch: Vec::new(),
             spare: Vec::new(),
@@ -222,6 +232,7 @@ impl Kernel {
         match event {
             Event::Arrived(arrivals) => self.arrive(arrivals),
             Event::Receipts(receipts) => receipts.into_iter().for_each(|receipt| self.receipt(receipt)),
+            Event::Openings(openings) => openings.into_iter().for_each(|opening| self.opening(opening)),
             Event::OpenFeed { feed, name, to } => self.open_feed(feed, name, to),
             Event::AskFeed { feed, shard, question, to } => self.feed_asks(feed, shard, question, to),
             Event::CloseFeed { feed, to } => self.close_feed(feed, to),

@@ -172,6 +172,8 @@ impl Shared {
                     receipts[self.worker_of(receipt.source)].push(receipt);
                 }
                 Output::Receipt(receipt) => far.push(receipt),
+                // Of two ends in one node neither asks; one that has come here is sent to again.
+                Output::Opening(opening) => self.links.opening(opening),
                 Output::Hand(arrival) => arrivals.push(arrival),
                 Output::HandOff(shard, news) => {
                     self.cluster.get().expect("only a cluster orders hand-offs").news(shard, news);

@@ -55,6 +55,11 @@ impl Inbox {
         self.arrived
     }
 
+    /// The highest number that has come, consumed or not.
+    pub fn mark(&self) -> u64 {
+        self.window.last().map_or(self.arrived, |last| self.arrived.max(*last))
+    }
+
     /// Bytes of messages that are in memory and not consumed.
     pub fn held(&self) -> usize {
         self.held
@@ -170,6 +175,22 @@ pub struct Outbox {
     loading: bool,
     /// The receiver had no room from this number on, and has not said that it has again.
     refused: Option<u64>,
+    /// Whether the receiver has said how far it is, where that is on another node.
+    opening: Opening,
+}
+
+/// Whether the two ends of a stream have compared how far they are (P19).
+///
+/// ```text
+///   Shut ──ask──► Asked ──answered──► Open
+///     ▲────────────┴───────shut─────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    Shut,
+    /// Under this number.
+    Asked(u64),
+    Open,
 }
 
 impl Default for Outbox {
@@ -193,7 +214,43 @@ impl Outbox {
             trimmed: last,
             loading: false,
             refused: None,
+            opening: Opening::Shut,
         }
+    }
+
+    /// Number of the first kept message; one above the last where none is kept.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Whether both ends have said how far they are since the stream was shut.
+    pub fn is_open(&self) -> bool {
+        self.opening == Opening::Open
+    }
+
+    /// Asks the receiver how far it is, under this number. False: it was asked before.
+    #[must_use]
+    pub fn ask(&mut self, number: u64) -> bool {
+        let is_shut = self.opening == Opening::Shut;
+        if is_shut {
+            self.opening = Opening::Asked(number);
+        }
+        is_shut
+    }
+
+    /// The receiver has answered, which opens the stream. False: this is not what it was asked last.
+    #[must_use]
+    pub fn answered(&mut self, number: u64) -> bool {
+        let is_asked = self.opening == Opening::Asked(number);
+        if is_asked {
+            self.opening = Opening::Open;
+        }
+        is_asked
+    }
+
+    /// The receiver is to be asked before anything is handed over.
+    pub fn shut(&mut self) {
+        self.opening = Opening::Shut;
     }
 
     /// Number of the last message ever sent; 0 before the first.
@@ -316,6 +373,10 @@ impl Outbox {
     pub fn rewind(&mut self) {
         self.handed = self.first - 1;
         self.refused = None;
+        // A question that was not answered is put again; one that was stays answered.
+        if self.opening != Opening::Open {
+            self.opening = Opening::Shut;
+        }
     }
 
     /// The receiver refused from this number on: nothing is handed over before [`Outbox::go_on`], the acknowledgement of

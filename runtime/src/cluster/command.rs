@@ -130,6 +130,7 @@ pub struct NodeCounters {
     pub panics: u64,
     pub voided: u64,
     pub batches: u64,
+    pub parked_streams: u64,
 }
 
 impl From<Counters> for NodeCounters {
@@ -148,6 +149,7 @@ impl From<Counters> for NodeCounters {
             panics,
             voided,
             batches,
+            parked_streams,
         } = counters;
         Self {
             accepted,
@@ -163,6 +165,7 @@ impl From<Counters> for NodeCounters {
             panics,
             voided,
             batches,
+            parked_streams,
         }
     }
 }

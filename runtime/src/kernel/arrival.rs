@@ -242,6 +242,9 @@ impl Kernel {
     fn judge_stream(&mut self, arrival: Arrival, source: ShardId, number: u64) -> Option<Taken> {
         let window = self.limits.stream_window;
         let target = arrival.shard;
+        if self.is_parked(source, target) {
+            return None;
+        }
         match self.host(target).inboxes.entry(source).or_default().judge(number, window) {
             Verdict::Fresh => {}
             Verdict::Duplicate => {

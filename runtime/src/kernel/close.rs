@@ -314,6 +314,7 @@ impl Kernel {
             self.lanes[lane].sending.insert((id, target));
         }
         self.restore_waiting(id);
+        self.answer_openings(id);
         self.held_bytes -= held.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
         self.arrive(held.into());
     }

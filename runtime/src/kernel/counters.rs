@@ -3,7 +3,7 @@
 use super::Kernel;
 use crate::activation::Origin;
 
-/// What a runtime has done since it started. All but the two gauges rise; `accepted` falls by one where a message turns out
+/// What a runtime has done since it started. All but the three gauges rise; `accepted` falls by one where a message turns out
 /// not to be one after all (its reminder was cancelled, or the disk is full before its turn).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,6 +34,9 @@ pub struct Counters {
     pub voided: u64,
     /// Batches submitted.
     pub batches: u64,
+    /// Gauge: streams whose two ends do not fit, because a disk has lost what it synced; nothing goes in them, and an error in
+    /// the log names each.
+    pub parked_streams: u64,
 }
 
 impl Counters {
@@ -54,6 +57,7 @@ impl Counters {
             panics: self.panics + other.panics,
             voided: self.voided + other.voided,
             batches: self.batches + other.batches,
+            parked_streams: self.parked_streams + other.parked_streams,
         }
     }
 
@@ -103,7 +107,8 @@ impl Kernel {
     /// The counters; `in_flight` is what the others leave.
     pub fn counters(&self) -> Counters {
         let c = self.counters;
-        Counters { in_flight: c.accepted - c.applied - c.waiting - c.dead_lettered - c.voided, ..c }
+        let in_flight = c.accepted - c.applied - c.waiting - c.dead_lettered - c.voided;
+        Counters { in_flight, parked_streams: self.parked.len() as u64, ..c }
     }
 
     /// Counts what is in flight by looking at every message held, so that the balance can be checked against it.

@@ -73,6 +73,8 @@ pub enum Event {
     Arrived(Vec<Arrival>),
     /// Receivers have consumed, or refused, what was handed to them.
     Receipts(Vec<Receipt>),
+    /// Other ends of streams say how far they are.
+    Openings(Vec<Opening>),
     /// A feed begins: its receipts go to `to`.
     OpenFeed {
         /// The feed.
@@ -273,6 +275,8 @@ pub enum Output {
     Reply(ReplyTo, Outcome),
     /// To the sending end of a stream.
     Receipt(Receipt),
+    /// To the other end of a stream, on another node.
+    Opening(Opening),
     /// To a feed.
     FeedReceipt(FeedReceipt),
     /// Messages to shards of another lane or node, or of volatile entities.
@@ -309,6 +313,52 @@ pub struct Receipt {
     pub refused_from: Option<u64>,
     /// There is room: send what waits now, and not only after a while.
     pub go_on: bool,
+}
+
+/// Said before the first message of a stream goes to another node: the two ends compare how far they are (P19).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// The sending shard.
+    pub source: ShardId,
+    /// The receiving shard.
+    pub target: ShardId,
+    /// Names the opening; the answer carries it back.
+    pub number: u64,
+    /// Which end says what.
+    pub says: OpeningWord,
+}
+
+/// What one end of a stream says in an [`Opening`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpeningWord {
+    /// The sender.
+    Sender {
+        /// First number it keeps; one above `last` where it keeps none.
+        first: u64,
+        /// Last number it has given.
+        last: u64,
+        /// It has found that the ends do not fit, and waits for no answer.
+        parks: bool,
+    },
+    /// The receiver, in answer.
+    Receiver {
+        /// Everything up to here is consumed.
+        floor: u64,
+        /// The highest number it has seen.
+        mark: u64,
+        /// It has found that the ends do not fit.
+        parks: bool,
+    },
+}
+
+impl Opening {
+    /// The shard that is to hear it.
+    pub fn to(&self) -> ShardId {
+        match self.says {
+            OpeningWord::Sender { .. } => self.target,
+            OpeningWord::Receiver { .. } => self.source,
+        }
+    }
 }
 
 /// To a feed, about one shard.
@@ -379,6 +429,7 @@ impl Output {
             // it is handed over again when its outbox has been read back.
             // Of a shard that is handed off, nothing is given that is not durable.
             Self::Receipt(_)
+            | Self::Opening(_)
             | Self::Hand(_)
             | Self::HandOff(_, HandOffNews::CopyFrom(_) | HandOffNews::Section(..)) => None,
             Self::HandOff(shard, news) => Some(Self::HandOff(shard, HandOffNews::Voided(news.transfer()))),

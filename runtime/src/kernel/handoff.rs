@@ -164,6 +164,7 @@ impl Kernel {
         let arrivals = std::mem::take(&mut work.arrivals);
         let operations = std::mem::take(&mut work.operations);
         self.starved.retain(|(_, target)| *target != id);
+        self.forget_parked(id);
         let callers = self.forget_activations(|_, shard| shard == id);
         self.counters.voided += before - self.audit().in_flight;
         for to in callers {

@@ -77,9 +77,16 @@ impl Kernel {
     pub(super) fn send_again(&mut self, target: ShardId) {
         for at in 0..self.hosted.len() {
             let id = self.hosted[at];
+            if !self.in_node[target.0 as usize] {
+                // Compared again.
+                self.parked.remove(&(id, target));
+            }
             let shard = self.host(id);
             let lane = shard.lane;
-            if let Some(outbox) = shard.outboxes.get_mut(&target).filter(|outbox| !outbox.is_empty()) {
+            let Some(outbox) = shard.outboxes.get_mut(&target) else { continue };
+            // Who has the receiving end now, and from which disk, is to be seen.
+            outbox.shut();
+            if !outbox.is_empty() {
                 outbox.rewind();
                 shard.unanswered.remove(&target);
                 self.lanes[lane].sending.insert((id, target));

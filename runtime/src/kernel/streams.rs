@@ -37,6 +37,9 @@ impl Kernel {
         let mut near = Vec::new();
         let mut far = Vec::new();
         for (source, target) in std::mem::take(&mut self.lanes[lane].sending) {
+            if !self.may_hand_over(source, target) {
+                continue;
+            }
             let window = self.limits.stream_window;
             let same_lane = self.is_in_lane(target, lane_id);
             let shard = self.host(source);
@@ -119,13 +122,16 @@ impl Kernel {
 
     pub(super) fn receipt(&mut self, receipt: Receipt) {
         let (now, trim_after) = (self.now, self.limits.trim_after);
+        if self.is_parked(receipt.source, receipt.target) {
+            return;
+        }
         let Some(shard) = self.shard_mut(receipt.source) else { return };
         let (lane, target) = (shard.lane, receipt.target);
         let Some(outbox) = shard.outboxes.get_mut(&target) else { return };
         let (bytes, in_memory) = (outbox.bytes(), outbox.bytes_in_memory());
         // A receipt from before a reset may be ahead of what was loaded back only if the store lost what it synced.
         if outbox.last() < receipt.through {
-            tracing::error!(source = %receipt.source, %target, "a receiver has consumed messages this shard never sent");
+            self.park_for_receipt(receipt.source, target, receipt.through);
             return;
         }
         let progressed = outbox.acknowledge(receipt.through);

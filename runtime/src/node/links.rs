@@ -167,6 +167,14 @@ impl Links {
         }
     }
 
+    /// Sends the word of one end of a stream to the node of the other. One that is lost is asked for again.
+    pub(crate) fn opening(&self, opening: crate::kernel::Opening) {
+        if let Some(outbound) = self.owner(opening.to()) {
+            outbound.opening(opening);
+            outbound.flush();
+        }
+    }
+
     /// Sends receipts to the nodes of their sending shards. One that is lost costs a resend.
     pub(crate) fn receipts(&self, receipts: impl IntoIterator<Item = crate::kernel::Receipt>) {
         let mut used: Vec<Arc<Outbound>> = Vec::new();

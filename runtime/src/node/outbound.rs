@@ -3,13 +3,14 @@
 use crate::{
     activation::ReplyTo,
     error::Refusal,
-    kernel::{Arrival, Outcome, Provenance, Receipt},
+    kernel::{Arrival, Opening, Outcome, Provenance, Receipt},
     message::Envelope,
     placement::{NodeName, ShardId},
     transport::{
         CloseReason, Frame, Link, SendError,
         frame::{
-            Answer, FeedAnswer, FeedMessage, Request, StreamMessage, StreamReceipt, VolatileMessage, Way,
+            Answer, FeedAnswer, FeedMessage, Request, StreamMessage, StreamOpening, StreamReceipt,
+            VolatileMessage, Way,
         },
     },
 };
@@ -207,6 +208,19 @@ impl Outbound {
                 _ => None,
             },
             Frame::Receipts,
+        );
+    }
+
+    pub(crate) fn opening(&self, opening: Opening) {
+        let _ = self.add(
+            StreamOpening(opening),
+            0,
+            DROPPED_BEYOND,
+            |frame| match frame {
+                Frame::Openings(list) => Some(list),
+                _ => None,
+            },
+            Frame::Openings,
         );
     }
 

@@ -12,7 +12,9 @@ use crate::{
     router,
     transport::{
         Frame,
-        frame::{Answer, FeedAnswer, FeedMessage, Request, StreamMessage, VolatileMessage, Way},
+        frame::{
+            Answer, FeedAnswer, FeedMessage, Request, StreamMessage, StreamOpening, VolatileMessage, Way,
+        },
     },
 };
 use std::{
@@ -123,6 +125,7 @@ impl Remote {
             Frame::Messages(_)
             | Frame::Volatile(_)
             | Frame::Receipts(_)
+            | Frame::Openings(_)
             | Frame::Durable(_)
             | Frame::Membership(_)
             | Frame::HandOff(_) => is_node && has_workers,
@@ -142,6 +145,7 @@ impl Remote {
             Frame::Receipts(receipts) => {
                 self.receipts(receipts.into_iter().map(|receipt| receipt.0))?;
             }
+            Frame::Openings(openings) => self.openings(&openings, &mut misplaced)?,
             Frame::Durable(position) => self.outbound.durable_there_is(position),
             Frame::Requests(requests) => self.requests(requests)?,
             Frame::Replies(answers) => self.replies(answers),
@@ -295,6 +299,24 @@ impl Remote {
         }
         for (worker, receipts) in per_worker {
             self.front.intakes[worker].push(Event::Receipts(receipts));
+        }
+        Ok(())
+    }
+
+    fn openings(
+        &self,
+        openings: &[StreamOpening],
+        misplaced: &mut BTreeSet<ShardId>,
+    ) -> Result<(), Violation> {
+        for StreamOpening(opening) in openings {
+            self.check(opening.source)?;
+            self.check(opening.target)?;
+            let to = opening.to();
+            if self.front.links.is_here(to) {
+                self.front.intakes[self.front.worker_of(to)].push(Event::Openings(vec![*opening]));
+            } else if to == opening.target {
+                misplaced.insert(to);
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 use super::{Due, Sim};
 use crate::{
     handoff::Message,
-    kernel::{Arrival, Event, Provenance, Receipt},
+    kernel::{Arrival, Event, Opening, Provenance, Receipt},
     message::Envelope,
     mover::MoverEvent,
     placement::ShardId,
@@ -24,6 +24,8 @@ pub(super) enum Frame {
     Volatile { target: ShardId, envelope: Envelope },
     /// To the sending end of a stream.
     Receipt(Receipt),
+    /// To the other end of a stream, before anything is sent in it.
+    Opening(Opening),
     /// Who owns what, as far as the sender has heard.
     Announce(Vec<Announcement>),
     /// Of a shard that is handed off.
@@ -38,7 +40,11 @@ impl Frame {
     fn may_come_twice(&self) -> bool {
         match self {
             Self::Volatile { .. } | Self::Request { .. } => false,
-            Self::Stream { .. } | Self::Receipt(_) | Self::Announce(_) | Self::HandOff { .. } => true,
+            Self::Stream { .. }
+            | Self::Receipt(_)
+            | Self::Opening(_)
+            | Self::Announce(_)
+            | Self::HandOff { .. } => true,
         }
     }
 }
@@ -168,6 +174,9 @@ impl Sim {
             }
             Frame::Receipt(receipt) => {
                 self.step_worker(to, self.worker_of(receipt.source), Event::Receipts(vec![receipt]));
+            }
+            Frame::Opening(opening) => {
+                self.step_worker(to, self.worker_of(opening.to()), Event::Openings(vec![opening]));
             }
             Frame::Announce(announcements) => self.step_mover(to, MoverEvent::Announced(announcements)),
             Frame::HandOff { shard, transfer, message } => {

@@ -35,6 +35,12 @@ impl Sim {
                     Place::Nowhere => self.seen.unrouted += 1,
                 }
             }
+            Output::Opening(opening) => match self.place(at, opening.to()) {
+                Place::There(to) => self.transmit(at, to, &Frame::Opening(opening)),
+                // Of two ends in one node neither asks.
+                Place::Here => {}
+                Place::Nowhere => self.seen.unrouted += 1,
+            },
             Output::FeedReceipt(receipt) => self.plan(pause, Due::FeedReceipt(receipt)),
             Output::Hand(arrival) => self.hand(at, arrival),
             Output::HandOff(shard, news) => self.hand_off_news(at, shard, news),

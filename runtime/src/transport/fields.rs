@@ -3,7 +3,7 @@
 use crate::{
     error::{Bound, Refusal},
     feeds::{FeedId, FeedIdentity, FeedQuestion},
-    kernel::{FeedNews, Outcome, Receipt},
+    kernel::{FeedNews, Opening, OpeningWord, Outcome, Receipt},
     message::Envelope,
     placement::{Epoch, SHARDS_MAX, ShardId},
     requests::{Reply, ReplyClass},
@@ -135,6 +135,25 @@ pub(super) struct ReceiptForm {
     through: u64,
     refused_from: Option<u64>,
     go_on: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Opening")]
+pub(super) struct OpeningForm {
+    #[serde(with = "shard")]
+    source: ShardId,
+    #[serde(with = "shard")]
+    target: ShardId,
+    number: u64,
+    #[serde(with = "OpeningWordForm")]
+    says: OpeningWord,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "OpeningWord", rename_all = "snake_case")]
+enum OpeningWordForm {
+    Sender { first: u64, last: u64, parks: bool },
+    Receiver { floor: u64, mark: u64, parks: bool },
 }
 
 #[derive(Serialize, Deserialize)]

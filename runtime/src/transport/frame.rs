@@ -5,12 +5,13 @@
 //! nesting before serde recurses over it, its values before anyone acts on them.
 
 use super::fields::{
-    EpochForm, FeedIdForm, FeedNewsForm, FeedQuestionForm, OutcomeForm, ReceiptForm, envelope, octets, shard,
+    EpochForm, FeedIdForm, FeedNewsForm, FeedQuestionForm, OpeningForm, OutcomeForm, ReceiptForm, envelope,
+    octets, shard,
 };
 use crate::{
     codec,
     feeds::{FEED_NAME_LEN_MAX, FeedId, FeedQuestion},
-    kernel::{FeedNews, Outcome, Receipt},
+    kernel::{FeedNews, Opening, Outcome, Receipt},
     message::{Envelope, RequestId},
     placement::{Epoch, NodeName, ShardId},
     requests::{Acknowledged, OPEN_MAX},
@@ -48,6 +49,8 @@ pub enum Frame {
     Volatile(Vec<VolatileMessage>),
     /// To the sending ends of streams.
     Receipts(Vec<StreamReceipt>),
+    /// To the other ends of streams, before anything is sent in them.
+    Openings(Vec<StreamOpening>),
     /// How far the sending node's log is durable: at least as far as all it has said before, and what comes next, depend on.
     Durable(u64),
     /// Requests of clients.
@@ -173,6 +176,10 @@ pub struct VolatileMessage {
 /// A [`Receipt`] on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReceipt(#[serde(with = "ReceiptForm")] pub Receipt);
+
+/// An [`Opening`] on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamOpening(#[serde(with = "OpeningForm")] pub Opening);
 
 /// A request of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     error::{Bound, Refusal},
     feeds::FeedIdentity,
+    kernel::OpeningWord,
     message::ClientId,
     requests::{Reply, ReplyClass},
     timestamp::Timestamp,
@@ -51,6 +52,12 @@ fn the_bytes_of_a_frame_never_change() {
     let body = |frame: Frame| sealed(&frame)[HEADER_LEN..].to_vec();
     assert_eq!(sealed(&Frame::Ping).to_vec(), b"\xe1\x05\0\0\0\x41\xcf\xc6\xeb\xa4ping");
     assert_eq!(body(Frame::Credit(70_000)), b"\x81\xa6credit\xce\x00\x01\x11\x70");
+    let says = OpeningWord::Sender { first: 2, last: 9, parks: false };
+    let opening = StreamOpening(Opening { source: ShardId(3), target: ShardId(4), number: 7, says });
+    assert_eq!(
+        body(Frame::Openings(vec![opening])),
+        b"\x81\xa8openings\x91\x94\x03\x04\x07\x81\xa6sender\x93\x02\x09\xc2"
+    );
     assert_eq!(body(Frame::Durable(70_000)), b"\x81\xa7durable\xce\x00\x01\x11\x70");
     assert_eq!(
         body(Frame::Messages(vec![stream])),
@@ -148,6 +155,17 @@ fn frame() -> impl Strategy<Value = Frame> {
     let feed = || (any::<u64>(), any::<u128>().prop_map(FeedId));
     let streamed = (shard(), shard(), any::<u64>(), envelope())
         .prop_map(|(source, target, number, envelope)| StreamMessage { source, target, number, envelope });
+    let says = (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>()).prop_map(
+        |(low, high, parks, is_sender)| {
+            if is_sender {
+                OpeningWord::Sender { first: low, last: high, parks }
+            } else {
+                OpeningWord::Receiver { floor: low, mark: high, parks }
+            }
+        },
+    );
+    let opening = (shard(), shard(), any::<u64>(), says)
+        .prop_map(|(source, target, number, says)| StreamOpening(Opening { source, target, number, says }));
     let receipt = (shard(), shard(), any::<u64>(), any::<Option<u64>>(), any::<bool>()).prop_map(
         |(source, target, through, refused_from, go_on)| {
             StreamReceipt(Receipt { source, target, through, refused_from, go_on })
@@ -214,6 +232,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         )),
         vec(receipt, 0..4).prop_map(Frame::Receipts),
         any::<u64>().prop_map(Frame::Durable),
+        vec(opening, 0..4).prop_map(Frame::Openings),
         vec(request, 0..4).prop_map(Frame::Requests),
         vec((any::<u64>(), outcome()), 0..4).prop_map(|answers| Frame::Replies(
             answers.into_iter().map(|(slot, outcome)| Answer { slot, outcome }).collect()
