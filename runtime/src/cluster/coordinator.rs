@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     kernel::HandOffNews,
-    membership::{Exchange, Membership, MembershipAction, MembershipEvent, NodeState},
+    membership::{Exchange, Leaving, Membership, MembershipAction, MembershipEvent, NodeState},
     mover::{Mover, MoverAction, MoverEvent},
     node::{Outbound, Shared},
-    placement::{NodeName, ShardId, Table, Weight},
+    placement::{NodeName, ShardId},
     router::Announcement,
     timestamp::Timestamp,
     transport::{CloseReason, Connection, Credit, Endpoint, Frame, frame::Route, handshake::KnownKind},
@@ -152,17 +152,6 @@ impl Cluster {
         let network = self.network;
         let _ = tokio::task::spawn_blocking(move || drop(network)).await;
     }
-}
-
-/// How far a node is on its way out of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leaving {
-    /// It stays.
-    No,
-    /// It hands its shards over.
-    Draining,
-    /// It has had none since then; and another node knows as much as this one, so it knows that too.
-    Empty { since: Timestamp, is_known: bool },
 }
 
 pub(super) struct Coordinator {
@@ -346,11 +335,7 @@ impl Coordinator {
             Frame::Membership(bytes) => self.step_membership(MembershipEvent::Packet { from, bytes }),
             Frame::Members(bytes) => match Exchange::decode(&bytes) {
                 Ok(exchange) => {
-                    if let (Leaving::Empty { is_known, .. }, Exchange::Digest(digest)) =
-                        (&mut self.leaving, &exchange)
-                    {
-                        *is_known |= *digest == lock(&self.membership).known().digest();
-                    }
+                    self.leaving.hear(&exchange, lock(&self.membership).known());
                     self.step_membership(MembershipEvent::Exchange { from, exchange });
                 }
                 Err(error) => close(outbound, &error),
@@ -423,10 +408,7 @@ impl Coordinator {
     /// The view has changed: another table, and other nodes for clients to connect to.
     fn view_changed(&mut self) {
         let view = Arc::clone(self.membership().view());
-        let weight = |weight| Weight::new(u32::from(weight)).expect("an entry's weight is within bounds");
-        let members: BTreeMap<NodeName, Weight> =
-            view.ring_members().into_iter().map(|(name, share)| (name, weight(share))).collect();
-        let table = Table::new(&members, self.shared.layout).map(Arc::new);
+        let table = view.table(self.shared.layout).map(Arc::new);
         self.step_mover(MoverEvent::Table(table));
         // Shards may go from here in a moment, and most of what their copies would wait for is done until then.
         self.shared.want_loadable.store(true, Ordering::Release);

@@ -1,7 +1,7 @@
 //! Who is in the cluster, as one node sees it.
 
 use super::{NodeEntry, NodeState};
-use crate::placement::NodeName;
+use crate::placement::{NodeName, Shards, Table, Weight};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The members as one node knows them, numbered: two views of one node with different numbers differ. Between nodes the
@@ -43,6 +43,13 @@ impl View {
     /// The members of the ring with their weights: all nodes that are not leaving or gone, alive or not (P21).
     pub fn ring_members(&self) -> BTreeMap<NodeName, u16> {
         self.on_ring().map(|(name, weight)| (name.clone(), weight)).collect()
+    }
+
+    /// Which of them each shard belongs to; `None`: there are none, and every shard stays where it is.
+    pub fn table(&self, shards: Shards) -> Option<Table> {
+        let weight = |weight| Weight::new(u32::from(weight)).expect("an entry's weight is within bounds");
+        let members = self.on_ring().map(|(name, share)| (name.clone(), weight(share))).collect();
+        Table::new(&members, shards)
     }
 
     /// Equal where placement reads the same: names and weights of the ring's members.

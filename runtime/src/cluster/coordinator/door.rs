@@ -1,7 +1,7 @@
 //! A node's door: where it listens, and who may come in.
 
 use super::{
-    Cluster, Coordinator, Leaving, Notice, SharedMembership, ToCoordinator, admission::membership_hello, lock,
+    Cluster, Coordinator, Notice, SharedMembership, ToCoordinator, admission::membership_hello, lock,
 };
 use crate::{
     clock::random_u128,
@@ -10,7 +10,9 @@ use crate::{
         joining::kept_seeds,
         storage::{self, KNOWN_NODES},
     },
-    membership::{HelloVerdict, IdentityRefusal, Known, Membership, NodeEntry, NodeState, judge_hello},
+    membership::{
+        HelloVerdict, IdentityRefusal, Known, Leaving, Membership, NodeEntry, NodeState, judge_hello,
+    },
     mover::{Mover, MoverConfig},
     node::Shared,
     timestamp::Timestamp,

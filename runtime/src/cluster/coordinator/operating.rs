@@ -1,22 +1,17 @@
 //! What operators ask of a node, and how it leaves.
 
-use super::{Coordinator, Departure, Leaving};
+use super::{Coordinator, Departure};
 use crate::{
     cluster::{Command, CommandAnswer},
-    membership::{MembershipAction, MembershipEvent},
+    membership::{LeavingStep, MembershipAction, MembershipEvent},
     mover::MoverEvent,
     node::Outbound,
     placement::NodeName,
     transport::{CloseReason, Frame},
 };
 use bytes::Bytes;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::sync::oneshot;
-
-/// How long a node that has left stays connected, so that the others hear of it,
-const FAREWELL: Duration = Duration::from_secs(1);
-/// and how much longer where none has said that it has heard.
-const FAREWELL_MAX: Duration = Duration::from_mins(1);
 
 /// Who has given a command.
 pub(crate) enum Asker {
@@ -88,35 +83,27 @@ impl Coordinator {
     }
 
     pub(super) fn leave(&mut self) -> Result<(), String> {
-        if self.leaving != Leaving::No {
+        if self.leaving.is_going() {
             return Ok(());
         }
-        let others = self.membership().view().ring_members();
-        if others.keys().all(|name| *name == self.config.name) {
+        let view = Arc::clone(self.membership().view());
+        if !self.leaving.begin(&self.config.name, &view) {
             return Err(format!(
                 "{} is the only node that takes shards: it would have nobody to hand them over to; stop it instead, and \
                  start it again from its directory",
                 self.config.name
             ));
         }
-        self.leaving = Leaving::Draining;
         self.step_mover(MoverEvent::Leave);
         self.step_membership(MembershipEvent::Leave);
         Ok(())
     }
 
     pub(super) fn depart_when_empty(&mut self) {
-        let now = self.now();
-        match self.leaving {
-            Leaving::Draining if self.mover.is_empty() => {
-                self.leaving = Leaving::Empty { since: now, is_known: false };
-                self.step_membership(MembershipEvent::Drained);
-            }
-            // A shard that was sealed for this node has come all the same.
-            Leaving::Empty { .. } if !self.mover.is_empty() => self.leaving = Leaving::Draining,
-            Leaving::Empty { since, is_known }
-                if since + if is_known { FAREWELL } else { FAREWELL_MAX } <= now =>
-            {
+        match self.leaving.step(self.mover.is_empty(), self.now()) {
+            LeavingStep::Wait => {}
+            LeavingStep::Drained => self.step_membership(MembershipEvent::Drained),
+            LeavingStep::Depart { is_known } => {
                 if !is_known {
                     tracing::warn!(
                         "no other node has heard that this one has left: let one of them `forget` it"
@@ -124,7 +111,6 @@ impl Coordinator {
                 }
                 self.depart(Departure::Left);
             }
-            _ => {}
         }
     }
 }
