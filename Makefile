@@ -21,8 +21,8 @@ check: ## formatting, lints, documentation, and licences where cargo-deny is ins
 test: ## every test: units, docs, compile errors, 5,000 simulated seeds, the examples killed for real
 	cargo test --workspace
 
-simulate: ## one simulated run, exactly again from its seed: make simulate SEED=42, or of several nodes with CLUSTER=yes, or MOVING=yes where shards move; the last line is the trace's hash
-	@cargo run --release -p entity-runtime-tests --bin simulate -- --seed $(SEED) $(if $(CLUSTER),--cluster) $(if $(MOVING),--moving)
+simulate: ## one simulated run, exactly again from its seed: make simulate SEED=42, or of several nodes with CLUSTER=yes, MOVING=yes where shards move, or STORM=yes where nodes come and go; the last line is the trace's hash
+	@cargo run --release -p entity-runtime-tests --bin simulate -- --seed $(SEED) $(if $(CLUSTER),--cluster) $(if $(MOVING),--moving) $(if $(STORM),--storm)
 
 bench: ## measure this machine: throughput, latency, memory, recovery, beside its bare disk
 	cargo run --release -p entity-runtime-examples --bin bench

@@ -94,6 +94,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
             "message",
             "limits",
             "placement",
+            "membership",
             "router",
             "rebalance",
             "kinds",

@@ -1,4 +1,4 @@
-//! Runs one simulated seed and prints what happened: `simulate --seed N [--cluster] [--steps] [--trace]`.
+//! Runs one simulated seed and prints what happened: `simulate --seed N [--cluster | --moving | --storm] [--steps] [--trace]`.
 
 use entity_runtime_tests::world::{self, Scale};
 use std::{panic, process::ExitCode};
@@ -12,13 +12,14 @@ fn main() -> ExitCode {
             "--seed" => seed = words.next().and_then(|seed| seed.parse().ok()),
             "--cluster" => scale = Scale::Cluster,
             "--moving" => scale = Scale::Moving,
+            "--storm" => scale = Scale::Storm,
             "--steps" => steps = true,
             "--trace" => trace = true,
             _ => seed = None,
         }
     }
     let Some(seed) = seed else {
-        eprintln!("usage: simulate --seed NUMBER [--cluster] [--steps] [--trace]");
+        eprintln!("usage: simulate --seed NUMBER [--cluster | --moving | --storm] [--steps] [--trace]");
         return ExitCode::from(2);
     };
     // Its entities panic on purpose; what else panics is told.

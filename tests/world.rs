@@ -11,7 +11,7 @@ use entity_runtime::{
     kernel::Outcome,
     message::{self, Message},
     shard::LetterRow,
-    sim::{FeedState, FeedTicket, Seen, Sim, Ticket},
+    sim::{Builder, FeedState, FeedTicket, Random, Seen, Sim, Ticket},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -24,6 +24,8 @@ pub enum Scale {
     Cluster,
     /// The same, and nodes join and leave while shards move.
     Moving,
+    /// Three to six, of which some are there at the start: they find each other, come, leave, and are struck in the midst of it.
+    Storm,
 }
 
 /// What one seed gave.
@@ -93,6 +95,16 @@ fn key(letter: char, number: u64) -> String {
     format!("{letter}{number}")
 }
 
+/// Some nodes that have the shards, and others that are to come.
+fn stormy(builder: Builder, random: &mut Random) -> Builder {
+    let nodes = random.between(3, 6) as usize;
+    let present = random.between(1, nodes as u64 - 1) as usize;
+    // In some worlds all begins with the founder.
+    let owners = random.pick(&[1, present, present]);
+    let shards = random.pick(&[4, 8, 16]);
+    builder.shards(shards).nodes(nodes).dealt(move |shard| shard.0 as usize % owners).membership(present)
+}
+
 /// Builds the world of a seed.
 fn world(seed: u64, scale: Scale, traced: bool) -> World {
     let mut builder = Sim::builder(seed)
@@ -106,14 +118,16 @@ fn world(seed: u64, scale: Scale, traced: bool) -> World {
         .entity::<Relay>()
         .entity::<Sink>();
     // Of another sequence than the simulation's own, so that a change here does not change every run.
-    let mut random = entity_runtime::sim::Random::new(!seed);
+    let mut random = Random::new(!seed);
     builder = builder.shards(random.pick(&[1, 2, 4, 8, 16])).workers(random.between(1, 3) as usize);
     builder = match random.below(10) {
         0..4 => builder.embedded(),
         4..7 => builder.lanes(random.pick(&[1, 2, 4])),
         _ => builder.lagging_lanes(random.pick(&[1, 2, 4])),
     };
-    if scale != Scale::OneNode {
+    if scale == Scale::Storm {
+        builder = stormy(builder, &mut random);
+    } else if scale != Scale::OneNode {
         let nodes = random.between(2, 4) as usize;
         // In most worlds every node has its share; in the others one has none, or the first has all.
         let owners = random.pick(&[1, nodes - 1, nodes, nodes, nodes]);
@@ -150,7 +164,12 @@ pub fn run(seed: u64, scale: Scale, traced: bool) -> Report {
     let mut world = world(seed, scale, traced);
     let deeds = world.sim.random().between(30, 120);
     // Between nodes everything takes longer.
-    let pause_max = if scale == Scale::OneNode { 30_000 } else { 80_000 };
+    let pause_max = match scale {
+        Scale::OneNode => 30_000,
+        Scale::Cluster | Scale::Moving => 80_000,
+        // A node takes a second for its farewell.
+        Scale::Storm => 200_000,
+    };
     for _ in 0..deeds {
         world.deed();
         let pause = world.sim.random().below(pause_max);
@@ -160,6 +179,10 @@ pub fn run(seed: u64, scale: Scale, traced: bool) -> Report {
     NERVES.set(0);
     BRITTLE_BROKEN.set(false);
     world.sim.heal();
+    if scale == Scale::Storm {
+        // Who is on its way when the storm ends gets there.
+        world.sim.run_until_settled(PEACE);
+    }
     // What is parked is read again by the next build.
     world.sim.crash();
     world.sim.run_until_quiet(PEACE);

@@ -50,19 +50,27 @@
 //! There is one node unless [`Builder::nodes`] says otherwise. Each has a store, a clock and faults of its own; frames between
 //! them are lost, doubled, overtaken and late, and links are cut in one direction or both. Callers ask any node.
 //!
+//! Shards stay where [`Builder::dealt`] put them unless [`Builder::moving`] lets them move, under views that the simulation makes, or
+//! [`Builder::membership`], under those that the nodes make themselves: then they find each other, come, leave and are missed
+//! as they are in a real cluster, and at the end they must agree, with every shard where the one view names it.
+//!
 //! # Caveats
-//! * Shards stay where [`Builder::dealt`] put them unless [`Builder::moving`] lets them move. Then no fault makes another owner
-//!   of a shard, and what each node knows of the view is the simulation's own, not gossip.
+//! * Where shards move no fault makes another owner of one.
 //! * Turns are pure by contract. A handler that reads a clock or a global breaks the repetition, and nothing else.
 
+mod agree;
+mod asking;
 mod builder;
 mod client;
+mod comings;
+mod connections;
 mod deal;
 mod due;
 mod faults;
 mod feed;
 mod lane;
 mod machine;
+mod members;
 mod moves;
 mod network;
 mod oracle;
@@ -85,25 +93,20 @@ pub use random::Random;
 pub use seen::Seen;
 
 use crate::{
-    entity::{Answers, Entity, EntityRef, Handle, Query},
-    error::AskError,
-    kernel::{Kernel, Outcome},
+    kernel::Kernel,
     kinds::Kinds,
     limits::Limits,
-    message::{Envelope, Message},
     placement::Shards,
-    requests::ReplyClass,
     shard::LetterRow,
     store::{RowType, Store},
     timestamp::Timestamp,
 };
-use client::{Call, Caller, Way};
+use client::{Call, Caller};
 use due::{Chore, Due};
 use feed::SimFeed;
 use machine::Machine;
 use network::Network;
 use oracle::Owners;
-use ring::Node;
 use schedule::Schedule;
 use std::{sync::Arc, time::Duration};
 use storage::Storage;
@@ -113,6 +116,16 @@ use trace::Trace;
 const START: u64 = 1_700_000_000_000_000;
 /// Farthest the clock jumps in all, in microseconds.
 const CLOCK_JUMP_MAX: u64 = 20_000_000;
+
+/// Whether shards move, and by whose view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moves {
+    No,
+    /// The simulation makes it.
+    ByView,
+    /// Each node's membership does.
+    ByMembers,
+}
 
 /// A simulation. See the module.
 pub struct Sim {
@@ -130,8 +143,8 @@ pub struct Sim {
     healed: bool,
     machines: Vec<Machine>,
     network: Network,
-    /// Whether shards move, and which nodes are in the view.
-    moves: bool,
+    moves: Moves,
+    /// Which nodes are in the view, where the simulation makes it.
     members: Vec<bool>,
     owners: Owners,
     callers: Vec<Caller>,
@@ -161,120 +174,6 @@ impl Sim {
         &mut self.random
     }
 
-    /// Asks, and runs until the reply is there. Asked again, with the same id, as long as the outcome is unknown.
-    ///
-    /// # Errors
-    /// The message was refused for good or dead-lettered.
-    pub fn ask<E: Entity + Handle<M>, M: Message>(
-        &mut self,
-        target: &EntityRef<E>,
-        message: &M,
-    ) -> Result<M::Reply, AskError> {
-        let ticket = self.begin_ask(0, target, message);
-        self.finish::<M>(ticket)
-    }
-
-    /// Answers a query, and runs until the answer is there.
-    ///
-    /// # Errors
-    /// The query was refused for good.
-    pub fn query<E, M>(&mut self, target: &EntityRef<E>, message: &M) -> Result<M::Reply, AskError>
-    where
-        E: Entity + Query<M> + Answers<M, crate::entity::way::Queried>,
-        M: Message,
-    {
-        let envelope = envelope(E::KIND, target.key(), message)?;
-        let ticket = self.call(0, Way::Query, envelope);
-        self.finish::<M>(ticket)
-    }
-
-    /// Begins an ask of one of several callers; [`Sim::answered`] tells its outcome.
-    ///
-    /// # Panics
-    /// The message does not encode.
-    pub fn begin_ask<E: Entity + Handle<M>, M: Message>(
-        &mut self,
-        caller: usize,
-        target: &EntityRef<E>,
-        message: &M,
-    ) -> Ticket {
-        let envelope = envelope(E::KIND, target.key(), message).expect("a test's message encodes");
-        self.call(caller, Way::Ask, envelope)
-    }
-
-    /// Begins a send of the first caller. It goes on until the message is durably accepted, through every crash.
-    ///
-    /// # Panics
-    /// The message does not encode.
-    pub fn send<E: Entity + Handle<M>, M: Message>(&mut self, target: &EntityRef<E>, message: &M) -> Ticket {
-        self.begin_send(0, target, message)
-    }
-
-    /// As [`Sim::send`], of one of several callers.
-    ///
-    /// # Panics
-    /// The message does not encode.
-    pub fn begin_send<E: Entity + Handle<M>, M: Message>(
-        &mut self,
-        caller: usize,
-        target: &EntityRef<E>,
-        message: &M,
-    ) -> Ticket {
-        let envelope = envelope(E::KIND, target.key(), message).expect("a test's message encodes");
-        self.call(caller, Way::Send, envelope)
-    }
-
-    /// The outcome of a call; `None` while it is not known.
-    pub fn outcome(&self, ticket: Ticket) -> Option<&Outcome> {
-        self.calls[ticket.0].outcome.as_ref()
-    }
-
-    /// The decoded reply of a call; `None` while it is not known or where there is none.
-    ///
-    /// # Errors
-    /// It was refused for good or dead-lettered.
-    pub fn answered<M: Message>(&self, ticket: Ticket) -> Option<Result<M::Reply, AskError>> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        match self.outcome(ticket)? {
-            Outcome::Done(reply) if reply.class == ReplyClass::DeadLettered => {
-                Some(Err(AskError::DeadLettered(text(&reply.body))))
-            }
-            // A rejection is a reply like any other: the handler's `Err`.
-            Outcome::Done(reply) => Some(crate::codec::decode(&reply.body).map_err(AskError::Reply)),
-            Outcome::Refused(refusal) => Some(Err(AskError::Refused(refusal.clone()))),
-            Outcome::Waiting | Outcome::Elsewhere | Outcome::Unknown(_) => None,
-        }
-    }
-
-    fn finish<M: Message>(&mut self, ticket: Ticket) -> Result<M::Reply, AskError> {
-        let until = self.now + 600_000_000;
-        while self.calls[ticket.0].outcome.is_none() && self.now < until {
-            self.step();
-        }
-        self.answered::<M>(ticket).unwrap_or_else(|| self.fail("a call had no outcome in ten minutes"))
-    }
-
-    /// Feeds rows under a name: each with its own number, its entity and its message. Own numbers must rise.
-    ///
-    /// # Panics
-    /// A message does not encode.
-    pub fn feed<E: Entity + Handle<M>, M: Message>(
-        &mut self,
-        name: &str,
-        rows: impl IntoIterator<Item = (u64, EntityRef<E>, M)>,
-    ) -> FeedTicket {
-        let rows = rows.into_iter().map(|(own, target, message)| {
-            (own, envelope(E::KIND, target.key(), &message).expect("a test's message encodes"))
-        });
-        let rows = rows.collect();
-        self.begin_feed(name, rows)
-    }
-
-    /// How a feed stands.
-    pub fn feed_state(&self, feed: FeedTicket) -> FeedState {
-        self.feeds[feed.0].state
-    }
-
     /// All nodes lose power now, and start again after a while.
     pub fn crash(&mut self) {
         for at in 0..self.machines.len() {
@@ -292,6 +191,11 @@ impl Sim {
             self.release_disk(at);
             self.resume(at);
         }
+        if self.has_members() {
+            for at in 0..self.machines.len() {
+                self.find_others(at);
+            }
+        }
     }
 
     /// Runs for a while.
@@ -303,12 +207,14 @@ impl Sim {
         self.now = until;
     }
 
-    /// Whether nothing is on its way: every call has its outcome, every feed is through, no message waits anywhere.
+    /// Whether nothing is on its way: every call has its outcome, every feed is through, no message waits anywhere, and the nodes
+    /// [have settled](Sim::has_settled).
     pub fn is_quiet(&self) -> bool {
         self.open_calls == 0
             && self.feeds.iter().all(|feed| feed.state != FeedState::Running)
-            && self.machines.iter().all(|machine| machine.node.as_ref().is_some_and(Node::is_quiet))
+            && self.machines.iter().all(Machine::is_quiet)
             && self.waiting() == 0
+            && self.has_settled()
     }
 
     /// Messages in the waiting queues of stuck entities.
@@ -334,11 +240,30 @@ impl Sim {
                     (0..self.calls.len()).filter(|call| self.calls[*call].outcome.is_none()).collect();
                 let unrest: Vec<_> = self.kernels().map(|kernel| (kernel.unrest(), kernel.audit())).collect();
                 let feeds: Vec<_> = self.feeds.iter().map(|feed| feed.state).collect();
-                self.fail(&format!("not quiet after {limit:?}: calls {unfinished:?}, {feeds:?}, {unrest:?}"));
+                self.fail(&format!(
+                    "not quiet after {limit:?}: calls {unfinished:?}, {feeds:?}, {unrest:?}{}",
+                    self.disagreement()
+                ));
             }
             self.step();
         }
         self.check_every_shard_is_owned();
+        self.check_nobody_waits_for_who_left();
+    }
+
+    /// Heals, and runs until the nodes [have settled](Sim::has_settled), whatever is still asked of them.
+    ///
+    /// # Panics
+    /// They have not after `limit`.
+    pub fn run_until_settled(&mut self, limit: Duration) {
+        self.heal();
+        let until = self.now + limit.as_micros() as u64;
+        while !self.has_settled() {
+            if until < self.now {
+                self.fail(&format!("not settled after {limit:?}{}", self.disagreement()));
+            }
+            self.step();
+        }
     }
 
     /// The dead letters of all shards, as they lie in the stores.
@@ -346,7 +271,8 @@ impl Sim {
     /// # Panics
     /// A node is down, or a store cannot be read.
     pub fn dead_letters(&mut self) -> Vec<LetterRow> {
-        let nodes = self.machines.iter().map(|machine| machine.node.as_ref().expect("every node is up"));
+        let there = self.machines.iter().filter(|machine| !machine.is_away);
+        let nodes = there.map(|machine| machine.node.as_ref().expect("every node is up"));
         nodes.flat_map(|node| letters(&*node.store)).collect()
     }
 
@@ -363,6 +289,11 @@ impl Sim {
     /// Virtual time since the start.
     pub fn now(&self) -> Duration {
         Duration::from_micros(self.now)
+    }
+
+    /// Whether the nodes find each other.
+    fn has_members(&self) -> bool {
+        self.moves == Moves::ByMembers
     }
 
     /// What really happened.
@@ -407,13 +338,4 @@ fn letters(store: &dyn Store) -> Vec<LetterRow> {
         );
     }
     letters
-}
-
-fn envelope<M: Message>(kind: &str, key: &str, message: &M) -> Result<Envelope, AskError> {
-    crate::entity::EntityId::check(kind, key)?;
-    let mut bytes = Vec::new();
-    Envelope::write_head(kind, key, M::NAME, None, &mut bytes);
-    crate::message::encode(message, &mut bytes)
-        .map_err(|error| AskError::Refused(crate::error::Refusal::Unencodable(error)))?;
-    Ok(Envelope::from_bytes(bytes.into()).expect("it was written as one"))
 }

@@ -335,7 +335,7 @@ impl Coordinator {
             Frame::Membership(bytes) => self.step_membership(MembershipEvent::Packet { from, bytes }),
             Frame::Members(bytes) => match Exchange::decode(&bytes) {
                 Ok(exchange) => {
-                    self.leaving.hear(&exchange, lock(&self.membership).known());
+                    self.leaving.hear(&from, &exchange, lock(&self.membership).known());
                     self.step_membership(MembershipEvent::Exchange { from, exchange });
                 }
                 Err(error) => close(outbound, &error),

@@ -1,7 +1,7 @@
 //! Setting up a simulation: what the test fixes, and what the seed picks for the rest.
 
 use super::{
-    Faults, Random, Seen, Sim, deal,
+    FaultClass, Faults, Moves, Random, Seen, Sim, deal,
     machine::Machine,
     network::Network,
     oracle::Owners,
@@ -30,7 +30,9 @@ pub struct Builder {
     shards: u32,
     workers: usize,
     nodes: usize,
-    moves: bool,
+    moves: Moves,
+    /// How many nodes are there from the start, where they find each other.
+    present: Option<usize>,
     /// Who owns a shard at the start; `None`: the first node has all.
     owner: Option<Box<dyn Fn(ShardId) -> usize>>,
     store: StoreChoice,
@@ -57,7 +59,8 @@ impl Builder {
             shards: 4,
             workers: 2,
             nodes: 1,
-            moves: false,
+            moves: Moves::No,
+            present: None,
             owner: None,
             store: StoreChoice::Memory { lanes: 1, lagging: false },
             faults,
@@ -152,7 +155,20 @@ impl Builder {
 
     /// Lets nodes join and leave the view while it runs, and shards move where it then names them.
     pub fn moving(mut self) -> Self {
-        self.moves = true;
+        self.moves = Moves::ByView;
+        self
+    }
+
+    /// Lets the nodes find each other by membership: so many are there from the start, the others join, all of them may leave and come
+    /// back, and shards move where the nodes' own views then name them. That they come and go is a fault, which is among those of every seed
+    /// unless [`Builder::faults`] or [`Builder::calm`] comes behind this.
+    ///
+    /// # Panics
+    /// None is there from the start, or more than there are.
+    pub fn membership(mut self, present: usize) -> Self {
+        assert!((1..=self.nodes).contains(&present), "of {} nodes {present} cannot be there", self.nodes);
+        (self.moves, self.present) = (Moves::ByMembers, Some(present));
+        self.faults.add(FaultClass::View);
         self
     }
 
@@ -176,9 +192,16 @@ impl Builder {
                         Storage::embedded(founding, random.draw(), segment_bytes, segments)
                     }
                 };
-                Machine::new(at, storage)
+                let mut machine = Machine::new(at, storage);
+                machine.is_away = self.present.is_some_and(|present| present <= at);
+                machine
             })
             .collect();
+        if self.present.is_some() {
+            for machine in &mut machines {
+                machine.weight = random.pick(&[1, 1, 2, 3]);
+            }
+        }
         if let Some(owner) = &self.owner {
             deal::deal(&mut machines, layout, owner);
         }
@@ -199,7 +222,7 @@ impl Builder {
             faults: self.faults,
             healed: false,
             network: Network::new(machines.len()),
-            members: vec![self.moves; machines.len()],
+            members: vec![self.moves == Moves::ByView; machines.len()],
             moves: self.moves,
             machines,
             owners: Owners::new(layout),
@@ -218,7 +241,7 @@ impl Builder {
             crash_cuts_power: random.chance(700),
             random: self.random,
         };
-        for at in 0..sim.machines.len() {
+        for at in (0..sim.machines.len()).filter(|at| self.present.is_none_or(|present| *at < present)) {
             sim.boot(at);
         }
         if !sim.faults.classes.is_empty() {

@@ -4,6 +4,7 @@ use super::{FeedTicket, Sim, Ticket, network::Frame};
 use crate::{
     activation::ReplyTo,
     kernel::{Arrival, Event, FeedReceipt, ImageTicket, Outcome},
+    membership::Hello,
     mover::MoverEvent,
     placement::ShardId,
     shard::{OutboxPart, OutboxTicket},
@@ -13,6 +14,14 @@ use crate::{
 /// What is planned. A node is named by its place among the machines, `at`.
 pub(super) enum Due {
     Fault,
+    /// A node is struck if it is coming or going.
+    Strike {
+        at: usize,
+    },
+    /// A connection is over if nothing has come over it.
+    Silence {
+        connection: u64,
+    },
     Boot {
         at: usize,
     },
@@ -91,6 +100,24 @@ pub(super) enum Chore {
     View,
     MoverTick,
     Mover(MoverEvent),
+    MemberTick,
+    /// What is known of the others is to be durable.
+    Keep {
+        number: u64,
+        bytes: Vec<u8>,
+    },
+    Dial {
+        to: usize,
+    },
+    /// A node is at the door.
+    Greet {
+        ticket: u64,
+        hello: Hello,
+    },
+    /// A connection is over.
+    Ended {
+        connection: u64,
+    },
 }
 
 impl Due {
@@ -131,6 +158,8 @@ impl Sim {
         match what {
             Due::Boot { at } => self.boot(at),
             Due::Fault => self.fault(),
+            Due::Strike { at } => self.strike(at),
+            Due::Silence { connection } => self.silence(connection),
             Due::Chore { at, life, what } => {
                 // Of a node that is gone; what is on the network survives it.
                 if self.machines[at].life == life && self.machines[at].node.is_some() {
@@ -171,6 +200,11 @@ impl Sim {
             Chore::View => self.hear_view(at),
             Chore::MoverTick => self.tick_mover(at),
             Chore::Mover(event) => self.step_mover(at, event),
+            Chore::MemberTick => self.tick_member(at),
+            Chore::Keep { number, bytes } => self.keep(at, number, bytes),
+            Chore::Dial { to } => self.dialled(at, to),
+            Chore::Greet { ticket, hello } => self.greet(at, ticket, hello),
+            Chore::Ended { connection } => self.ended(at, connection),
         }
     }
 }

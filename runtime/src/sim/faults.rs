@@ -1,6 +1,6 @@
 //! The faults of a simulation: which it meets, how often, and what each does.
 
-use super::{CLOCK_JUMP_MAX, Due, Sim, random::Random, storage::Storage};
+use super::{CLOCK_JUMP_MAX, Due, Moves, Sim, random::Random, storage::Storage};
 use crate::{
     placement::ShardId,
     store::{LaneId, NoRoom},
@@ -35,7 +35,7 @@ pub enum FaultClass {
     Pause,
     /// Links between nodes are cut for a while, in one direction or in both.
     Cut,
-    /// A node joins the view or leaves it, and its shards move.
+    /// A node joins the view or leaves it, and its shards move. Where nodes find each other: several come and go at once.
     View,
 }
 
@@ -79,6 +79,13 @@ impl Faults {
     pub fn of(classes: &[FaultClass], pause_millis: u64) -> Self {
         let transit = if classes.contains(&FaultClass::Transit) { 20 } else { 0 };
         Self { classes: classes.to_vec(), pause: pause_millis * 1_000, transit }
+    }
+
+    /// One class more.
+    pub(super) fn add(&mut self, class: FaultClass) {
+        if !self.classes.contains(&class) {
+            self.classes.push(class);
+        }
     }
 
     /// What a seed picks: each class in a third of the runs, once in 50 ms to 2 s.
@@ -127,7 +134,7 @@ impl Sim {
                 faults.unknown(lane, applied);
             }
             // Where shards move, who took one is a node of the simulation.
-            (FaultClass::Fenced, Some(faults), _) if !self.moves => {
+            (FaultClass::Fenced, Some(faults), _) if self.moves == Moves::No => {
                 let shard = ShardId(self.random.below(u64::from(self.layout.count())) as u32);
                 faults.advance_epoch(shard);
             }

@@ -83,7 +83,7 @@ impl Sim {
         self.chore(at, pause, Chore::Commit { lane });
     }
 
-    fn commit_pause(&self, at: usize) -> u64 {
+    pub(super) fn commit_pause(&self, at: usize) -> u64 {
         if self.now < self.machines[at].slow_until { self.commit_pause * 50 } else { self.commit_pause }
     }
 

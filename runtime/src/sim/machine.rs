@@ -16,6 +16,12 @@ pub(super) struct Machine {
     pub(super) slow_until: u64,
     /// While its node is stopped in its tracks: what has become due there since, in order.
     pub(super) paused: Option<Vec<Due>>,
+    /// No node is to be there: it has not come yet, or has left.
+    pub(super) is_away: bool,
+    /// Its node has come, and has had no shard yet.
+    pub(super) is_joining: bool,
+    /// The share its node takes.
+    pub(super) weight: u16,
 }
 
 impl Machine {
@@ -28,7 +34,15 @@ impl Machine {
             clock_ahead: CLOCK_JUMP_MAX / 2,
             slow_until: 0,
             paused: None,
+            is_away: false,
+            is_joining: false,
+            weight: 1,
         }
+    }
+
+    /// Whether nothing is on its way in its node; one that is away has none.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_away || self.node.as_ref().is_some_and(Node::is_quiet)
     }
 
     /// Whether its node answers: it is there, and not paused.

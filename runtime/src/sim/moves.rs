@@ -1,6 +1,6 @@
 //! Shards that move while a simulation runs: a mover on each node, and views that change.
 
-use super::{Chore, Sim, network::Frame};
+use super::{Chore, Moves, Sim, network::Frame};
 use crate::{
     handoff::HandOffLimits,
     kernel::{Event, HandOffNews},
@@ -9,6 +9,7 @@ use crate::{
     placement::{NodeName, ShardId, Table, Weight},
     rebalance,
     store::{LoadError, Ownership, StageError},
+    timestamp::Timestamp,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -50,12 +51,15 @@ impl Sim {
             pace,
             takes_max: 4,
         };
-        Mover::new(config, ownership, self.wall(at))
+        Mover::new(config, ownership, self.mover_clock(at))
     }
 
     /// A node joins the view or leaves it, and the others hear of that sooner or later.
     pub(super) fn change_view(&mut self, at: usize) {
-        if !self.moves {
+        if self.has_members() {
+            return self.storm();
+        }
+        if self.moves == Moves::No {
             return;
         }
         let others = self.members.iter().enumerate().filter(|(other, is)| *other != at && **is).count();
@@ -92,8 +96,13 @@ impl Sim {
         self.step_mover(at, MoverEvent::Tick);
     }
 
+    /// Beside a membership it is driven by the same clock.
+    fn mover_clock(&self, at: usize) -> Timestamp {
+        if self.has_members() { self.steady() } else { self.wall(at) }
+    }
+
     pub(super) fn step_mover(&mut self, at: usize, event: MoverEvent) {
-        let now = self.wall(at);
+        let now = self.mover_clock(at);
         let Some(node) = self.machines[at].node.as_mut() else { return };
         let actions = node.mover.step(event, now);
         self.perform_moves(at, actions);
@@ -129,8 +138,7 @@ impl Sim {
         let store = Arc::clone(&self.machines[at].node.as_ref().expect("checked by the caller").store);
         match action {
             MoverAction::Send { to, shard, transfer, message } => {
-                let to = self.machines.iter().position(|machine| machine.name == to);
-                let to = to.expect("only nodes of the simulation are named");
+                let to = self.machine_named(&to);
                 self.transmit(at, to, &Frame::HandOff { shard, transfer, message });
             }
             MoverAction::Announce(announcement) => {
@@ -209,6 +217,7 @@ impl Sim {
     fn host(&mut self, at: usize, shard: ShardId) {
         let node = self.machines[at].node.as_mut().expect("checked by the caller");
         node.set_hosted(shard, true);
+        self.has_arrived(at);
         let worker = self.worker_of(shard);
         self.tell(at, worker, Event::Host { shard });
         for other in (0..self.workers).filter(|other| *other != worker) {

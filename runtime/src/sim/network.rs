@@ -8,12 +8,15 @@ use super::{Due, Sim};
 use crate::{
     handoff::Message,
     kernel::{Arrival, Event, Opening, Provenance, Receipt},
+    membership::Exchange,
     message::Envelope,
     mover::MoverEvent,
     placement::ShardId,
     router::{self, Announcement},
     store::TransferId,
 };
+use bytes::Bytes;
+use std::{collections::BTreeMap, fmt};
 
 /// What one node says to another. Typed and not encoded: the bytes are the transport's business.
 #[derive(Debug, Clone)]
@@ -30,6 +33,10 @@ pub(super) enum Frame {
     Announce(Vec<Announcement>),
     /// Of a shard that is handed off.
     HandOff { shard: ShardId, transfer: TransferId, message: Message },
+    /// What a membership says: a packet of its liveness,
+    Packet(Packet),
+    /// or what it knows of all.
+    Members(Exchange),
     /// A caller's request or question that came to a node without its shard. The answer goes to the caller.
     Request { arrival: Arrival, hops: u8 },
 }
@@ -44,8 +51,20 @@ impl Frame {
             | Self::Receipt(_)
             | Self::Opening(_)
             | Self::Announce(_)
-            | Self::HandOff { .. } => true,
+            | Self::HandOff { .. }
+            | Self::Packet(_)
+            | Self::Members(_) => true,
         }
+    }
+}
+
+/// Bytes of a membership's liveness; in the trace they are one number.
+#[derive(Clone)]
+pub(super) struct Packet(pub(super) Bytes);
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes {:016x}", self.0.len(), xxhash_rust::xxh3::xxh3_64(&self.0))
     }
 }
 
@@ -54,6 +73,18 @@ pub(super) struct Network {
     nodes: usize,
     /// By sender, then by receiver.
     links: Vec<Link>,
+    /// Between nodes with a membership, by number.
+    connections: BTreeMap<u64, Connection>,
+    connections_made: u64,
+}
+
+/// Two nodes that have found each other.
+struct Connection {
+    ends: [usize; 2],
+    /// In which run each was when it was made.
+    lives: [u64; 2],
+    /// How many ends have let the other in.
+    admitted: u8,
 }
 
 #[derive(Clone, Default)]
@@ -65,7 +96,12 @@ struct Link {
 
 impl Network {
     pub(super) fn new(nodes: usize) -> Self {
-        Self { nodes, links: vec![Link::default(); nodes * nodes] }
+        Self {
+            nodes,
+            links: vec![Link::default(); nodes * nodes],
+            connections: BTreeMap::new(),
+            connections_made: 0,
+        }
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link {
@@ -76,6 +112,47 @@ impl Network {
     pub(super) fn cut(&mut self, from: usize, to: usize, until: u64) {
         let link = self.link(from, to);
         link.cut_until = link.cut_until.max(until);
+    }
+
+    /// Two nodes begin to shake hands.
+    pub(super) fn connect(&mut self, ends: [usize; 2], lives: [u64; 2]) -> u64 {
+        self.connections_made += 1;
+        self.connections.insert(self.connections_made, Connection { ends, lives, admitted: 0 });
+        self.connections_made
+    }
+
+    /// One end has let the other in.
+    pub(super) fn admitted(&mut self, connection: u64) {
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.admitted += 1;
+        }
+    }
+
+    /// Whether two nodes shake hands.
+    pub(super) fn is_shaking(&self, one: usize, other: usize) -> bool {
+        self.connections.values().any(|connection| {
+            connection.admitted < 2 && (connection.ends == [one, other] || connection.ends == [other, one])
+        })
+    }
+
+    /// Both ends with the run each was in; `None`: it is over.
+    pub(super) fn ends(&self, connection: u64) -> Option<([usize; 2], [u64; 2])> {
+        self.connections.get(&connection).map(|connection| (connection.ends, connection.lives))
+    }
+
+    /// The connections of a node, and with whom.
+    pub(super) fn connections_of(&self, at: usize) -> Vec<(u64, usize)> {
+        let with = |(number, connection): (&u64, &Connection)| match connection.ends {
+            [one, other] if one == at => Some((*number, other)),
+            [one, other] if other == at => Some((*number, one)),
+            _ => None,
+        };
+        self.connections.iter().filter_map(with).collect()
+    }
+
+    /// A connection is over.
+    pub(super) fn disconnect(&mut self, connection: u64) -> Option<[usize; 2]> {
+        self.connections.remove(&connection).map(|connection| connection.ends)
     }
 
     pub(super) fn heal(&mut self) {
@@ -113,8 +190,17 @@ impl Sim {
         }
     }
 
+    /// Whether nothing gets from one node to the other.
+    pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.now < self.network.links[from * self.network.nodes + to].cut_until
+    }
+
     pub(super) fn transmit(&mut self, from: usize, to: usize, frame: &Frame) {
-        if self.now < self.network.link(from, to).cut_until {
+        if !self.is_linked(from, to) {
+            self.seen.frames_unconnected += 1;
+            return;
+        }
+        if self.is_cut(from, to) {
             self.seen.frames_cut += 1;
             self.trace.note(self.now, format_args!("n{from} is cut off from n{to}: {frame:?}"));
             return;
@@ -155,7 +241,7 @@ impl Sim {
 
     /// A frame is there, unless its link was cut meanwhile or there is no node.
     pub(super) fn frame_arrives(&mut self, from: usize, to: usize, frame: Frame) {
-        if self.now < self.network.link(from, to).cut_until {
+        if self.is_cut(from, to) {
             self.seen.frames_cut += 1;
             return;
         }
@@ -186,6 +272,8 @@ impl Sim {
             Frame::Request { arrival, hops } => {
                 self.arrive(to, hops, arrival);
             }
+            Frame::Packet(packet) => self.hear_packet(from, to, packet.0),
+            Frame::Members(exchange) => self.hear_members(from, to, exchange),
         }
     }
 
@@ -198,6 +286,25 @@ impl Sim {
 
     /// A node tells the others what it owns and what it has heard, and will again, for what it says may be lost.
     pub(super) fn announce(&mut self, at: usize) {
+        for chunk in &self.owners_known(at) {
+            for to in 0..self.machines.len() {
+                if to != at && self.is_linked(at, to) {
+                    self.transmit(at, to, chunk);
+                }
+            }
+        }
+        let pause = self.random.between(1, 2 * self.announce_every);
+        self.chore(at, pause, super::Chore::Announce);
+    }
+
+    /// All that is known of owners, to a connection that begins.
+    pub(super) fn tell_owners(&mut self, at: usize, to: usize) {
+        for chunk in &self.owners_known(at) {
+            self.transmit(at, to, chunk);
+        }
+    }
+
+    fn owners_known(&self, at: usize) -> Vec<Frame> {
         let node = self.machines[at].node.as_ref().expect("checked by the caller");
         let mut chunks = Vec::new();
         let mut from = Some(ShardId(0));
@@ -206,13 +313,7 @@ impl Sim {
             chunks.push(Frame::Announce(chunk));
             from = next;
         }
-        for chunk in &chunks {
-            for to in (0..self.machines.len()).filter(|to| *to != at) {
-                self.transmit(at, to, chunk);
-            }
-        }
-        let pause = self.random.between(1, 2 * self.announce_every);
-        self.chore(at, pause, super::Chore::Announce);
+        chunks
     }
 
     /// Cuts links at one node for a while: one of them in one direction or in both, or all of them.
@@ -230,9 +331,11 @@ impl Sim {
             _ => (0..nodes).filter(|to| *to != at).flat_map(|to| [(at, to), (to, at)]).collect(),
         };
         self.seen.links_cut += cut.len() as u64;
+        self.seen.cuts_one_way += u64::from(cut.len() == 1);
         self.trace.note(self.now, format_args!("cut {cut:?}"));
         for (from, to) in cut {
             self.network.cut(from, to, until);
+            self.may_fall_silent(from, to, until);
         }
     }
 }

@@ -41,6 +41,11 @@ impl Owners {
         Ok(())
     }
 
+    /// Who owned a shard when it was last looked at.
+    pub(super) fn of(&self, shard: ShardId) -> Option<usize> {
+        self.shards[shard.0 as usize].0
+    }
+
     /// A shard nobody owns.
     fn orphan(&self) -> Option<usize> {
         self.shards.iter().position(|(owner, _)| owner.is_none())

@@ -1,6 +1,6 @@
 //! The second ring around the kernel: it carries out actions over a real store, in virtual time.
 
-use super::{Chore, Due, Sim, lane::LaneRing};
+use super::{Chore, Due, Moves, Sim, lane::LaneRing, members::Member};
 use crate::{
     kernel::{Action, Event, Kernel, Outcome, Output, Seat},
     mover::Mover,
@@ -23,6 +23,8 @@ pub(super) struct Node {
     pub(super) mover: Mover,
     /// What the node tells its mover comes in order.
     pub(super) mover_told_until: u64,
+    /// What it is to the others, where nodes find each other.
+    pub(super) member: Option<Member>,
 }
 
 /// What the ring keeps for one worker.
@@ -57,16 +59,14 @@ impl Sim {
         assert!(self.machines[at].node.is_none(), "a node is started when there is none");
         let store = match self.machines[at].storage.open() {
             Ok(store) => store,
-            Err(error) if !self.healed => {
-                // A crash planned into the recovery.
-                self.trace.note(self.now, format_args!("n{at} start failed: {error}"));
-                self.seen.crashes_in_recovery += 1;
-                self.machines[at].storage.crash(true);
-                let pause = self.random.between(1_000, 100_000);
-                self.plan(pause, Due::Boot { at });
-                return;
+            Err(error) => return self.start_failed(at, &error),
+        };
+        let member = match self.make_member(at, &*store) {
+            Ok(member) => member,
+            Err(error) => {
+                drop(store);
+                return self.start_failed(at, &error);
             }
-            Err(error) => self.fail(&format!("the store cannot be opened: {error}")),
         };
         self.machines[at].life += 1;
         let life = self.machines[at].life;
@@ -93,8 +93,17 @@ impl Sim {
         let ownership = store.ownership().expect("a store that was just opened can be read");
         let (mover, begun) = self.make_mover(at, ownership);
         self.trace.note(self.now, format_args!("n{at} starts, {life}"));
-        let node =
-            Node { kernels, store, lanes, workers, maintaining: false, hosted, mover, mover_told_until: 0 };
+        let node = Node {
+            kernels,
+            store,
+            lanes,
+            workers,
+            maintaining: false,
+            hosted,
+            mover,
+            mover_told_until: 0,
+            member,
+        };
         self.machines[at].node = Some(node);
         self.check_owners(at);
         for worker in 0..self.workers {
@@ -105,11 +114,26 @@ impl Sim {
             self.perform_moves(at, begun);
             self.chore(at, 0, Chore::Announce);
             self.chore(at, 0, Chore::MoverTick);
-            if self.moves {
+            if self.has_members() {
+                self.begin_member(at);
+            } else if self.moves == Moves::ByView {
                 self.tell_view(at);
             }
         }
         self.reopen_feeds(at);
+    }
+
+    /// A store did not open, or not to the end.
+    fn start_failed(&mut self, at: usize, error: &dyn std::error::Error) {
+        if self.healed {
+            self.fail(&format!("the store cannot be opened: {error}"));
+        }
+        // A crash planned into the recovery.
+        self.trace.note(self.now, format_args!("n{at} start failed: {error}"));
+        self.seen.crashes_in_recovery += 1;
+        self.machines[at].storage.crash(true);
+        let pause = self.random.between(1_000, 100_000);
+        self.plan(pause, Due::Boot { at });
     }
 
     /// The worker that hosts a shard.
@@ -124,7 +148,9 @@ impl Sim {
         for kernel in &node.kernels {
             self.seen.count(&kernel.counters());
         }
+        self.count_struck(at, &node);
         drop(node);
+        self.end_connections(at);
         self.seen.crashes += 1;
         // What had come to it while it was paused lay in its memory.
         self.machines[at].paused = None;
@@ -141,6 +167,7 @@ impl Sim {
             let pause = self.random.pick(&[10_000, 300_000, 3_000_000]);
             let pause = self.random.between(1_000, pause);
             self.chore(at, pause, Chore::Resume);
+            self.may_miss(at, pause);
         }
     }
 

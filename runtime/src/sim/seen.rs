@@ -130,6 +130,26 @@ seen! {
     shards_moved,
     /// Nodes that joined the view or left it.
     views_changed,
+    /// Nodes that came and took a shard,
+    nodes_joined,
+    /// those of them that did while callers waited for something,
+    nodes_joined_under_load,
+    /// Nodes that had left and came again.
+    nodes_returned,
+    /// Nodes that left with nothing in their hands.
+    nodes_left,
+    /// Nodes that crashed before they had a shard,
+    crashes_joining,
+    /// and on their way out.
+    crashes_leaving,
+    /// Views in which a node that stands still is taken for dead.
+    paused_missed,
+    /// Who came under the name of another, and was turned away.
+    strangers_refused,
+    /// Frames for a node without a connection.
+    frames_unconnected,
+    /// Cuts of one link in one direction.
+    cuts_one_way,
     /// Links between nodes that were cut, each direction on its own.
     links_cut,
     /// Frames that met a cut link.

@@ -1,5 +1,7 @@
 //! Several nodes without faults but those asked for: what a cut, a pause and a crash do, one at a time.
 
+mod members;
+
 use super::{Sim, Ticket};
 use crate::prelude::*;
 use std::time::Duration;
@@ -157,7 +159,7 @@ fn what_is_not_durable_never_leaves_its_node() {
     let mut sim = cluster(2);
     let there = jar_of(&sim, 1);
     let hash = crate::placement::hash("jar", &there);
-    let envelope = super::envelope("jar", &there, &Put { amount: 5 }).unwrap();
+    let envelope = super::asking::envelope("jar", &there, &Put { amount: 5 }).unwrap();
     let from = crate::kernel::Provenance::Volatile;
     let arrival = crate::kernel::Arrival { shard: sim.layout.place(hash), hash, envelope, from };
     sim.hand_near(0, &arrival);

@@ -3,7 +3,7 @@
 use super::{Coordinator, Departure};
 use crate::{
     cluster::{Command, CommandAnswer},
-    membership::{LeavingStep, MembershipAction, MembershipEvent},
+    membership::{Leaving, LeavingStep, MembershipAction, MembershipEvent},
     mover::MoverEvent,
     node::Outbound,
     placement::NodeName,
@@ -100,13 +100,26 @@ impl Coordinator {
     }
 
     pub(super) fn depart_when_empty(&mut self) {
-        match self.leaving.step(self.mover.is_empty(), self.now()) {
+        let (view, now) = (Arc::clone(self.membership().view()), self.now());
+        match self.leaving.step(self.mover.is_empty(), &self.config.name, &view, now) {
             LeavingStep::Wait => {}
             LeavingStep::Drained => self.step_membership(MembershipEvent::Drained),
-            LeavingStep::Depart { is_known } => {
+            LeavingStep::Ask(silent) => {
+                let exchange = Leaving::question(self.membership().own());
+                for to in silent {
+                    self.perform(MembershipAction::SendExchange { to, exchange: exchange.clone() });
+                }
+            }
+            LeavingStep::Depart { is_known, silent } => {
                 if !is_known {
                     tracing::warn!(
                         "no other node has heard that this one has left: let one of them `forget` it"
+                    );
+                }
+                for node in silent {
+                    tracing::warn!(
+                        %node,
+                        "it has said nothing for a minute: should it have sealed a shard for this node, start this one again"
                     );
                 }
                 self.depart(Departure::Left);
