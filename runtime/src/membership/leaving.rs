@@ -73,7 +73,7 @@ impl Leaving {
         *self != Self::No
     }
 
-    /// Begins, if there is somebody to hand shards over to. Whether it did.
+    /// Begins, if there is somebody to hand shards over to; whether there is. A node that goes already goes on.
     pub fn begin(&mut self, here: &NodeName, view: &View) -> bool {
         let mut others = view.nodes().filter(|(name, _)| *name != here);
         let may = others.any(|(_, node)| node.entry.state == NodeState::Up);
