@@ -2,14 +2,16 @@
 
 use entity_runtime::{
     AskError, Refusal, Runtime, StartError,
-    cluster::{Begin, Command, CommandAnswer},
+    cluster::{Begin, Command, CommandAnswer, Departure, NodeStatus},
+    placement::Shards,
     prelude::*,
+    store::{Founding, LaneId, memory::MemoryStore},
 };
 use entity_runtime_tests::{
-    nodes::{Rows, addresses, at, node, shards_of, try_node, until},
-    running::{Counts, Ledger, Mirror},
+    nodes::{Rows, addresses, at, config, node, shards_of, start, try_node, until},
+    running::{Counts, Ledger, Mirror, Note},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 const LEDGERS: u64 = 24;
 
@@ -176,4 +178,96 @@ async fn a_client_that_reaches_nobody_says_whom_it_has_tried() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let error = Client::connect([free.clone()]).await.err().expect("nobody is there");
     assert!(error.to_string().contains(&free), "{error}");
+}
+
+fn is_connected(status: &NodeStatus, node: &str) -> bool {
+    status.nodes.iter().any(|other| other.name.as_str() == node && other.is_connected)
+}
+
+fn state_of<'s>(status: &'s NodeStatus, node: &str) -> &'s str {
+    let other = status.nodes.iter().find(|other| other.name.as_str() == node);
+    other.map_or("unknown", |other| &other.state)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_finds_its_cluster_where_it_once_joined_though_all_have_moved() {
+    let directory = tempfile::tempdir().unwrap();
+    let (home_of_a, home_of_b) = (directory.path().join("a"), directory.path().join("b"));
+    let later = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let a = node("a", Begin::Found, Some(&home_of_a)).await;
+    let seeds = [addresses(&[&a]), vec![later.clone()]].concat();
+    let b = node("b", Begin::Join(seeds), Some(&home_of_b)).await;
+    let client = Client::connect(addresses(&[&a])).await.unwrap();
+    until(&client, "a", "b is here", |status| is_connected(status, "b")).await;
+    drop(client);
+    a.shutdown().await;
+    b.shutdown().await;
+
+    // Neither is where the other has known it: what is left is the second of the addresses that b was once given.
+    let b = node_at("b", "127.0.0.1:0", &home_of_b).await;
+    let a = node_at("a", &later, &home_of_a).await;
+    let client = Client::connect([later]).await.unwrap();
+    until(&client, "a", "b has found it", |status| is_connected(status, "b")).await;
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_waits_until_another_has_heard_that_it_has_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let settled = |name: &str, begin: Begin| {
+        let mut config = config(name, "127.0.0.1:0", begin);
+        // Nothing moves.
+        config.pace.stable_for = Duration::from_hours(1);
+        config
+    };
+    let home_of_a = directory.path().join("a");
+    let a = start(settled("a", Begin::Found), Some(&home_of_a)).await.unwrap();
+    let b = start(settled("b", at(&[&a])), None).await.unwrap();
+    let client = Client::connect(addresses(&[&b])).await.unwrap();
+    until(&client, "b", "they know each other", |status| is_connected(status, "a")).await;
+    let home = a.listens_at().unwrap().to_owned();
+    drop(a);
+
+    let said = b.command(Command::Leave).await.unwrap();
+    assert!(matches!(said, CommandAnswer::Done(_)), "{said:?}");
+    let departed = tokio::spawn(async move {
+        let departure = b.departed().await;
+        b.shutdown().await;
+        departure
+    });
+    // It has nothing, so it left at once; and it is still there when whom it could tell would have been told long ago.
+    let left = until(&client, "b", "it has left", |status| state_of(status, "b") == "left").await;
+    until(&client, "b", "it is still there", |status| left.uptime_ms + 3_000 < status.uptime_ms).await;
+    let a = node_at("a", &home, &home_of_a).await;
+    let client = Client::connect(addresses(&[&a])).await.unwrap();
+    until(&client, "a", "it hears that b has left", |status| state_of(status, "b") == "left").await;
+    let departure = tokio::time::timeout(Duration::from_mins(2), departed).await.expect("b goes then");
+    assert_eq!(departure.unwrap(), Departure::Left);
+    a.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_store_has_failed_is_away_for_the_others() {
+    let founding = Founding::founder(1, 2, Shards::new(32).unwrap());
+    let store = MemoryStore::founded(&founding, 1);
+    let b = Runtime::builder().entity::<Ledger>().entity::<Mirror>().workers(2);
+    let b = b.store(Arc::new(store.clone())).cluster(config("b", "127.0.0.1:0", Begin::Found));
+    let b = b.start().await.unwrap();
+    let a = node("a", at(&[&b]), None).await;
+    let client = Client::connect(addresses(&[&a])).await.unwrap();
+    until(&client, "a", "b is here", |status| is_connected(status, "b")).await;
+
+    store.faults().die(LaneId(0));
+    let _ = b.client().ask(Ledger::at("one of its own"), Note { number: 1, mirror: None }).await;
+    let departure = tokio::time::timeout(Duration::from_mins(1), b.departed()).await;
+    assert!(matches!(departure, Ok(Departure::Failed(_))), "{departure:?}");
+    // Its process goes on, and nobody takes it for a node any more.
+    until(&client, "a", "b is away", |status| {
+        let b = status.nodes.iter().find(|node| node.name.as_str() == "b").unwrap();
+        !b.is_connected && !b.is_alive
+    })
+    .await;
+    drop(b);
+    a.shutdown().await;
 }

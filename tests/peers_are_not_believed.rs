@@ -4,14 +4,16 @@ use entity_runtime::{
     Refusal,
     cluster::Begin,
     entity::EntityId,
-    kernel::Outcome,
+    error::Bound,
+    feeds::{FeedId, FeedQuestion},
+    kernel::{FeedNews, Outcome},
     message::{ClientId, Envelope, RequestId},
     placement::{self, ShardId, Shards},
     prelude::*,
     timestamp::Timestamp,
     transport::{
         Connection, Endpoint, Frame, Introduction, Tcp, TransportLimits,
-        frame::{Request, Route, StreamMessage, Way},
+        frame::{FeedAnswer, FeedMessage, Request, Route, StreamMessage, Way},
     },
 };
 use entity_runtime_tests::{
@@ -32,7 +34,7 @@ async fn stranger(address: &str) -> Connection {
 
 fn envelope(key: &str) -> (ShardId, Envelope) {
     let mut bytes = Vec::new();
-    Envelope::write_head("ledger", key, "Note", None, &mut bytes);
+    Envelope::write_head("ledger", key, Note::NAME, None, &mut bytes);
     entity_runtime::message::encode(&Note { number: 1, mirror: None }, &mut bytes).unwrap();
     let shard = Shards::new(SHARDS).unwrap().place(placement::hash("ledger", key));
     (shard, Envelope::from_bytes(bytes.into()).unwrap())
@@ -112,5 +114,80 @@ async fn what_only_nodes_may_say_ends_the_connection_of_a_client_and_nothing_els
     // Nobody has heard anything of it, and everybody else goes on.
     assert!(client.ask(Ledger::at("victim"), Counts).await.unwrap().is_empty());
     client.ask(Ledger::at("victim"), Note { number: 2, mirror: None }).await.unwrap();
+    node.shutdown().await;
+}
+
+/// What the node tells a feed next.
+async fn told(connection: &mut Connection) -> FeedAnswer {
+    let told = async {
+        loop {
+            let delivery = connection.incoming.recv().await.expect("the connection is open");
+            if let Frame::FeedReceipts(answers) = delivery.frame {
+                return answers.into_iter().next().expect("a list has an item");
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), told).await.expect("the feed is told")
+}
+
+fn open(slot: u64) -> Frame {
+    Frame::OpenFeed { slot, name: format!("f{slot}") }
+}
+
+fn fed(slot: u64, feed: FeedId, key: &str) -> Frame {
+    let (shard, envelope) = envelope(key);
+    let messages = vec![FeedMessage { shard, number: 1, own: 1, envelope }];
+    Frame::FeedMessages { slot, feed, messages }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_that_was_not_opened_is_told_so_and_not_believed() {
+    let node = node("a", Begin::Found, None).await;
+    let address = addresses(&[&node]).remove(0);
+    let mut connection = stranger(&address).await;
+    let feed = FeedId::of("f1");
+    let (shard, _) = envelope("victim");
+    // They have overtaken the word that opens it.
+    connection.link.send(fed(1, feed, "victim")).unwrap();
+    let answer = told(&mut connection).await;
+    assert_eq!((answer.slot, answer.feed, answer.shard), (1, feed, shard));
+    assert_eq!(answer.news, FeedNews::Lost);
+    let question = FeedQuestion::Resume;
+    connection.link.send(Frame::AskFeed { slot: 1, feed, shard, question }).unwrap();
+    assert_eq!(told(&mut connection).await.news, FeedNews::Lost);
+    let client = Client::connect([address]).await.unwrap();
+    assert!(client.ask(Ledger::at("victim"), Counts).await.unwrap().is_empty(), "it was taken");
+
+    // The same connection goes on.
+    connection.link.send(open(1)).unwrap();
+    connection.link.send(Frame::AskFeed { slot: 1, feed, shard, question }).unwrap();
+    let answer = told(&mut connection).await.news;
+    assert!(!matches!(answer, FeedNews::Lost | FeedNews::Refused(_)), "{answer:?}");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_beyond_those_of_a_connection_is_refused_and_the_others_go_on() {
+    const FEEDS: u64 = 1_024;
+    let node = node("a", Begin::Found, None).await;
+    let mut connection = stranger(&addresses(&[&node]).remove(0)).await;
+    for slot in 0..=FEEDS {
+        let mut frame = open(slot);
+        while let Err(entity_runtime::transport::SendError::Full(back)) = connection.link.send(frame) {
+            connection.link.ready().await;
+            frame = back;
+        }
+    }
+    connection.link.send(fed(FEEDS, FeedId::of(&format!("f{FEEDS}")), "victim")).unwrap();
+    let answer = told(&mut connection).await;
+    assert_eq!((answer.slot, answer.news), (FEEDS, FeedNews::Refused(Refusal::Busy(Bound::Clients))));
+    let (shard, _) = envelope("victim");
+    for slot in [0, FEEDS - 1] {
+        let (feed, question) = (FeedId::of(&format!("f{slot}")), FeedQuestion::Resume);
+        connection.link.send(Frame::AskFeed { slot, feed, shard, question }).unwrap();
+        let answer = told(&mut connection).await;
+        assert_eq!(answer.slot, slot);
+        assert!(!matches!(answer.news, FeedNews::Lost | FeedNews::Refused(_)), "{answer:?}");
+    }
     node.shutdown().await;
 }

@@ -97,3 +97,6 @@ mod cut_networks_heal;
 
 // A broken or lying client costs its own connection, and reaches nothing it may not reach.
 mod peers_are_not_believed;
+
+// Shards on their way to a disk that is destroyed are served again, when everybody has answered.
+mod destroyed_disks;

@@ -201,6 +201,72 @@ fn a_load_goes_on_when_a_node_is_killed_and_comes_back() {
     assert_eq!(differences(&report(&b).tables, &folded(&file)), []);
 }
 
+/// How many shards a node has, as the first knows.
+fn shards_of(first: &Node, name: &str) -> usize {
+    let told = done(flights(&["status", "--node", "a", "--connect", &first.address, "--json"]));
+    let told: serde_json::Value = serde_json::from_str(&told).expect("standard output is one JSON object");
+    let shards = told["nodes"][0]["shards"].as_array().expect("one node has answered");
+    shards.iter().filter(|shard| shard["owner"] == name).count()
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_copy_stands_in_for_a_disk_that_is_destroyed() {
+    let (dir, file) = part(4_000);
+    let a = Node::found("a", dir.path());
+    let b = Node::join("b", dir.path(), &a);
+    let begun = Instant::now();
+    while shards_of(&a, "b") < 100 {
+        assert!(begun.elapsed() < Duration::from_mins(1), "b never has its share");
+    }
+    done(load(&a, &file));
+    let loaded = report(&a);
+    drop(b);
+    let (home, saved) = (dir.path().join("b"), dir.path().join("saved"));
+    copy(&home, &saved).unwrap();
+    // It runs once more, so that the others have seen it later than its copy was made; and then its disk is gone.
+    let mut again = flights(&["node", "--name", "b", "--listen", "127.0.0.1:0", "--join", &a.address]);
+    again.arg("--data-dir").arg(&home);
+    let b = Node::start(again);
+    let all = report(&b);
+    assert_eq!(differences(&all.tables, &loaded.tables), []);
+    drop(b);
+    fs::remove_dir_all(&home).unwrap();
+
+    let adopt = || {
+        let mut command = flights(&["adopt", "--name", "b", "--original-destroyed"]);
+        command.args(["--join", &a.address]).arg("--data-dir").arg(&saved);
+        command.output().unwrap()
+    };
+    // Until the others have noticed that it is gone they do not give it up.
+    let begun = Instant::now();
+    let told = loop {
+        let output = adopt();
+        if output.status.success() {
+            break text(&output.stdout);
+        }
+        let said = text(&output.stderr);
+        assert!(said.contains("node b is alive") && begun.elapsed() < Duration::from_mins(1), "{said}");
+    };
+    assert!(told.contains("the store that node b had is never let in again; its copy has "), "{told}");
+    assert!(told.ends_with("node b has left the cluster\n"), "{told}");
+    assert_eq!((shards_of(&a, "a"), shards_of(&a, "b")), (256, 0));
+    assert_eq!(differences(&report(&a).tables, &folded(&file)), []);
+}
+
 #[test]
 fn another_file_under_the_name_of_a_feed_is_refused() {
     let (dir, file) = part(100);
@@ -383,9 +449,10 @@ fn every_subcommand_teaches_by_examples() {
         let told = done(flights(&[subcommand, "--help"]));
         assert!(told.contains("Examples:\n  flights "), "{told}");
     }
-    // What the runtime brings along calls the program `app`.
-    for subcommand in ["node", "status", "leave", "adopt", "forget"] {
+    // What the runtime brings along calls the program by its name.
+    for subcommand in ["node", "status", "leave", "adopt", "reopen", "forget"] {
         let told = done(flights(&[subcommand, "--help"]));
-        assert!(told.contains(&format!("\n  app {subcommand}")), "{told}");
+        assert!(told.contains(&format!("\n  flights {subcommand}")), "{told}");
+        assert!(!told.contains(" app "), "{told}");
     }
 }

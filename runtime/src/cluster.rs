@@ -27,15 +27,19 @@ mod coordinator;
 mod joining;
 mod moves;
 mod network;
+mod remains;
 mod status;
 mod storage;
 
 pub(crate) use caller::{Caller, connect};
 pub use caller::{CommandError, ConnectError};
-pub use command::{Command, CommandAnswer, MemberStatus, MoveStatus, NodeCounters, NodeStatus, ShardStatus};
+pub use command::{
+    Command, CommandAnswer, HeldShard, MemberStatus, MoveStatus, NodeCounters, NodeStatus, ShardStatus,
+};
 pub use config::{Begin, ClusterConfig, Security};
 pub use coordinator::Departure;
 pub(crate) use coordinator::{Cluster, Door, ToCoordinator};
 pub use joining::JoinError;
 pub(crate) use joining::{Identity, find_cluster, keep_seeds};
 pub(crate) use network::Network;
+pub(crate) use remains::Remains;

@@ -58,6 +58,7 @@
 mod address;
 mod args;
 mod config_file;
+mod copied;
 mod environment;
 mod help;
 mod logging;
@@ -91,7 +92,7 @@ pub enum NodeCommand {
     Leave(LeaveArgs),
     /// Hand over what a dead node owns, out of its data directory
     Adopt(AdoptArgs),
-    /// Own the shards again that were on their way to a node whose disk is destroyed (not built yet: nodes refuse it)
+    /// Own the shards again that were on their way to a node whose disk is destroyed
     Reopen(ReopenArgs),
     /// Give a node up for good, so that its name is free
     Forget(ForgetArgs),
@@ -99,7 +100,7 @@ pub enum NodeCommand {
 
 /// A node of a cluster, and what its operator needs.
 #[derive(Debug, Parser)]
-#[command(after_help = help::APP, arg_required_else_help = true)]
+#[command(after_help = help::of_program(help::APP), arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: NodeCommand,
@@ -212,7 +213,7 @@ mod tests {
     fn every_command_teaches_by_an_example() {
         for command in Cli::command().get_subcommands() {
             let help = command.clone().render_help().to_string();
-            let example = format!("\n  app {}", command.get_name());
+            let example = format!("\n  {} {}", help::program(), command.get_name());
             assert!(help.contains(&example), "{help}");
         }
     }
@@ -221,7 +222,7 @@ mod tests {
     fn the_examples_of_the_help_can_be_said() {
         let texts =
             [help::APP, help::NODE, help::STATUS, help::LEAVE, help::ADOPT, help::REOPEN, help::FORGET];
-        let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("  app "));
+        let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("  {app} "));
         let mut said = 0;
         for line in lines {
             let line = line.split('|').next().unwrap();

@@ -13,10 +13,13 @@
 //!   changes nothing of the one that runs (P12).
 
 mod offers;
+mod reopening;
 mod sources;
 mod targets;
 #[cfg(test)]
 mod tests;
+
+pub use reopening::Standing;
 
 use crate::{
     handoff::{HandOffLimits, Message, Source, SourceEvent, Target, TargetEvent},
@@ -131,6 +134,18 @@ pub enum MoverEvent {
     },
     /// This node leaves: its shards go as soon as may be.
     Leave,
+    /// The node that these shards are sealed for is given up, and the others are asked: nothing more is said or heard of their
+    /// hand-offs.
+    Hold(Vec<ShardId>),
+    /// They are not owned here again.
+    Release(Vec<ShardId>),
+    /// Nobody knows a higher epoch of a shard that is held: it is owned here again, under this one.
+    Reopen {
+        /// The shard.
+        shard: ShardId,
+        /// Above all that anybody has seen.
+        epoch: Epoch,
+    },
     /// Time has passed: a few times a second.
     Tick,
 }
@@ -207,6 +222,8 @@ pub enum MoverAction {
         /// To be returned: only the answer to the newest is looked at.
         read: u64,
     },
+    /// What [`MoverEvent::Reopen`] asked for is durable.
+    Reopened(ShardId),
     /// Something is wrong that an operator must see.
     Alarm(String),
 }
@@ -225,6 +242,8 @@ pub struct Mover {
     rebalance: Rebalance,
     sources: BTreeMap<ShardId, Source>,
     targets: BTreeMap<ShardId, Target>,
+    /// Shards whose sealed hand-off is given up, each with the epoch of the record that is on its way, if it is.
+    held: BTreeMap<ShardId, Option<Epoch>>,
     /// Hand-offs from here begun since the start, and targets.
     begun: u64,
     places_begun: u64,
@@ -253,6 +272,7 @@ impl Mover {
             rebalance,
             sources: BTreeMap::new(),
             targets: BTreeMap::new(),
+            held: BTreeMap::new(),
             begun: 0,
             places_begun: 0,
             reads: BTreeMap::new(),
@@ -340,6 +360,9 @@ impl Mover {
                 self.leaving = true;
                 self.rebalance.leave();
             }
+            MoverEvent::Hold(shards) => self.hold(shards),
+            MoverEvent::Release(shards) => self.release(&shards),
+            MoverEvent::Reopen { shard, epoch } => self.reopen(shard, epoch),
             MoverEvent::Tick => self.tick(now),
         }
         self.offer(now);
@@ -413,9 +436,8 @@ impl Mover {
                     self.source_event(shard, transfer, SourceEvent::Moved, now);
                 }
             }
-            OwnershipRecord::Seal { transfer, .. } | OwnershipRecord::Reopen { transfer } => {
-                self.read_ownership(shard, transfer);
-            }
+            OwnershipRecord::Reopen { transfer } => self.reopened(shard, transfer, now),
+            OwnershipRecord::Seal { transfer, .. } => self.read_ownership(shard, transfer),
         }
     }
 
@@ -454,7 +476,7 @@ impl Mover {
             return;
         };
         self.reads.remove(&shard);
-        if !self.runs(shard, transfer) {
+        if !self.runs(shard, transfer) || self.settle_reopened(shard, transfer, ownership, now) {
             return;
         }
         self.ownership.insert(shard, ownership.clone());

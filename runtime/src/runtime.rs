@@ -170,6 +170,11 @@ impl Builder {
         self
     }
 
+    /// What was set for a log here.
+    pub(crate) fn log_config(&self) -> &EmbeddedConfig {
+        &self.embedded
+    }
+
     /// Makes the runtime a node of a cluster: it listens, and shards move between it and the others. The entities are the same.
     pub fn cluster(mut self, config: ClusterConfig) -> Self {
         self.cluster = Some(config);

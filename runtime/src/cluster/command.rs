@@ -13,11 +13,19 @@ pub enum Command {
     Leave,
     /// Give a node and its store up for good: its name is free for another store.
     Forget(NodeName),
-    /// Own the shards of a node again whose disk was destroyed with them on their way there (P18). What it had accepted and
-    /// nobody else has is lost. Not built yet: nodes refuse it.
+    /// Own the shards again that are sealed for a node whose disk is destroyed, where every other known node says that it
+    /// holds no higher epoch (P18). What the node had accepted and nobody else has is lost. It is forgotten.
     Reopen {
         /// The node.
         destroyed: NodeName,
+    },
+    /// Say which shards in a copy of a destroyed node's store are newer elsewhere: to who is to hand over the others (P20). The
+    /// node is forgotten, and with it every copy of its store that keeps its identity.
+    Bury {
+        /// The node.
+        destroyed: NodeName,
+        /// What the copy owns.
+        shards: Vec<HeldShard>,
     },
 }
 
@@ -31,6 +39,19 @@ pub enum CommandAnswer {
     Done(String),
     /// It is not done, and why.
     Refused(String),
+    /// To [`Command::Bury`]: what is not to be taken from the copy.
+    Newer(Vec<HeldShard>),
+}
+
+/// A shard under an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldShard {
+    /// Its number.
+    pub shard: u32,
+    /// The epoch.
+    pub epoch: u64,
+    /// Who holds it under this one, or is said to; of a copy nobody is asked.
+    pub node: Option<NodeName>,
 }
 
 /// What a node knows and does.

@@ -1,6 +1,7 @@
 //! The one task that drives membership and mover, and changes routes.
 
 mod admission;
+mod destroyed;
 mod door;
 mod operating;
 
@@ -21,6 +22,7 @@ use crate::{
     transport::{CloseReason, Connection, Credit, Endpoint, Frame, frame::Route, handshake::KnownKind},
 };
 use bytes::Bytes;
+use destroyed::Inquiry;
 use operating::Asker;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -181,6 +183,8 @@ pub(super) struct Coordinator {
     pub(super) moves: MoveStatus,
     /// Operators who wait until a node is forgotten.
     forgetting: BTreeMap<NodeName, Vec<Asker>>,
+    /// What an operator asks of all others, for one of them is destroyed.
+    inquiry: Option<Inquiry>,
     /// What found no room on the disk.
     not_kept: Option<(u64, Vec<u8>, Timestamp)>,
     /// The node has failed, and has nothing to do with others any more.
@@ -252,6 +256,7 @@ impl Coordinator {
         }
         self.at_door.retain(|_, (connection, _)| connection.link.ended().is_none());
         self.depart_when_empty();
+        self.watch_inquiry();
         self.say_if_alone();
         self.note_positions();
     }
@@ -354,6 +359,8 @@ impl Coordinator {
                 });
                 self.step_mover(MoverEvent::Announced(announced.collect()));
             }
+            Frame::AskEpochs { slot, shards } => self.tell_epochs(outbound, slot, &shards),
+            Frame::Epochs { slot, epochs } => self.hear_epochs(&from, slot, epochs),
             _ => close(outbound, &"a frame nobody has asked for"),
         }
     }
@@ -400,6 +407,7 @@ impl Coordinator {
                         format!("{name} is forgotten, and its store {store:032x} is never let in again");
                     asker.tell(CommandAnswer::Done(done));
                 }
+                self.has_forgotten(&name);
             }
             MembershipAction::Refused(refusal) => tracing::warn!("{refusal}"),
         }

@@ -65,6 +65,7 @@ impl Coordinator {
                 // Should the thread have ended, the node has failed and says so.
                 let _ = self.storage.send(Job::Move(action));
             }
+            MoverAction::Reopened(shard) => self.reopened(shard),
             MoverAction::Alarm(what) => tracing::error!(what, "an operator should look at this"),
         }
     }

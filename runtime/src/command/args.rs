@@ -7,7 +7,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 /// What is said of a node: `node`.
 #[derive(Debug, Clone, Default, Args)]
-#[command(after_help = help::NODE)]
+#[command(after_help = help::of_program(help::NODE))]
 pub struct NodeArgs {
     /// Its name, which its certificate says too; the cluster binds it to this data directory for good [default: --listen]
     #[arg(long)]
@@ -72,7 +72,7 @@ pub struct ConnectArgs {
 
 /// What is to be seen of a cluster: `status`.
 #[derive(Debug, Clone, Default, Args)]
-#[command(after_help = help::STATUS)]
+#[command(after_help = help::of_program(help::STATUS))]
 pub struct StatusArgs {
     #[command(flatten)]
     pub(super) to: ConnectArgs,
@@ -86,7 +86,7 @@ pub struct StatusArgs {
 
 /// Who is to leave: `leave`.
 #[derive(Debug, Clone, Default, Args)]
-#[command(after_help = help::LEAVE)]
+#[command(after_help = help::of_program(help::LEAVE))]
 pub struct LeaveArgs {
     #[command(flatten)]
     pub(super) to: ConnectArgs,
@@ -97,7 +97,7 @@ pub struct LeaveArgs {
 
 /// Whose directory is given to the others: `adopt`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = help::ADOPT)]
+#[command(after_help = help::of_program(help::ADOPT))]
 pub struct AdoptArgs {
     /// The dead node's data directory
     #[arg(long, value_name = "DIR")]
@@ -123,7 +123,7 @@ pub struct AdoptArgs {
 
 /// Whose shards are to be owned again: `reopen`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = help::REOPEN)]
+#[command(after_help = help::of_program(help::REOPEN))]
 pub struct ReopenArgs {
     /// The node whose disk is destroyed
     #[arg(long, value_name = "NAME")]
@@ -137,7 +137,7 @@ pub struct ReopenArgs {
 
 /// Who is to be forgotten: `forget`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = help::FORGET)]
+#[command(after_help = help::of_program(help::FORGET))]
 pub struct ForgetArgs {
     /// The node that will never come back
     #[arg(value_name = "NAME")]

@@ -1,10 +1,22 @@
-//! What `--help` teaches below its list of options. A program that is a node is called `app` here.
+//! What `--help` teaches below its list of options, under the name that the program was started by.
+
+/// A text in which the program is called by its name.
+pub(super) fn of_program(text: &str) -> String {
+    text.replace("{app}", &program())
+}
+
+/// What the program is called: the last part of what it was started by.
+pub(super) fn program() -> String {
+    let started_by = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&started_by).file_name().and_then(|name| name.to_str());
+    name.map_or("app", |name| name.trim_end_matches(".exe")).to_owned()
+}
 
 pub(super) const APP: &str = "\
 A cluster on one machine, each line in a terminal of its own:
-  app node --data-dir a --listen 127.0.0.1:7001 --found
-  app node --data-dir b --listen 127.0.0.1:7002 --join 127.0.0.1:7001
-  app status
+  {app} node --data-dir a --listen 127.0.0.1:7001 --found
+  {app} node --data-dir b --listen 127.0.0.1:7002 --join 127.0.0.1:7001
+  {app} status
 
 Certificates and --insecure are said of a node and of who asks one in the same words, or by the same variables:
 ENTITY_TLS_AUTHORITY, ENTITY_TLS_CERTIFICATE, ENTITY_TLS_KEY, ENTITY_INSECURE=true.";
@@ -18,12 +30,12 @@ Each option can also be said in the environment (ENTITY_NODE_NAME, ENTITY_DATA_D
 ENTITY_FOUND=true, ENTITY_JOIN=a:7001,b:7001, ENTITY_WEIGHT, ENTITY_WORKERS, ENTITY_SHARDS, ENTITY_TLS_AUTHORITY,
 ENTITY_TLS_CERTIFICATE, ENTITY_TLS_KEY, ENTITY_INSECURE=true, ENTITY_CONFIG) and in a TOML file:
   name = \"a\"
-  data_dir = \"/var/lib/app\"
+  data_dir = \"/var/lib/{app}\"
   listen = \"10.0.0.1:7001\"
   join = [\"10.0.0.2:7001\", \"10.0.0.3:7001\"]
-  tls_authority = \"/etc/app/authority.pem\"
-  tls_certificate = \"/etc/app/a.pem\"
-  tls_key = \"/etc/app/a-key.pem\"
+  tls_authority = \"/etc/{app}/authority.pem\"
+  tls_certificate = \"/etc/{app}/a.pem\"
+  tls_key = \"/etc/{app}/a-key.pem\"
 The command line comes first, then the environment, then the file.
 
 When it serves it prints one line on standard output: `node NAME serves at ADDRESS`. It logs to standard error what
@@ -33,9 +45,9 @@ loses what was accepted, and its shards wait until it is started again. `leave` 
 Exit codes: 0 stopped or left; 1 an error, said on standard error; 2 a wrong command line; 130 and 143 stopped at once.
 
 Examples:
-  app node --data-dir a --found
-  app node --data-dir b --listen 127.0.0.1:7002 --join 127.0.0.1:7001
-  app node --config /etc/app/node.toml --weight 2";
+  {app} node --data-dir a --found
+  {app} node --data-dir b --listen 127.0.0.1:7002 --join 127.0.0.1:7001
+  {app} node --config /etc/{app}/node.toml --weight 2";
 
 pub(super) const STATUS: &str = "\
 Asks the nodes given, and all they know of. `alive` is what the others see; turns are counted over one second; a stall is
@@ -43,36 +55,44 @@ how long a shard stood still while it moved. `view` is a number of the node's ow
 nodes place shards alike. Exit code 1 if no node answers.
 
 Examples:
-  app status
-  app status --connect 10.0.0.1:7001,10.0.0.2:7001
-  app status --json | jq '.nodes[] | {name, is_quiet}'";
+  {app} status
+  {app} status --connect 10.0.0.1:7001,10.0.0.2:7001
+  {app} status --json | jq '.nodes[] | {name, is_quiet}'";
 
 pub(super) const LEAVE: &str = "\
 The node hands all its shards to the others while they are used, and ends. This waits until it has; interrupted, the node
 goes on leaving, and the same command waits again.
 
 Examples:
-  app leave --connect 10.0.0.3:7001
-  app leave --connect 10.0.0.1:7001 --node c";
+  {app} leave --connect 10.0.0.3:7001
+  {app} leave --connect 10.0.0.1:7001 --node c";
 
 pub(super) const ADOPT: &str = "\
 For a node that will not be started again while its data directory is still there, on this machine or as a volume moved to
 it: opens the directory as that node, hands all its shards to the others, and ends. Interrupted, run it again, or start the
 node.
 
-Example:
-  app adopt --data-dir /mnt/volume-of-c --join 10.0.0.1:7001 --listen 10.0.0.9:7001";
+A copy of the directory, from a backup say, is refused where the original was seen later. If the original is destroyed for
+good, say --original-destroyed: every other known node must answer (`forget` those that are gone), the original is never let
+in again, and the copy hands over the shards that nobody has newer. What was acknowledged since the copy was made is lost;
+shards that are newer elsewhere are dropped from it, so keep another copy until you are content.
+
+Examples:
+  {app} adopt --data-dir /mnt/volume-of-c --join 10.0.0.1:7001 --listen 10.0.0.9:7001
+  {app} adopt --data-dir /backup/c --join 10.0.0.1:7001 --name c --original-destroyed";
 
 pub(super) const REOPEN: &str = "\
 For a node whose disk is gone for good: the shards that were on their way to it, sealed by the node that is asked, are owned
-by that node again. What the destroyed node had accepted for them, and nobody else has, is lost. Where the directory is
-there, start the node or use `adopt`: both lose nothing.
+by that node again. Every other known node must answer that it holds no higher epoch; one that has left and is gone must be
+forgotten first. The destroyed node is forgotten, and its store is never let in again. What it had accepted for these shards,
+acknowledged and not handed on, is lost. Where the directory is there, start the node or use `adopt`: both lose nothing.
+Ask each node that has shards going: `status` shows them.
 
 Example:
-  app reopen --destroyed c --connect 10.0.0.1:7001 --yes";
+  {app} reopen --destroyed c --connect 10.0.0.1:7001 --yes";
 
 pub(super) const FORGET: &str = "\
 Frees the name for another data directory. The store that had it is refused for good, should it come back.
 
 Example:
-  app forget c --connect 10.0.0.1:7001";
+  {app} forget c --connect 10.0.0.1:7001";

@@ -3,6 +3,7 @@
 use super::{
     Failure,
     args::{AdoptArgs, NodeArgs},
+    copied,
     environment::Lookup,
     operate::shards_of,
     reach::{Dial, Reach, ask_all},
@@ -11,7 +12,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    cluster::{Command, CommandAnswer, Departure},
+    cluster::{Command, CommandAnswer, Departure, Remains},
     placement::NodeName,
     runtime::{Builder, Runtime, StartError},
 };
@@ -32,11 +33,6 @@ pub(super) async fn node(builder: Builder, args: NodeArgs, lookup: Lookup<'_>) -
 
 /// Serves in the place of a dead node until it has handed everything over.
 pub(super) async fn adopt(builder: Builder, args: AdoptArgs, lookup: Lookup<'_>) -> Result<(), Failure> {
-    if args.original_destroyed {
-        let why = "--original-destroyed is not built yet: the store of a copy is refused where the original was \
-                   seen later. Adopt the original directory, or move its volume here";
-        return Err(Failure::Usage(why.into()));
-    }
     let directory = args.data_dir.clone();
     if is_empty(&directory) {
         let why = format!(
@@ -47,7 +43,13 @@ pub(super) async fn adopt(builder: Builder, args: AdoptArgs, lookup: Lookup<'_>)
     }
     let security = settings::security(args.security.clone(), lookup)?;
     let seeds: Vec<String> = args.join.iter().map(ToString::to_string).collect();
-    let name = dead_node(&Dial { security: security.clone() }, &seeds, args.name.clone()).await?;
+    let dial = Dial { security: security.clone() };
+    let name = dead_node(&dial, &seeds, args.name.clone(), args.original_destroyed).await?;
+    if args.original_destroyed {
+        let config = builder.log_config().clone();
+        let remains = copied::blocking(move || Remains::open(&directory, &config)).await?;
+        copied::make_ready(&dial, &seeds, remains, &name).await?;
+    }
     let settings = Settings::of_adopter(name.clone(), args, security)?;
     match serve(builder, settings, true).await? {
         End::Left => Ok(()),
@@ -64,11 +66,13 @@ fn is_empty(directory: &Path) -> bool {
     entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND))
 }
 
-/// Who is adopted: a node that the others do not see, and that does not answer either.
+/// Who is adopted: a node that the others do not see, and that does not answer either. Of a copy the others may have forgotten
+/// the original already, when the command was given before.
 async fn dead_node(
     reach: &impl Reach,
     seeds: &[String],
     said: Option<NodeName>,
+    is_copy: bool,
 ) -> Result<NodeName, Failure> {
     let answers = ask_all(reach, seeds, None).await;
     if answers.nodes.is_empty() {
@@ -80,7 +84,7 @@ async fn dead_node(
             let why = format!("node {name} is not dead, it answers at {}: use `leave`", answer.address);
             return Err(Failure::Failed(why));
         }
-        if !members.contains_key(&name) {
+        if !is_copy && !members.contains_key(&name) {
             let known: Vec<_> = members.keys().map(ToString::to_string).collect();
             return Err(Failure::Failed(format!(
                 "no node of this cluster is called {name}; there are {}",
@@ -216,7 +220,7 @@ mod tests {
         let script = Script::default().node(status("a", &nodes, &[]));
         let dead = |named: Option<&str>| {
             let named = named.map(name);
-            async { dead_node(&script, &["a:7001".into()], named).await }
+            async { dead_node(&script, &["a:7001".into()], named, false).await }
         };
         assert_eq!(dead(None).await, Ok(name("b")));
         assert_eq!(dead(Some("b")).await, Ok(name("b")));
@@ -225,13 +229,15 @@ mod tests {
         assert_eq!(dead(Some("a")).await, alive);
         let unknown = failed("no node of this cluster is called d; there are a, b, c");
         assert_eq!(dead(Some("d")).await, unknown);
+        let copy_of_d = dead_node(&script, &["a:7001".into()], Some(name("d")), true).await;
+        assert_eq!(copy_of_d, Ok(name("d")), "it may be forgotten already");
     }
 
     #[tokio::test]
     async fn who_is_adopted_is_not_guessed() {
         let dead = |nodes: Vec<_>| async move {
             let script = Script::default().node(status("a", &nodes, &[]));
-            dead_node(&script, &["a:7001".into()], None).await.unwrap_err()
+            dead_node(&script, &["a:7001".into()], None, false).await.unwrap_err()
         };
         let a = member("a", "up", true);
         let two = dead(vec![a.clone(), member("b", "up", false), member("c", "leaving", false)]).await;
@@ -239,7 +245,7 @@ mod tests {
         assert_eq!(two, Failure::Usage(why.into()));
         let none = dead(vec![a, member("b", "up", true)]).await;
         assert!(matches!(&none, Failure::Failed(why) if why.starts_with("no node of this cluster is dead")));
-        let silent = dead_node(&Script::default(), &["a:7001".into()], None).await.unwrap_err();
+        let silent = dead_node(&Script::default(), &["a:7001".into()], None, false).await.unwrap_err();
         assert!(matches!(&silent, Failure::Failed(why) if why.ends_with("name one that runs by --join")));
     }
 

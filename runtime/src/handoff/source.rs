@@ -232,6 +232,11 @@ impl Source {
         matches!(self.phase, Phase::Sealing | Phase::Sealed | Phase::Moving)
     }
 
+    /// Whether its seal is durable, and nobody is known to have accepted.
+    pub fn is_sealed(&self) -> bool {
+        self.phase == Phase::Sealed
+    }
+
     /// Takes one event and returns what is to be done, in order.
     pub fn step(&mut self, event: SourceEvent, now: Timestamp) -> Vec<SourceAction> {
         match event {

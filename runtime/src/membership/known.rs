@@ -98,6 +98,16 @@ impl Known {
         self.nodes.iter()
     }
 
+    /// Every name that is bound, in order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.keys()
+    }
+
+    /// Whether a store of this name was forgotten.
+    pub(crate) fn was_forgotten(&self, name: &NodeName) -> bool {
+        self.forgotten.values().any(|forgotten| forgotten == name)
+    }
+
     /// Every entry, in order of the names.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<NodeEntry>> {
         self.nodes.values().filter_map(|node| node.entry.as_ref())

@@ -96,7 +96,7 @@ impl Mover {
             | Message::Accepted => {
                 let is_mine =
                     |source: &Source| source.transfer().id == transfer && source.transfer().target == *from;
-                if self.sources.get(&shard).is_some_and(is_mine) {
+                if self.sources.get(&shard).is_some_and(is_mine) && !self.is_held(shard, transfer) {
                     self.judge_answer(from, shard, transfer, message, now);
                 }
             }
@@ -151,6 +151,11 @@ impl Mover {
             return;
         }
         if let Ownership::Sealed { transfer: sealed, .. } = *known {
+            if !self.let_go(shard) {
+                let source = transfer.source;
+                return self
+                    .alarm(format!("{source} offers {shard}, which an operator has opened again here"));
+            }
             // Its epoch is the proof that the target of the hand-off from here has accepted, though it was not heard.
             self.source_event(shard, sealed, SourceEvent::Heard(Message::Accepted), now);
             self.refuse(&transfer, attempt, true, "it has not let it go yet");
@@ -210,6 +215,9 @@ impl Mover {
     }
 
     pub(super) fn send(&mut self, to: NodeName, shard: ShardId, transfer: TransferId, message: Message) {
+        if self.is_held(shard, transfer) {
+            return;
+        }
         self.actions.push(MoverAction::Send { to, shard, transfer, message });
     }
 }

@@ -241,7 +241,7 @@ impl World {
                     self.tell(node, MoverEvent::Ownership { shard, read, ownership });
                 }
                 MoverAction::Alarm(what) => panic!("n{node}: {what}"),
-                MoverAction::Host(_) | MoverAction::Routed(_) => {}
+                MoverAction::Host(_) | MoverAction::Routed(_) | MoverAction::Reopened(_) => {}
             }
         }
     }

@@ -128,7 +128,9 @@ impl Remote {
             | Frame::Openings(_)
             | Frame::Durable(_)
             | Frame::Membership(_)
-            | Frame::HandOff(_) => is_node && has_workers,
+            | Frame::HandOff(_)
+            | Frame::AskEpochs { .. }
+            | Frame::Epochs { .. } => is_node && has_workers,
             Frame::Credit(_) | Frame::Ping | Frame::Pong | Frame::Close(_) => false,
         };
         if !is_expected {
@@ -502,3 +504,6 @@ impl Front {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,6 +191,8 @@ impl Sim {
                 let ownership = found.map_or(Ownership::Foreign, |(_, ownership)| ownership);
                 self.tell_mover(at, MoverEvent::Ownership { shard, read, ownership });
             }
+            // No operator is simulated.
+            MoverAction::Reopened(_) => {}
             MoverAction::Alarm(what) => self.fail(&format!("n{at}: {what}")),
         }
     }

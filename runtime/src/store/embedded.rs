@@ -68,6 +68,8 @@ const CHECKPOINT: &str = "checkpoint";
 const LOCK: &str = "lock";
 /// What a volume's root may hold without being of anyone.
 const LOST_AND_FOUND: &str = "lost+found";
+/// The note in which the UUID of a store stands that is another than it was founded with.
+const IDENTITY: &str = "identity";
 
 /// Settings of an embedded store. None of them changes what is promised: every commit is synced.
 #[derive(Debug, Clone)]
@@ -128,6 +130,8 @@ pub(super) struct Inner {
     log: Log,
     checkpoint: Box<dyn Checkpoint>,
     founding: Founding,
+    /// What it says it is: the UUID it was founded with, unless it took another.
+    uuid: u128,
     boot: Mutex<Boot>,
     was_clean: bool,
     /// Ownership and numbers of what is committed.
@@ -224,6 +228,14 @@ impl EmbeddedStore {
         self.inner.was_clean
     }
 
+    /// Gives the store another UUID, from the next open on: it is the copy of one that was given up (P20).
+    ///
+    /// # Errors
+    /// The medium failed; it has the one or the other.
+    pub fn take_identity(&self, uuid: u128) -> Result<(), LoadError> {
+        self.keep_note(IDENTITY, &uuid.to_le_bytes())
+    }
+
     /// Bytes of log beyond the checkpoint: what an open would replay now.
     pub fn tail_bytes(&self) -> u64 {
         self.inner.log.durable() - self.inner.loadable()
@@ -299,6 +311,14 @@ impl EmbeddedStore {
         }
         let store = StoreId::new(founding.store);
         let boot = Boot::read(&*disk, store)?;
+        let damaged = |error| corrupt_or("note-identity", 0, failed, error);
+        let uuid = match notes::read(&*disk, store, IDENTITY).map_err(damaged)? {
+            None => founding.store,
+            Some(bytes) => bytes.try_into().map(u128::from_le_bytes).map_err(|_| {
+                let what = "its length is not that of a UUID".into();
+                OpenError::Corrupt { file: "note-identity".into(), position: 0, what }
+            })?,
+        };
         let checkpoint: Box<dyn Checkpoint> = match checkpoint_place {
             CheckpointPlace::Directory(directory) => {
                 let opened = SortedCheckpoint::open(&directory.join(CHECKPOINT), config.cache_bytes);
@@ -329,6 +349,7 @@ impl EmbeddedStore {
             log,
             checkpoint,
             founding,
+            uuid,
             boot: Mutex::new(boot),
             was_clean: boot.clean,
             fence: Mutex::new(fence.clone()),
@@ -518,7 +539,7 @@ impl Store for EmbeddedStore {
     }
 
     fn identity(&self) -> StoreIdentity {
-        let Founding { cluster, store, .. } = self.inner.founding;
+        let (cluster, store) = (self.inner.founding.cluster, self.inner.uuid);
         StoreIdentity { cluster, store, boot: self.boot(), durable: Position(self.inner.log.durable()) }
     }
 

@@ -122,6 +122,20 @@ pub enum Frame {
         #[serde(with = "octets")]
         answer: Bytes,
     },
+    /// Which epochs the other end knows of these shards; read by the cluster room.
+    AskEpochs {
+        /// Names the question on this connection; its answer carries it back.
+        slot: u64,
+        /// The shards, rising.
+        shards: Vec<AskedShard>,
+    },
+    /// What is known of shards that were asked for, in that order; read by the cluster room.
+    Epochs {
+        /// As in [`Frame::AskEpochs`].
+        slot: u64,
+        /// One of each.
+        epochs: Vec<KnownEpoch>,
+    },
 }
 
 /// Why an end closes a connection.
@@ -262,6 +276,23 @@ pub struct Route {
     pub epoch: Epoch,
     /// this node does.
     pub owner: NodeName,
+}
+
+/// A shard that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedShard(#[serde(with = "shard")] pub ShardId);
+
+/// What a node knows of a shard's epochs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownEpoch {
+    /// The shard.
+    #[serde(with = "shard")]
+    pub shard: ShardId,
+    /// The highest that is or was in its own store, or may be there soon.
+    #[serde(with = "EpochForm")]
+    pub held: Epoch,
+    /// Whom it has heard of as owner.
+    pub heard: Option<Route>,
 }
 
 /// Why bytes are not a frame, or a value not one that can be sent.

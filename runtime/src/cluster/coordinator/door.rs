@@ -145,6 +145,7 @@ impl Door {
             sealed_at: BTreeMap::new(),
             moves: MoveStatus::default(),
             forgetting: BTreeMap::new(),
+            inquiry: None,
             not_kept: None,
             has_failed: false,
             leaving: Leaving::No,

@@ -59,9 +59,8 @@ impl Coordinator {
                 Err(why) => CommandAnswer::Refused(why),
             },
             Command::Forget(name) => return self.forget(asker, name),
-            Command::Reopen { destroyed } => CommandAnswer::Refused(format!(
-                "shards that were on their way to {destroyed} cannot be opened again by this build"
-            )),
+            Command::Reopen { destroyed } => return self.reopen(asker, destroyed),
+            Command::Bury { destroyed, shards } => return self.bury(asker, destroyed, &shards),
         };
         asker.tell(said);
     }

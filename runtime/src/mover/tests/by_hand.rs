@@ -7,6 +7,7 @@ use crate::{
     mover::{Mover, MoverAction, MoverConfig, MoverEvent},
     placement::{Epoch, ShardId, Table, Weight},
     rebalance,
+    router::Announcement,
     store::{Ownership, OwnershipRecord, TransferId},
     timestamp::Timestamp,
 };
@@ -287,4 +288,118 @@ fn a_shard_of_a_build_with_more_kinds_is_refused_until_it_is_sealed() {
     hand.step(MoverEvent::Build { node: name(1), lacks: None });
     let other = Transfer { id: TransferId(10), epoch: Epoch(6), ..transfer };
     place_of(&hand.offered(&other, 3));
+}
+
+/// A shard that was found sealed for node 1, and the hand-off it is sealed by.
+fn sealed() -> (Hand, ShardId, TransferId) {
+    let (shard, transfer) = (shard_of(1), TransferId(7));
+    let sealed = Ownership::Sealed { epoch: Epoch(4), stay: Epoch(2), number: 6, to: name(1), transfer };
+    let mut hand = Hand::new(vec![(shard, sealed)]);
+    assert_eq!(hand.mover.sealed_for(&name(1)), [(shard, Epoch(4))]);
+    assert_eq!(hand.mover.sealed_for(&name(2)), []);
+    assert_eq!(hand.step(MoverEvent::Hold(vec![shard])), []);
+    (hand, shard, transfer)
+}
+
+fn reopen_order(shard: ShardId, transfer: TransferId) -> MoverAction {
+    let record = OwnershipRecord::Reopen { transfer };
+    MoverAction::Order(shard, Order::Write { epoch: Epoch(9), number: 1, record })
+}
+
+fn is_served_again(hand: &Hand, shard: ShardId, actions: &[MoverAction]) {
+    let announcement = Announcement { shard, epoch: Epoch(9), owner: name(0) };
+    let expected = [
+        MoverAction::Routed(shard),
+        MoverAction::Host(shard),
+        MoverAction::Announce(announcement),
+        MoverAction::Reopened(shard),
+    ];
+    assert_eq!(actions, expected);
+    assert_eq!((hand.mover.running(), hand.mover.sealed_for(&name(1))), ((0, 0), Vec::new()));
+    let owned = Ownership::Owned { epoch: Epoch(9), stay: Epoch(2), number: 1 };
+    assert_eq!(hand.mover.ownership[&shard], owned);
+}
+
+#[test]
+fn a_shard_that_is_held_says_and_hears_nothing_of_its_hand_off_until_it_is_released() {
+    let (mut hand, shard, transfer) = sealed();
+    hand.now = hand.now + Duration::from_secs(5);
+    assert_eq!(hand.step(MoverEvent::Tick), []);
+    assert_eq!(hand.hear(shard, transfer, Message::Accepted), []);
+    assert_eq!(hand.step(MoverEvent::Release(vec![shard])), []);
+    hand.now = hand.now + Duration::from_secs(5);
+    let offered = hand.step(MoverEvent::Tick);
+    let offers =
+        matches!(offered[..], [MoverAction::Send { message: Message::Offer { is_sealed: true, .. }, .. }]);
+    assert!(offers, "{offered:?}");
+    let moved = hand.hear(shard, transfer, Message::Accepted);
+    assert!(moved.iter().any(|action| matches!(action, MoverAction::Order(..))), "{moved:?}");
+    // What is not sealed any more is not opened again.
+    assert_eq!(hand.mover.sealed_for(&name(1)), []);
+    hand.step(MoverEvent::Hold(vec![shard]));
+    assert_eq!(hand.step(MoverEvent::Reopen { shard, epoch: Epoch(9) }), []);
+}
+
+#[test]
+fn a_shard_is_opened_again_above_what_its_target_may_have_accepted() {
+    let (mut hand, shard, transfer) = sealed();
+    for at_most in [4, 5] {
+        assert_eq!(hand.step(MoverEvent::Reopen { shard, epoch: Epoch(at_most) }), []);
+    }
+    let ordered = hand.step(MoverEvent::Reopen { shard, epoch: Epoch(9) });
+    assert_eq!(ordered, [reopen_order(shard, transfer)]);
+    // Too late: neither a word of the target nor a release takes back what is on its way to the log.
+    assert_eq!(hand.hear(shard, transfer, Message::Accepted), []);
+    assert_eq!(hand.step(MoverEvent::Release(vec![shard])), []);
+    let written = HandOffNews::Written(OwnershipRecord::Reopen { transfer });
+    let actions = hand.news(shard, written);
+    is_served_again(&hand, shard, &actions);
+}
+
+#[test]
+fn a_record_that_opens_a_shard_again_and_was_lost_is_written_again() {
+    let (mut hand, shard, transfer) = sealed();
+    hand.step(MoverEvent::Reopen { shard, epoch: Epoch(9) });
+    let read = read_of(&hand.news(shard, HandOffNews::Voided(transfer)));
+    let still = Ownership::Sealed { epoch: Epoch(4), stay: Epoch(2), number: 6, to: name(1), transfer };
+    let again = hand.step(MoverEvent::Ownership { shard, read, ownership: still });
+    assert_eq!(again, [reopen_order(shard, transfer)]);
+    // Or it is in the store, and only the word of that was lost.
+    let read = read_of(&hand.news(shard, HandOffNews::Voided(transfer)));
+    let ownership = Ownership::Owned { epoch: Epoch(9), stay: Epoch(2), number: 1 };
+    let actions = hand.step(MoverEvent::Ownership { shard, read, ownership });
+    is_served_again(&hand, shard, &actions);
+}
+
+#[test]
+fn an_offer_from_elsewhere_shows_that_a_held_shard_was_accepted() {
+    let (mut hand, shard, transfer) = sealed();
+    let offer = |epoch: u64| {
+        let (id, source, target) = (TransferId(8), name(2), name(0));
+        let transfer = Transfer { id, shard, epoch: Epoch(epoch), source: source.clone(), target };
+        let message = Message::Offer { transfer, attempt: 1, table: 0, is_sealed: true };
+        MoverEvent::Heard { from: source, shard, transfer: id, message }
+    };
+    let heard = hand.step(offer(6));
+    let moved = OwnershipRecord::Moved { transfer, epoch: Epoch(5) };
+    let order = Order::Write { epoch: Epoch(4), number: 7, record: moved };
+    assert!(heard.contains(&MoverAction::Order(shard, order)), "{heard:?}");
+
+    // Once its record is on its way, somebody has not said what he had.
+    let (mut hand, shard, _) = sealed();
+    hand.step(MoverEvent::Reopen { shard, epoch: Epoch(9) });
+    let heard = hand.step(offer(6));
+    assert!(matches!(heard[..], [MoverAction::Alarm(_)]), "{heard:?}");
+}
+
+#[test]
+fn a_shard_that_comes_counts_as_held_under_the_epoch_it_comes_under() {
+    let shard = shard_of(0);
+    let mut hand = Hand::new(Vec::new());
+    let standing = |hand: &Hand| hand.mover.standing(shard).held;
+    assert_eq!(standing(&hand), Epoch(1));
+    let transfer = Transfer { id: TransferId(8), shard, epoch: Epoch(6), source: name(1), target: name(0) };
+    let offer = Message::Offer { transfer, attempt: 1, table: 0, is_sealed: true };
+    let _ = hand.hear(shard, TransferId(8), offer);
+    assert_eq!(standing(&hand), Epoch(6));
 }

@@ -185,6 +185,16 @@ fn frame() -> impl Strategy<Value = Frame> {
             .prop_map(|(own, digest)| FeedQuestion::Claim(FeedIdentity { own, digest })),
         Just(FeedQuestion::Resume),
     ];
+    let heard = proptest::option::of((any::<u64>(), "[a-z0-9.:-]{1,20}"));
+    let known = (shard(), any::<u64>(), heard).prop_map(|(shard, held, heard)| KnownEpoch {
+        shard,
+        held: Epoch(held),
+        heard: heard.map(|(epoch, owner)| Route {
+            shard,
+            epoch: Epoch(epoch),
+            owner: owner.parse().unwrap(),
+        }),
+    });
     let closing = prop_oneof![
         Just(CloseReason::Stopping),
         Just(CloseReason::Replaced),
@@ -201,6 +211,11 @@ fn frame() -> impl Strategy<Value = Frame> {
         (any::<u64>(), bytes()).prop_map(|(slot, command)| Frame::Command { slot, command }),
         (any::<u64>(), bytes()).prop_map(|(slot, answer)| Frame::CommandAnswer { slot, answer }),
         vec(route, 0..4).prop_map(Frame::Moved),
+        (any::<u64>(), vec(shard(), 0..4)).prop_map(|(slot, shards)| {
+            let shards = shards.into_iter().map(AskedShard).collect();
+            Frame::AskEpochs { slot, shards }
+        }),
+        (any::<u64>(), vec(known, 0..4)).prop_map(|(slot, epochs)| Frame::Epochs { slot, epochs }),
     ];
     let feeds = prop_oneof![
         (any::<u64>(), "[a-z]{1,9}").prop_map(|(slot, name)| Frame::OpenFeed { slot, name }),

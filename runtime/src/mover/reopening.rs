@@ -1,0 +1,138 @@
+//! Shards that come back: sealed for a node whose disk is gone for good (P18).
+//!
+//! ```text
+//!  Sealed, offered to its target ──Hold──► held: nothing more is said or heard ──Reopen──► written ──durable──► Owned
+//!               ▲                                  │
+//!               └────────────── Release ───────────┘
+//! ```
+//!
+//! Who orders it has asked every other node; here it is only seen to that nothing of the old hand-off gets in between.
+
+use super::{Mover, MoverAction};
+use crate::{
+    kernel::Order,
+    placement::{Epoch, NodeName, ShardId},
+    router::Announcement,
+    store::{Ownership, OwnershipRecord, TransferId},
+    timestamp::Timestamp,
+};
+
+/// What a node knows of a shard's epochs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The highest that is or was in its own store, or may be there soon.
+    pub held: Epoch,
+    /// The highest it has heard of, and whose it is.
+    pub heard: Option<(Epoch, NodeName)>,
+}
+
+impl Mover {
+    /// The shards that are sealed here for a node and nobody has accepted, each with the epoch it had here.
+    pub fn sealed_for(&self, node: &NodeName) -> Vec<(ShardId, Epoch)> {
+        let sealed = self.ownership.iter().filter_map(|(shard, ownership)| match ownership {
+            Ownership::Sealed { epoch, to, transfer, .. } if to == node => {
+                let source = self.sources.get(shard)?;
+                (source.is_sealed() && source.transfer().id == *transfer).then_some((*shard, *epoch))
+            }
+            _ => None,
+        });
+        sealed.collect()
+    }
+
+    /// What this node answers when it is asked for a shard's epochs. A hand-off that comes here counts: it may be accepted the
+    /// next moment.
+    pub fn standing(&self, shard: ShardId) -> Standing {
+        let owned = self.ownership.get(&shard).unwrap_or(&Ownership::Foreign).epoch();
+        let coming = self.targets.get(&shard).filter(|target| !target.is_ended());
+        let held = coming.map_or(owned, |target| owned.max(target.transfer().epoch));
+        let heard = self.routes.get(shard).map(|(epoch, owner)| (epoch, owner.clone()));
+        Standing { held, heard }
+    }
+
+    /// Nothing more is said or heard of the hand-off of these shards.
+    pub(super) fn hold(&mut self, shards: Vec<ShardId>) {
+        for shard in shards {
+            self.held.entry(shard).or_insert(None);
+        }
+    }
+
+    /// They are not owned again; those whose record is on its way are all the same.
+    pub(super) fn release(&mut self, shards: &[ShardId]) {
+        for shard in shards {
+            if self.held.get(shard) == Some(&None) {
+                self.held.remove(shard);
+            }
+        }
+    }
+
+    /// Whether a word of the hand-off from here is neither said nor heard.
+    pub(super) fn is_held(&self, shard: ShardId, transfer: TransferId) -> bool {
+        self.held.contains_key(&shard)
+            && self.sources.get(&shard).is_some_and(|source| source.transfer().id == transfer)
+    }
+
+    /// Another node's word has ended the hand-off that was held. False: the record is on its way, and stays.
+    pub(super) fn let_go(&mut self, shard: ShardId) -> bool {
+        self.release(&[shard]);
+        !self.held.contains_key(&shard)
+    }
+
+    /// Every other node has answered: the shard is to be owned here under this epoch.
+    pub(super) fn reopen(&mut self, shard: ShardId, epoch: Epoch) {
+        let sealed = self.sources.get(&shard).filter(|source| source.is_sealed());
+        // Its target may have accepted under the one behind its own.
+        let may = sealed.is_some_and(|source| source.transfer().epoch < epoch);
+        if may && self.held.get(&shard) == Some(&None) {
+            self.held.insert(shard, Some(epoch));
+            self.write_reopen(shard);
+        }
+    }
+
+    fn write_reopen(&mut self, shard: ShardId) {
+        let (Some(Some(epoch)), Some(source)) = (self.held.get(&shard), self.sources.get(&shard)) else {
+            return;
+        };
+        let record = OwnershipRecord::Reopen { transfer: source.transfer().id };
+        let order = Order::Write { epoch: *epoch, number: 1, record };
+        self.actions.push(MoverAction::Order(shard, order));
+    }
+
+    /// The record is durable: the shard is served here again.
+    pub(super) fn reopened(&mut self, shard: ShardId, transfer: TransferId, now: Timestamp) {
+        let Some(Some(epoch)) = self.held.get(&shard).copied().filter(|_| self.is_held(shard, transfer))
+        else {
+            return;
+        };
+        self.held.remove(&shard);
+        self.sources.remove(&shard);
+        let stay = match self.ownership.get(&shard) {
+            Some(Ownership::Owned { stay, .. } | Ownership::Sealed { stay, .. }) => *stay,
+            _ => epoch,
+        };
+        self.owns(shard, Ownership::Owned { epoch, stay, number: 1 }, Timestamp::EPOCH, now);
+        self.actions.push(MoverAction::Host(shard));
+        let owner = self.config.here.clone();
+        self.actions.push(MoverAction::Announce(Announcement { shard, epoch, owner }));
+        self.actions.push(MoverAction::Reopened(shard));
+    }
+
+    /// The memory of the lane was lost while the record was on its way, and this is what the store says. False: it is of no
+    /// shard that is reopened.
+    pub(super) fn settle_reopened(
+        &mut self,
+        shard: ShardId,
+        transfer: TransferId,
+        ownership: &Ownership,
+        now: Timestamp,
+    ) -> bool {
+        let Some(Some(epoch)) = self.held.get(&shard).copied().filter(|_| self.is_held(shard, transfer))
+        else {
+            return false;
+        };
+        match ownership {
+            Ownership::Owned { epoch: owned, .. } if *owned == epoch => self.reopened(shard, transfer, now),
+            _ => self.write_reopen(shard),
+        }
+        true
+    }
+}

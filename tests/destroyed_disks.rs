@@ -1,0 +1,204 @@
+//! A node's disk is gone for good, with shards on their way to it: what was sealed for it is served again where it is, when an
+//! operator says so and every other node has answered.
+
+use entity_runtime::{
+    Runtime,
+    cluster::{Begin, Command, CommandAnswer},
+    placement::{Epoch, ShardId, Shards},
+    prelude::*,
+    store::{
+        Batch, Founding, LaneId, Ownership, OwnershipRecord, Store, TransferId, batch::own,
+        memory::MemoryStore,
+    },
+    transport::{
+        DialError, Endpoint, Introduction, Tcp, TransportLimits,
+        handshake::{HandshakeError, NodeIdentity},
+    },
+};
+use entity_runtime_tests::{
+    nodes::{Rows, addresses, at, config, shards_of, start, until},
+    running::{Ledger, Mirror},
+};
+use std::{path::Path, sync::Arc, time::Duration};
+
+const ROWS: Rows = Rows { ledgers: 40, mirrors: 7 };
+const LANE: LaneId = LaneId(0);
+const STORE_OF_C: u128 = 3;
+/// So many of the 32 shards were on their way.
+const SEALED: u32 = 9;
+
+fn founding(store: u128) -> Founding {
+    let founder = Founding::founder(7, store, Shards::new(32).unwrap());
+    Founding { owns: store == 1, ..founder }
+}
+
+/// A node that moves nothing by itself.
+fn still(name: &str, listen: &str, begin: Begin) -> entity_runtime::cluster::ClusterConfig {
+    let mut config = config(name, listen, begin);
+    config.pace.stable_for = Duration::from_hours(1);
+    config
+}
+
+async fn node(name: &str, listen: &str, begin: Begin, store: &MemoryStore) -> Runtime {
+    let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>().workers(2);
+    let builder = builder.store(Arc::new(store.clone())).cluster(still(name, listen, begin));
+    builder.start().await.unwrap()
+}
+
+fn commit(store: &MemoryStore, shard: ShardId, epoch: u64, number: u64, record: &OwnershipRecord) {
+    let mut batch = Batch::new();
+    batch.section(shard, Epoch(epoch), number, |out| own(record, out));
+    store.restart().open_lane(LANE).commit(&[batch]).unwrap();
+}
+
+/// What a crash behind its seal leaves of a shard.
+fn seal(store: &MemoryStore, shard: ShardId) {
+    let found = store.restart().ownership().unwrap().into_iter().find(|(other, _)| *other == shard);
+    let Some((_, Ownership::Owned { epoch, number, .. })) = found else { panic!("{found:?}") };
+    let (transfer, to) = (TransferId(shard.0.into()), "c".parse().unwrap());
+    commit(store, shard, epoch.0, number + 1, &OwnershipRecord::Seal { transfer, to });
+}
+
+async fn reopen(client: &Client) -> CommandAnswer {
+    let a = "a".parse().unwrap();
+    client.command(Some(&a), Command::Reopen { destroyed: "c".parse().unwrap() }).await.unwrap()
+}
+
+/// Gives the command until it is not refused for this reason any more.
+async fn reopen_beyond(client: &Client, why: &str) -> CommandAnswer {
+    let asking = async {
+        loop {
+            match reopen(client).await {
+                CommandAnswer::Refused(said) if said.contains(why) => tokio::task::yield_now().await,
+                answer => return answer,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), asking).await.expect("it is refused for ever")
+}
+
+/// `a` has sealed shards for `c`, whose disk is gone, and runs again; `b`, which it knows, does not run. Returns `a` and its store.
+async fn after_the_loss(directory: &Path) -> (Runtime, MemoryStore) {
+    let store = MemoryStore::founded(&founding(1), 1);
+    let a = node("a", "127.0.0.1:0", Begin::Found, &store).await;
+    let home = addresses(&[&a]).remove(0);
+    let b = start(still("b", "127.0.0.1:0", at(&[&a])), Some(directory)).await.unwrap();
+    let c = node("c", "127.0.0.1:0", at(&[&a]), &MemoryStore::founded(&founding(STORE_OF_C), 1)).await;
+    let client = Client::connect(addresses(&[&a])).await.unwrap();
+    for other in ["a", "b", "c"] {
+        until(&client, other, "all know each other", |status| {
+            status.nodes.len() == 3 && status.nodes.iter().all(|node| node.is_connected)
+        })
+        .await;
+    }
+    ROWS.feed(&client, 400).await;
+    ROWS.check(&client, 400).await;
+    drop(client);
+    drop(c);
+    b.shutdown().await;
+    a.shutdown().await;
+    for shard in 0..SEALED {
+        seal(&store, ShardId(shard));
+    }
+    let store = store.restart();
+    (node("a", &home, Begin::Resume, &store).await, store)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shards_on_their_way_to_a_destroyed_disk_are_served_again_when_everybody_has_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let (a, store) = after_the_loss(directory.path()).await;
+    let client = Client::connect(addresses(&[&a])).await.unwrap();
+    // Who does not answer is named, and nothing is changed.
+    let CommandAnswer::Refused(why) = reopen(&client).await else { panic!("b was not asked") };
+    assert!(why.contains("and b did not answer") && why.contains("`forget`"), "{why}");
+    assert!(matches!(ownership(&store, 0), Ownership::Sealed { .. }));
+
+    let b = start(still("b", "127.0.0.1:0", at(&[&a])), Some(directory.path())).await.unwrap();
+    let answer = reopen_beyond(&client, "b did not answer").await;
+    let CommandAnswer::Done(said) = answer else { panic!("{answer:?}") };
+    assert!(said.starts_with("a owns 9 shards that were on their way to c again"), "{said}");
+    assert!(said.contains("had accepted for them, and acknowledged, is lost"), "{said}");
+    // It is durable, above what c may have had, and everybody has it so.
+    for shard in 0..SEALED {
+        let owned = ownership(&store, shard);
+        assert!(matches!(owned, Ownership::Owned { epoch: Epoch(3), .. }), "{shard}: {owned:?}");
+    }
+    until(&client, "b", "a has all shards", |status| shards_of(status, "a") == 32).await;
+    ROWS.check(&client, 400).await;
+    ROWS.feed(&client, 600).await;
+    ROWS.check(&client, 600).await;
+
+    // There is nothing left to open, and c is not let in again.
+    let CommandAnswer::Refused(why) = reopen(&client).await else { panic!("it was done twice") };
+    assert!(why.contains("no shard of a is on its way to c"), "{why}");
+    for node in [&a, &b] {
+        let why = knock(&addresses(&[node])[0]).await;
+        assert!(why.contains("was forgotten by an operator"), "{why}");
+    }
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+fn ownership(store: &MemoryStore, shard: u32) -> Ownership {
+    store.ownership().unwrap().into_iter().find(|(other, _)| other.0 == shard).unwrap().1
+}
+
+/// Comes as `c`, with its own store; returns why it is not let in.
+async fn knock(address: &str) -> String {
+    let stranger = || Introduction { cluster: None, node: None, kinds: Vec::new() };
+    let endpoint = Endpoint::new(Tcp::loopback(), TransportLimits::default(), stranger, |_| Ok(()));
+    let cluster = endpoint.dial(address, None).await.unwrap().other.cluster;
+    let node = NodeIdentity { name: "c".parse().unwrap(), store: STORE_OF_C, boot: 9, durable: 1 << 40 };
+    let c = move || Introduction { cluster: cluster.clone(), node: Some(node.clone()), kinds: Vec::new() };
+    let endpoint = Endpoint::new(Tcp::loopback(), TransportLimits::default(), c, |_| Ok(()));
+    match endpoint.dial(address, None).await {
+        Err(DialError::Handshake { why: HandshakeError::RefusedHere(why), .. }) => why.to_string(),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was let in"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_went_on_from_the_destroyed_disk_stays_where_it_is() {
+    let (here, there) = (MemoryStore::founded(&founding(1), 1), MemoryStore::founded(&founding(2), 1));
+    let c = MemoryStore::founded(&founding(STORE_OF_C), 1);
+    let a = node("a", "127.0.0.1:0", Begin::Found, &here).await;
+    let home = addresses(&[&a]).remove(0);
+    let b = node("b", "127.0.0.1:0", at(&[&a]), &there).await;
+    let c = node("c", "127.0.0.1:0", at(&[&a]), &c).await;
+    let client = Client::connect(addresses(&[&a])).await.unwrap();
+    for other in ["a", "b", "c"] {
+        until(&client, other, "all know each other", |status| {
+            status.nodes.len() == 3 && status.nodes.iter().all(|node| node.is_connected)
+        })
+        .await;
+    }
+    drop(client);
+    drop(c);
+    b.shutdown().await;
+    a.shutdown().await;
+    // Of two shards one was accepted by c and handed on to b; a has heard neither.
+    seal(&here, ShardId(0));
+    seal(&here, ShardId(1));
+    let (shard, epoch, transfer) = (ShardId(1), Epoch(3), TransferId(77));
+    let there = there.restart();
+    there.begin_staging(shard, epoch, transfer).unwrap();
+    let accept = OwnershipRecord::Accept { transfer, from: "c".parse().unwrap(), rows: 0, hash: 0 };
+    let mut batch = Batch::new();
+    batch.section(shard, epoch, 1, |out| own(&accept, out));
+    there.open_lane(LANE).commit(&[batch]).unwrap();
+
+    let here = here.restart();
+    let a = node("a", &home, Begin::Resume, &here).await;
+    let b = node("b", "127.0.0.1:0", at(&[&a]), &there.restart()).await;
+    let client = Client::connect([home]).await.unwrap();
+    let answer = reopen_beyond(&client, "b did not answer").await;
+    let CommandAnswer::Done(said) = answer else { panic!("{answer:?}") };
+    assert!(said.starts_with("a owns 1 shard ") && said.contains("shard 1 (epoch 3, b)"), "{said}");
+    assert!(matches!(ownership(&here, 0), Ownership::Owned { epoch: Epoch(3), .. }));
+    assert!(matches!(ownership(&here, 1), Ownership::Sealed { .. }));
+    until(&client, "a", "it knows who has the other", |status| shards_of(status, "b") == 1).await;
+    a.shutdown().await;
+    b.shutdown().await;
+}
