@@ -2,15 +2,11 @@
 
 use entity_runtime::{
     AskError, FeedError, Refusal, Runtime,
-    cluster::Begin,
     placement::Shards,
     prelude::*,
     store::{LaneId, memory::MemoryStore},
 };
-use entity_runtime_tests::{
-    nodes::{addresses, at, config, shards_of, until},
-    running::{Counts, Ledger, Mirror, Note, builder, small_limits},
-};
+use entity_runtime_tests::running::{Counts, Ledger, Mirror, Note, builder, small_limits};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Two of these send to each other for ever.
@@ -62,27 +58,6 @@ async fn entities_that_send_without_end_do_not_keep_it_from_stopping() {
             played = now;
         }
         runtime.shutdown().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_others_send_to_without_end_stops_all_the_same() {
-    const BALLS: usize = 300;
-    let start = |name: &'static str, begin: Begin| async move {
-        let builder = Runtime::builder().entity::<Player>().shards(32).workers(2).in_memory();
-        builder.cluster(config(name, "127.0.0.1:0", begin)).start().await.unwrap()
-    };
-    let a = start("a", Begin::Found).await;
-    let b = start("b", at(&[&a])).await;
-    let client = Client::connect(addresses(&[&a])).await.unwrap();
-    until(&client, "a", "b has its share", |status| 12 <= shards_of(status, "b")).await;
-    for ball in 0..BALLS {
-        let (from, to) = (format!("from-{ball}"), format!("to-{ball}"));
-        client.send(Player::at(from), Ball { to }).await.unwrap();
-    }
-    for stopping in [b, a] {
-        let stopped = tokio::time::timeout(Duration::from_mins(1), stopping.shutdown()).await;
-        assert!(stopped.is_ok(), "it never stops");
     }
 }
 
