@@ -191,6 +191,12 @@ async fn until_its_end(
 
 /// Lets the node leave, and says how far it is until somebody sees that it has.
 async fn give_away(runtime: &Runtime, name: &NodeName) -> Result<Infallible, String> {
+    // A copy has forgotten whom its original knew, and hears of them from whom it joins.
+    while let Some(CommandAnswer::Status(status)) = runtime.command(Command::Status).await
+        && status.nodes.iter().all(|node| node.name == *name)
+    {
+        tokio::time::sleep(PROGRESS_EVERY).await;
+    }
     if let Some(CommandAnswer::Refused(why)) = runtime.command(Command::Leave).await {
         return Err(why);
     }
