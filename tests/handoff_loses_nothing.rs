@@ -6,7 +6,9 @@ use entity_runtime::{
     limits::Limits,
     load,
     placement::{Epoch, NodeName, ShardId, Shards},
-    store::{Batch, Founding, NoRoom, Ownership, OwnershipRecord, Store, TransferId, memory::MemoryStore},
+    store::{
+        Batch, Founding, NoRoom, Ownership, OwnershipRecord, RowType, Store, TransferId, memory::MemoryStore,
+    },
 };
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, named, with},
@@ -68,13 +70,14 @@ fn finish(source: &mut Driven, target: &mut Driven, epoch: Epoch) {
     source.settle();
     let mut told = std::mem::take(&mut source.handed_off);
     assert!(matches!(told.pop(), Some((SHARD, HandOffNews::Sealed { transfer: TRANSFER, .. }))));
-    let sections: Vec<Batch> = told
-        .into_iter()
-        .map(|(_, news)| match news {
-            HandOffNews::Section(TRANSFER, section) => section,
+    let (mut sections, mut images) = (Vec::new(), Vec::new());
+    for (_, news) in told {
+        match news {
+            HandOffNews::Section(TRANSFER, section) => sections.push(section),
+            HandOffNews::Hot(TRANSFER, hot) => images = hot,
             other => panic!("{other:?}"),
-        })
-        .collect();
+        }
+    }
     let accepted = Epoch(epoch.0 + 1);
     stage(target, accepted, &sections);
     let record = OwnershipRecord::Accept { transfer: TRANSFER, from: name("a"), rows: 0, hash: 0 };
@@ -83,6 +86,7 @@ fn finish(source: &mut Driven, target: &mut Driven, epoch: Epoch) {
     assert_eq!(target.handed_off.pop(), Some((SHARD, HandOffNews::Written(record))));
     let worker = target.worker_of(SHARD);
     target.step(worker, Event::Host { shard: SHARD });
+    target.step(worker, Event::Warm { shard: SHARD, images });
     target.step(1 - worker, Event::InNode { shard: SHARD, is: true });
     let sealed = source.store.ownership().unwrap().into_iter().find(|(shard, _)| *shard == SHARD);
     let Some((_, Ownership::Sealed { number, .. })) = sealed else { panic!("{sealed:?}") };
@@ -162,6 +166,33 @@ fn a_shard_moves_with_states_replies_and_streams() {
     exchange(&mut a, &mut b);
     assert_eq!(books(&mut a, &stays), Some((123, 0)));
     assert_eq!(books(&mut b, &key), Some((417, 540)));
+}
+
+#[test]
+fn who_was_busy_at_the_source_is_in_memory_at_the_target_before_anybody_asks() {
+    let (mut a, mut b) = nodes();
+    let busy = a.key_in("account", SHARD.0, 0);
+    let stays = a.key_in("account", 0, 0);
+    a.request(1, 1, envelope::<Account, _>(&busy, &Fund { cents: 500 }), true);
+    a.settle();
+    begin(&mut a, &b, Epoch(1));
+    end(&mut a, &mut b, Epoch(1));
+    let worker = b.worker_of(SHARD);
+    let in_memory = |node: &mut Driven| {
+        node.settle();
+        node.kernels[worker].activations().0
+    };
+    assert_eq!(in_memory(&mut b), 1);
+    // What another node makes up is passed over: no image, of no kind, of another shard, known already.
+    let image = |name: &str| [&[RowType::Image as u8], name.as_bytes()].concat();
+    let made_up = ["", "account", "nobody\0k", &format!("account\0{stays}"), &format!("account\0{busy}")];
+    let mut images: Vec<Vec<u8>> = made_up.iter().map(|name| image(name)).collect();
+    images.extend([vec![], vec![255; 9], b"account\0k".to_vec()]);
+    b.step(worker, Event::Warm { shard: SHARD, images: images.clone() });
+    b.step(worker, Event::Warm { shard: ShardId(0), images });
+    assert_eq!(in_memory(&mut b), 1);
+    b.images_held = true;
+    assert_eq!(books(&mut b, &busy), Some((500, 500)), "no image is waited for");
 }
 
 #[test]

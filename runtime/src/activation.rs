@@ -356,6 +356,11 @@ impl Activation {
         self.hash
     }
 
+    /// The messages in its mailbox, the first one first.
+    pub fn mail(&self) -> impl Iterator<Item = &Mail> {
+        self.mailbox.iter().flat_map(|mailbox| mailbox.iter())
+    }
+
     /// Messages in the mailbox.
     pub fn mailbox_len(&self) -> usize {
         self.mailbox.as_ref().map_or(0, |mailbox| mailbox.len())

@@ -32,6 +32,7 @@ mod event;
 mod feed;
 mod gauge;
 mod handoff;
+mod hot;
 mod lane;
 mod mailboxes;
 mod openings;
@@ -50,6 +51,7 @@ pub use event::{
 };
 pub use gauge::TurnGauge;
 pub use handoff::{HandOffNews, Order};
+pub use hot::HOT_MAX;
 pub use seat::Seat;
 pub use stuck::{Stuck, StuckPage};
 
@@ -252,6 +254,7 @@ impl Kernel {
             }
             Event::ListStuck { from, to } => self.list_stuck(from, to),
             Event::Host { shard } => self.host_shard(shard),
+            Event::Warm { shard, images } => self.warm(shard, images),
             Event::InNode { shard, is } => self.in_node[shard.0 as usize] = is,
             Event::SendAgain { target } => self.send_again(target),
             Event::HandOff { shard, order } => self.order(shard, order),

@@ -172,6 +172,8 @@ pub enum MoverAction {
     Order(ShardId, Order),
     /// Let the shard's kernel host it.
     Host(ShardId),
+    /// Behind [`MoverAction::Host`]: let it load the images with these row keys.
+    Warm(ShardId, Vec<Vec<u8>>),
     /// Read rows of a shard from a key on, about so many bytes, one row at least. A copy from the first key on begins behind
     /// what is durable by now: where loads would not find all of that, the store is maintained first.
     ReadRows {
@@ -406,6 +408,9 @@ impl Mover {
             HandOffNews::CopyFrom(transfer) => self.source_event(shard, transfer, SourceEvent::CopyFrom, now),
             HandOffNews::Section(transfer, section) => {
                 self.source_event(shard, transfer, SourceEvent::Section(section), now);
+            }
+            HandOffNews::Hot(transfer, keys) => {
+                self.source_event(shard, transfer, SourceEvent::Hot(keys), now);
             }
             HandOffNews::Sealed { transfer, epoch, number } => {
                 self.take_seal(shard, transfer, epoch, number, now);

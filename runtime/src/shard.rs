@@ -136,6 +136,8 @@ pub struct Shard {
     pub phase: ShardPhase,
     /// What arrived while it was loading.
     pub held: VecDeque<Arrival>,
+    /// Images to be loaded when it serves, by row key: its last owner says that they are wanted.
+    pub hot: Vec<Vec<u8>>,
     /// Counters.
     pub head: Head,
     /// Receiving ends, by source shard.
@@ -195,6 +197,7 @@ impl Shard {
             resets: 0,
             phase: ShardPhase::Loading,
             held: VecDeque::new(),
+            hot: Vec::new(),
             head: Head::default(),
             inboxes: BTreeMap::new(),
             outboxes: BTreeMap::new(),

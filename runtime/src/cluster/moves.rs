@@ -57,6 +57,10 @@ impl Coordinator {
                 self.shared.intakes[worker].push(Event::HandOff { shard, order });
             }
             MoverAction::Host(shard) => self.host(shard),
+            MoverAction::Warm(shard, images) => {
+                let worker = self.shared.worker_of(shard);
+                self.shared.intakes[worker].push(Event::Warm { shard, images });
+            }
             action @ (MoverAction::ReadRows { .. }
             | MoverAction::Clear { .. }
             | MoverAction::Stage { .. }

@@ -19,12 +19,17 @@ pub const PIECE_ROWS_MAX: u64 = DELETE_RANGE_MAX;
 
 const BATCH: u8 = 1;
 const END: u8 = 2;
+const HOT: u8 = 3;
+
+/// Most keys in a piece of hot images.
+const HOT_MAX: usize = 1 << 16;
 
 /// One piece of a shard on its way to another node.
 ///
 /// ```text
 /// piece := 1:u8, batch                             one section: rows (number 0), or a section of the source's log
 ///        | 2:u8, rows:varint, hash:u64le           the end: nothing comes behind it
+///        | 3:u8, (len:varint, key) ...             row keys of images that are wanted soon
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
@@ -32,6 +37,9 @@ pub enum Piece {
     Rows(Batch),
     /// A section of the source's log behind the rows, in order.
     Section(Batch),
+    /// Row keys of images that the target loads before anybody asks for them: of what was used last at the source. Nothing is
+    /// lost with them.
+    Hot(Vec<Vec<u8>>),
     /// The source's seal is durable and everything was sent.
     End {
         /// How many rows were in the pieces of rows.
@@ -63,6 +71,13 @@ impl Piece {
                 bytes.push(BATCH);
                 bytes.extend_from_slice(batch.bytes());
             }
+            Self::Hot(keys) => {
+                bytes.push(HOT);
+                for key in keys {
+                    put_varint(key.len() as u64, &mut bytes);
+                    bytes.extend_from_slice(key);
+                }
+            }
             Self::End { rows, hash } => {
                 bytes.push(END);
                 put_varint(*rows, &mut bytes);
@@ -88,6 +103,7 @@ impl Piece {
                 drop(sections);
                 Ok(if is_rows { Self::Rows(batch) } else { Self::Section(batch) })
             }
+            Some((&HOT, rest)) => Ok(Self::Hot(take_keys(rest).ok_or(BatchError)?)),
             Some((&END, mut rest)) => {
                 let rows = take_varint(&mut rest).ok_or(BatchError)?;
                 let hash = u64::from_le_bytes(rest.try_into().map_err(|_| BatchError)?);
@@ -96,6 +112,20 @@ impl Piece {
             _ => Err(BatchError),
         }
     }
+}
+
+fn take_keys(mut rest: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut keys = Vec::new();
+    while !rest.is_empty() {
+        let len = usize::try_from(take_varint(&mut rest)?).ok()?;
+        let (key, behind) = rest.split_at_checked(len)?;
+        if keys.len() == HOT_MAX {
+            return None;
+        }
+        keys.push(key.to_vec());
+        rest = behind;
+    }
+    Some(keys)
 }
 
 /// How many rows the writes of a batch touch, at the most.
@@ -157,10 +187,19 @@ mod tests {
             Piece::rows(ShardId(3), Epoch(3), &rows),
             Piece::rows(ShardId(3), Epoch(3), &[]),
             Piece::Section(section),
+            Piece::Hot(vec![b"one".to_vec(), Vec::new(), vec![7; 300]]),
             Piece::End { rows: 300, hash: u64::MAX },
         ] {
             assert_eq!(Piece::decode(&piece.encode()), Ok(piece));
         }
+    }
+
+    #[test]
+    fn keys_that_are_cut_or_too_many_are_refused() {
+        let piece = Piece::Hot(vec![b"key".to_vec()]).encode();
+        assert_eq!(Piece::decode(&piece[..piece.len() - 1]), Err(BatchError));
+        assert!(Piece::decode(&Piece::Hot(vec![Vec::new(); HOT_MAX]).encode()).is_ok());
+        assert_eq!(Piece::decode(&Piece::Hot(vec![Vec::new(); HOT_MAX + 1]).encode()), Err(BatchError));
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub enum SourceEvent {
     },
     /// A section of the shard is durable.
     Section(Batch),
+    /// Row keys of images that are wanted soon, of a shard whose seal is on its way.
+    Hot(Vec<Vec<u8>>),
     /// The seal is durable, and every section before it was given.
     Sealed,
     /// The kernel has lost the shard's memory, and with it what it was to give.
@@ -142,6 +144,8 @@ pub struct Source {
     last_of_rows: u64,
     chain: Chain,
     rows: u64,
+    /// Row keys of images that are wanted soon.
+    hot: Vec<Vec<u8>>,
     /// The end was sent, or is on its way.
     is_complete: bool,
     /// Since when the target is waited for, where it is.
@@ -205,6 +209,7 @@ impl Source {
             last_of_rows: 0,
             chain: Chain::default(),
             rows: 0,
+            hot: Vec::new(),
             is_complete: false,
             waits_since: now,
             sent_at: now,
@@ -257,6 +262,7 @@ impl Source {
                 self.reading = Reading::Failed;
             }
             SourceEvent::Section(batch) => self.section(batch),
+            SourceEvent::Hot(keys) if self.phase == Phase::Sealing => self.hot = keys,
             SourceEvent::Sealed if self.phase == Phase::Sealing => {
                 self.phase = Phase::Sealed;
                 if self.is_cut {
@@ -482,6 +488,9 @@ impl Source {
             }
             Phase::Sealed if self.backlog.is_empty() && !self.is_complete => {
                 self.is_complete = true;
+                if !self.hot.is_empty() {
+                    self.push(&Piece::Hot(self.hot.clone()), now);
+                }
                 let (rows, hash) = (self.rows, self.chain.digest());
                 self.push(&Piece::End { rows, hash }, now);
             }

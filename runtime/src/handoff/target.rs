@@ -64,8 +64,8 @@ pub enum TargetAction {
         /// Hash over all pieces.
         hash: u64,
     },
-    /// The shard is owned here: serve it.
-    Serve,
+    /// The shard is owned here: serve it, and load the images with these row keys soon.
+    Serve(Vec<Vec<u8>>),
     /// It is over, and what was staged may go.
     End(String),
 }
@@ -105,6 +105,8 @@ pub struct Target {
     staging: Option<u64>,
     /// Something was staged, so that there is something to accept.
     has_place: bool,
+    /// Row keys of images that are wanted soon.
+    hot: Vec<Vec<u8>>,
     /// The end was taken.
     is_complete: bool,
     /// Since when the source is waited for, where it is.
@@ -137,6 +139,7 @@ impl Target {
             waiting_bytes: 0,
             staging: None,
             has_place: false,
+            hot: Vec::new(),
             is_complete: false,
             waits_since: now,
             actions: Vec::new(),
@@ -199,7 +202,7 @@ impl Target {
             TargetEvent::Accepted if self.phase == Phase::Accepting => {
                 self.phase = Phase::Accepted;
                 self.send(Message::Accepted);
-                self.actions.push(TargetAction::Serve);
+                self.actions.push(TargetAction::Serve(std::mem::take(&mut self.hot)));
             }
             TargetEvent::Voided if self.phase == Phase::Accepting => self.write_accept(),
             TargetEvent::Tick => {
@@ -265,6 +268,7 @@ impl Target {
                 self.stage();
                 return;
             }
+            Piece::Hot(keys) => self.hot = keys,
             Piece::Rows(batch) | Piece::Section(batch) => {
                 let section = batch.sections().next().expect("a piece has one section");
                 if section.shard != self.transfer.shard {

@@ -188,6 +188,7 @@ impl World {
                     let id = self.source.as_ref().expect("it asked").transfer().id;
                     self.owned = Owned::Sealed(id);
                     self.gives_from = None;
+                    self.source_event(SourceEvent::Hot(vec![b"hot".to_vec()]));
                     self.source_event(SourceEvent::Sealed);
                 }
                 SourceAction::WriteMoved => {
@@ -232,7 +233,7 @@ impl World {
                     self.accepted = true;
                     self.target_event(TargetEvent::Accepted);
                 }
-                TargetAction::Serve => {}
+                TargetAction::Serve(_) => {}
                 TargetAction::End(_) => self.target = None,
             }
         }

@@ -490,7 +490,7 @@ impl Kernel {
     }
 
     /// A new activation asks for its image; a volatile one has none.
-    fn begin(&mut self, slot: Slot, kind: KindIndex, shard: ShardId, kind_name: &str, key: &str) {
+    pub(super) fn begin(&mut self, slot: Slot, kind: KindIndex, shard: ShardId, kind_name: &str, key: &str) {
         let kinds = self.kinds();
         let is_volatile = kinds.get(kind).is_volatile();
         let lane = self.host(shard).lane;

@@ -5,7 +5,7 @@ use super::{
     handoff::transfer_of,
 };
 use crate::{
-    activation::{Listener, Origin, Phase, ReplyTo, Slot},
+    activation::{Activation, Listener, Origin, Phase, ReplyTo, Slot},
     placement::ShardId,
     shard::{Kept, ShardPhase, ShardRows},
     store::{
@@ -16,6 +16,21 @@ use crate::{
     stream::Outbox,
 };
 use std::{collections::BTreeSet, time::Duration};
+
+/// Who waits for the answer to a message in a mailbox.
+pub(super) fn caller(origin: &Origin) -> Option<ReplyTo> {
+    match *origin {
+        Origin::Request { listener, .. } => Some(listener.to),
+        Origin::Query(to) | Origin::Volatile(Some(to)) => Some(to),
+        _ => None,
+    }
+}
+
+/// Kind and key of the entity whose image has this row key.
+pub(super) fn entity_of(image: &[u8]) -> Option<(&str, &str)> {
+    let name = image.strip_prefix(&[RowType::Image as u8])?;
+    std::str::from_utf8(name).ok()?.split_once('\0')
+}
 
 /// Row key of an entity's image.
 pub(super) fn image_key(kind: &str, key: &str) -> Vec<u8> {
@@ -211,7 +226,12 @@ impl Kernel {
         for arrival in arrivals {
             self.host(arrival.shard).held.push_back(arrival);
         }
-        for to in self.forget_activations(|kernel, shard| kernel.host(shard).lane == index) {
+        let mut callers = Vec::new();
+        self.forget_activations(
+            |kernel, shard| kernel.host(shard).lane == index,
+            |gone| callers.extend(gone.mail().filter_map(|mail| caller(&mail.origin))),
+        );
+        for to in callers {
             self.put_now(Output::Reply(to, Outcome::Unknown(VOIDED.into())));
         }
         for (feed, shard) in lost_feeds {
@@ -257,29 +277,25 @@ impl Kernel {
         self.counters.voided = accepted - accounted;
     }
 
-    /// Lets go of all activations of some shards. Returns the callers whose messages lay in their mailboxes.
-    pub(super) fn forget_activations(&mut self, of: impl Fn(&mut Self, ShardId) -> bool) -> Vec<ReplyTo> {
-        let mut callers = Vec::new();
+    /// Lets go of all activations of some shards.
+    pub(super) fn forget_activations(
+        &mut self,
+        of: impl Fn(&mut Self, ShardId) -> bool,
+        mut gone: impl FnMut(Activation),
+    ) {
         for index in 0..self.activations.slots() {
             let Some((slot, activation)) = self.activations.at(index) else { continue };
             let shard = activation.shard;
             if !of(self, shard) {
                 continue;
             }
-            let gone = self.activations.remove(slot).expect("just seen");
-            self.activation_bytes -= gone.weight as usize;
-            if let Some(trouble) = &gone.trouble {
+            let activation = self.activations.remove(slot).expect("just seen");
+            self.activation_bytes -= activation.weight as usize;
+            if let Some(trouble) = &activation.trouble {
                 self.retries.remove(&(trouble.retry_at, slot));
             }
-            for mail in gone.mailbox.into_iter().flat_map(|mailbox| *mailbox) {
-                match mail.origin {
-                    Origin::Request { listener, .. } => callers.push(listener.to),
-                    Origin::Query(to) | Origin::Volatile(Some(to)) => callers.push(to),
-                    _ => {}
-                }
-            }
+            gone(activation);
         }
-        callers
     }
 
     pub(super) fn shard_loaded(&mut self, resets: u64, owned: OwnedShard, rows: ShardRows) {
@@ -298,6 +314,7 @@ impl Kernel {
         let (lane, id) = (shard.lane, shard.id);
         let waiting = shard.waiting.len() as u64;
         let held = std::mem::take(&mut shard.held);
+        let hot = std::mem::take(&mut shard.hot);
         let targets: Vec<_> =
             shard.outboxes.iter().filter(|(_, outbox)| !outbox.is_empty()).map(|(id, _)| *id).collect();
         let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
@@ -317,6 +334,7 @@ impl Kernel {
         self.answer_openings(id);
         self.held_bytes -= held.iter().map(|arrival| arrival.envelope.len()).sum::<usize>();
         self.arrive(held.into());
+        self.warm(id, hot);
     }
 
     pub(super) fn images_loaded(&mut self, images: Vec<(ImageTicket, Option<Vec<u8>>)>) {

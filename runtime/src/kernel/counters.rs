@@ -144,7 +144,7 @@ impl Kernel {
 }
 
 /// Whether a message in a mailbox was counted as accepted.
-fn counts_as_accepted(origin: &Origin) -> bool {
+pub(super) fn counts_as_accepted(origin: &Origin) -> bool {
     match origin {
         Origin::Stream { .. } | Origin::Feed { .. } | Origin::Request { .. } | Origin::Reminder(_) => true,
         // A waiting message is never in a mailbox; queries and volatile messages are counted apart.

@@ -179,6 +179,13 @@ pub enum Event {
         /// Who is told.
         to: ReplyTo,
     },
+    /// A shard that came here: load the images with these row keys before anybody asks for them.
+    Warm {
+        /// The shard.
+        shard: ShardId,
+        /// As in [`HandOffNews::Hot`](super::HandOffNews::Hot), or of another node's making.
+        images: Vec<Vec<u8>>,
+    },
     /// This worker hosts a shard from now on: the store owns it.
     Host {
         /// The shard.

@@ -1,6 +1,9 @@
 //! What a hand-off asks of a kernel: to give a shard's sections, to seal it, to write who owns it (P18).
 
-use super::{Action, FeedNews, Kernel, Operated, Outcome, Output, SECTION_LEN};
+use super::{
+    Action, FeedNews, Kernel, Operated, Outcome, Output, SECTION_LEN, close::caller,
+    counters::counts_as_accepted, hot::Hot,
+};
 use crate::{
     placement::{Epoch, NodeName, ShardId},
     store::{Batch, OwnershipRecord, TransferId, batch::own},
@@ -16,6 +19,9 @@ pub enum HandOffNews {
     CopyFrom(TransferId),
     /// A section of the shard, alone in its batch, and the hand-off it is given for.
     Section(TransferId, Batch),
+    /// The shard is let go, its seal on its way to the log: the images of entities that had a message lately, the last ones
+    /// first, by row key. No more than [`HOT_MAX`](super::HOT_MAX), and nothing is lost with them.
+    Hot(TransferId, Vec<Vec<u8>>),
     /// The shard is sealed, and every section before the seal was given.
     Sealed {
         /// The hand-off.
@@ -39,6 +45,7 @@ impl HandOffNews {
         match self {
             Self::CopyFrom(transfer)
             | Self::Section(transfer, _)
+            | Self::Hot(transfer, _)
             | Self::Sealed { transfer, .. }
             | Self::Voided(transfer) => *transfer,
             Self::Written(record) => transfer_of(record),
@@ -145,8 +152,8 @@ impl Kernel {
     /// Lets go of a shard whose seal has its place in the lane. What has had no turn is not accepted any more: whoever sent
     /// it still has it, and is told to ask elsewhere.
     pub(super) fn leave(&mut self, id: ShardId) {
-        let before = self.audit().in_flight;
         let shard = self.host(id);
+        let transfer = shard.gives.expect("only a shard that is given is sealed");
         let (lane, resets, waiting) = (shard.lane, shard.resets, shard.waiting.len() as u64);
         let asked = std::mem::take(&mut shard.outbox_asked);
         let listeners = self.forget_memory(id);
@@ -165,11 +172,21 @@ impl Kernel {
         let operations = std::mem::take(&mut work.operations);
         self.starved.retain(|(_, target)| *target != id);
         self.forget_parked(id);
-        let callers = self.forget_activations(|_, shard| shard == id);
-        self.counters.voided += before - self.audit().in_flight;
+        let (mut callers, mut voided) = (Vec::new(), 0);
+        let mut hot = Hot::new(self.kinds(), self.seconds());
+        self.forget_activations(
+            |_, shard| shard == id,
+            |gone| {
+                callers.extend(gone.mail().filter_map(|mail| caller(&mail.origin)));
+                voided += gone.mail().filter(|mail| counts_as_accepted(&mail.origin)).count() as u64;
+                hot.look(&gone);
+            },
+        );
+        self.counters.voided += voided;
         for to in callers {
             self.put_now(Output::Reply(to, Outcome::Elsewhere));
         }
+        self.put_now(Output::HandOff(id, HandOffNews::Hot(transfer, hot.into_keys())));
         // Some of them wait for a message of the waiting queue, which moves along: under the same id they find it.
         for listener in listeners {
             self.put_now(Output::Reply(

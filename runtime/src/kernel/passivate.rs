@@ -12,7 +12,7 @@ const IMAGE_IDLE_SECONDS: u32 = 2;
 
 impl Kernel {
     /// From this mark on memory is short: seven eighths of what there is.
-    fn is_memory_short(&self) -> bool {
+    pub(super) fn is_memory_short(&self) -> bool {
         let max = self.limits.activation_bytes_max;
         max <= self.activation_bytes + max / 8
     }

@@ -46,9 +46,12 @@ impl Mover {
                     let order = Order::Write { epoch, number: 1, record };
                     self.actions.push(MoverAction::Order(shard, order));
                 }
-                TargetAction::Serve => {
+                TargetAction::Serve(hot) => {
                     self.targets.remove(&shard);
                     self.actions.push(MoverAction::Host(shard));
+                    if !hot.is_empty() {
+                        self.actions.push(MoverAction::Warm(shard, hot));
+                    }
                     let owner = self.config.here.clone();
                     self.actions.push(MoverAction::Announce(Announcement { shard, epoch, owner }));
                 }

@@ -176,6 +176,8 @@ impl World {
                 let owned = self.nodes[node].store.owned().unwrap();
                 let owned = owned.into_iter().find(|owned| owned.shard == shard).expect("it is owned here");
                 let (epoch, number) = (owned.epoch, owned.number + 1);
+                let hot = HandOffNews::Hot(transfer, vec![b"hot".to_vec()]);
+                self.tell(node, MoverEvent::News(shard, hot));
                 self.commit(node, shard, epoch, number, &OwnershipRecord::Seal { transfer, to });
                 // It was written, and then the lane was void.
                 if is_lost {
@@ -241,6 +243,7 @@ impl World {
                     self.tell(node, MoverEvent::Ownership { shard, read, ownership });
                 }
                 MoverAction::Alarm(what) => panic!("n{node}: {what}"),
+                MoverAction::Warm(_, images) => assert_eq!(images, [b"hot"]),
                 MoverAction::Host(_) | MoverAction::Routed(_) | MoverAction::Reopened(_) => {}
             }
         }

@@ -158,6 +158,10 @@ impl Sim {
                 self.tell(at, worker, Event::HandOff { shard, order });
             }
             MoverAction::Host(shard) => self.host(at, shard),
+            MoverAction::Warm(shard, images) => {
+                let worker = self.worker_of(shard);
+                self.tell(at, worker, Event::Warm { shard, images });
+            }
             MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes } => {
                 match load::rows_to_copy(&*store, shard, epoch, &from, bytes) {
                     Ok((rows, next)) => {

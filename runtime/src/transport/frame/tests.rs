@@ -150,8 +150,49 @@ fn news() -> impl Strategy<Value = FeedNews> {
     ]
 }
 
-fn frame() -> impl Strategy<Value = Frame> {
+/// What nodes say to each other about the cluster, and about a connection.
+fn control() -> impl Strategy<Value = Frame> {
     let bytes = || vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+    let route = (shard(), any::<u64>(), "[a-z0-9.:-]{1,20}").prop_map(|(shard, epoch, owner)| Route {
+        shard,
+        epoch: Epoch(epoch),
+        owner: owner.parse().unwrap(),
+    });
+    let heard = proptest::option::of((any::<u64>(), "[a-z0-9.:-]{1,20}"));
+    let known = (shard(), any::<u64>(), heard).prop_map(|(shard, held, heard)| KnownEpoch {
+        shard,
+        held: Epoch(held),
+        heard: heard.map(|(epoch, owner)| Route {
+            shard,
+            epoch: Epoch(epoch),
+            owner: owner.parse().unwrap(),
+        }),
+    });
+    let closing = prop_oneof![
+        Just(CloseReason::Stopping),
+        Just(CloseReason::Replaced),
+        text().prop_map(CloseReason::Violation)
+    ];
+    prop_oneof![
+        any::<u64>().prop_map(Frame::Credit),
+        Just(Frame::Ping),
+        Just(Frame::Pong),
+        closing.prop_map(Frame::Close),
+        bytes().prop_map(Frame::Membership),
+        bytes().prop_map(Frame::Members),
+        bytes().prop_map(Frame::HandOff),
+        (any::<u64>(), bytes()).prop_map(|(slot, command)| Frame::Command { slot, command }),
+        (any::<u64>(), bytes()).prop_map(|(slot, answer)| Frame::CommandAnswer { slot, answer }),
+        vec(route, 0..4).prop_map(Frame::Moved),
+        (any::<u64>(), vec(shard(), 0..4)).prop_map(|(slot, shards)| {
+            let shards = shards.into_iter().map(AskedShard).collect();
+            Frame::AskEpochs { slot, shards }
+        }),
+        (any::<u64>(), vec(known, 0..4)).prop_map(|(slot, epochs)| Frame::Epochs { slot, epochs }),
+    ]
+}
+
+fn frame() -> impl Strategy<Value = Frame> {
     let feed = || (any::<u64>(), any::<u128>().prop_map(FeedId));
     let streamed = (shard(), shard(), any::<u64>(), envelope())
         .prop_map(|(source, target, number, envelope)| StreamMessage { source, target, number, envelope });
@@ -175,47 +216,10 @@ fn frame() -> impl Strategy<Value = Frame> {
         .prop_map(|(slot, shard, hops, way, envelope)| Request { slot, shard, hops, way, envelope });
     let fed_message = (shard(), any::<u64>(), any::<u64>(), envelope())
         .prop_map(|(shard, number, own, envelope)| FeedMessage { shard, number, own, envelope });
-    let route = (shard(), any::<u64>(), "[a-z0-9.:-]{1,20}").prop_map(|(shard, epoch, owner)| Route {
-        shard,
-        epoch: Epoch(epoch),
-        owner: owner.parse().unwrap(),
-    });
     let question = prop_oneof![
         (any::<u64>(), any::<u64>())
             .prop_map(|(own, digest)| FeedQuestion::Claim(FeedIdentity { own, digest })),
         Just(FeedQuestion::Resume),
-    ];
-    let heard = proptest::option::of((any::<u64>(), "[a-z0-9.:-]{1,20}"));
-    let known = (shard(), any::<u64>(), heard).prop_map(|(shard, held, heard)| KnownEpoch {
-        shard,
-        held: Epoch(held),
-        heard: heard.map(|(epoch, owner)| Route {
-            shard,
-            epoch: Epoch(epoch),
-            owner: owner.parse().unwrap(),
-        }),
-    });
-    let closing = prop_oneof![
-        Just(CloseReason::Stopping),
-        Just(CloseReason::Replaced),
-        text().prop_map(CloseReason::Violation)
-    ];
-    let control = prop_oneof![
-        any::<u64>().prop_map(Frame::Credit),
-        Just(Frame::Ping),
-        Just(Frame::Pong),
-        closing.prop_map(Frame::Close),
-        bytes().prop_map(Frame::Membership),
-        bytes().prop_map(Frame::Members),
-        bytes().prop_map(Frame::HandOff),
-        (any::<u64>(), bytes()).prop_map(|(slot, command)| Frame::Command { slot, command }),
-        (any::<u64>(), bytes()).prop_map(|(slot, answer)| Frame::CommandAnswer { slot, answer }),
-        vec(route, 0..4).prop_map(Frame::Moved),
-        (any::<u64>(), vec(shard(), 0..4)).prop_map(|(slot, shards)| {
-            let shards = shards.into_iter().map(AskedShard).collect();
-            Frame::AskEpochs { slot, shards }
-        }),
-        (any::<u64>(), vec(known, 0..4)).prop_map(|(slot, epochs)| Frame::Epochs { slot, epochs }),
     ];
     let feeds = prop_oneof![
         (any::<u64>(), "[a-z]{1,9}").prop_map(|(slot, name)| Frame::OpenFeed { slot, name }),
@@ -239,7 +243,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         feed().prop_map(|(slot, feed)| Frame::CloseFeed { slot, feed }),
     ];
     prop_oneof![
-        control,
+        control(),
         feeds,
         vec(streamed, 0..4).prop_map(Frame::Messages),
         vec((shard(), envelope()), 0..4).prop_map(|messages| Frame::Volatile(
