@@ -264,6 +264,9 @@ impl Target {
                         "what came is not what was sent: {had} rows of {rows}, hash {mine:016x} and not {hash:016x}"
                     ));
                 }
+                if !self.has_place && self.staging.is_none() && self.waiting.is_empty() {
+                    return self.give_up("the end came without any rows before it".into());
+                }
                 self.is_complete = true;
                 self.stage();
                 return;

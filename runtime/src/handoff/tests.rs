@@ -484,6 +484,17 @@ fn what_a_piece_may_make_of_its_bytes_is_bounded() {
 }
 
 #[test]
+fn an_end_with_nothing_before_it_is_given_up() {
+    let now = Timestamp::from_millis(1);
+    let (mut target, _) = Target::new(World::transfer(TransferId(1)), 7, 5, 0, HandOffLimits::default(), now);
+    target.step(TargetEvent::Cleared(5), now);
+    // It is true as far as it goes, but there is no staging that could be accepted.
+    let body = Piece::End { rows: 0, hash: super::pieces::Chain::default().digest() }.encode();
+    let given_up = target.step(TargetEvent::Heard(Message::Piece { attempt: 7, number: 1, body }), now);
+    assert!(matches!(given_up[..], [TargetAction::Send(Message::Lost { attempt: 7 }), TargetAction::End(_)]));
+}
+
+#[test]
 fn a_source_is_patient_with_its_own_node_and_not_with_its_target() {
     let (limits, begin) = (HandOffLimits::default(), Timestamp::from_millis(1));
     let (mut source, _) = Source::offer(World::transfer(TransferId(1)), 7, 0, limits.clone(), begin);

@@ -12,6 +12,7 @@ use crate::{
     timestamp::Timestamp,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Node 0, and what it was told.
 struct Hand {
@@ -197,8 +198,14 @@ impl Hand {
 
     /// All pieces of a shard without rows. Returns the order to accept it.
     fn accept(&mut self, transfer: &Transfer, attempt: u64) -> Vec<MoverAction> {
-        let body = Piece::End { rows: 0, hash: 0 }.encode();
-        let accepted = self.hear(transfer.shard, transfer.id, Message::Piece { attempt, number: 1, body });
+        let shard = transfer.shard;
+        let body = Piece::rows(shard, transfer.epoch, &[]).encode();
+        let hash = xxh3_64_with_seed(&body, 0);
+        let staged = self.hear(shard, transfer.id, Message::Piece { attempt, number: 1, body });
+        let [MoverAction::Stage { place, .. }] = staged[..] else { panic!("{staged:?}") };
+        self.step(MoverEvent::Staged { shard, place });
+        let body = Piece::End { rows: 0, hash }.encode();
+        let accepted = self.hear(shard, transfer.id, Message::Piece { attempt, number: 2, body });
         assert!(matches!(accepted[..], [MoverAction::Order(_, Order::Write { .. })]), "{accepted:?}");
         accepted
     }

@@ -68,24 +68,23 @@ impl Inner {
         while !stays.is_empty() {
             let _ingesting = self.ingesting();
             let mut rows: Vec<Bookkeeping> = Vec::new();
-            let mut dropped = 0;
+            let (mut looked_at, mut dropped) = (0, Vec::new());
             for &(shard, stay) in stays {
                 // Looked up anew each time: if it was dropped meanwhile, a staging may lie there that is not over.
-                let is_over = lock(&self.ended).contains(&(shard, stay));
-                if is_over && !self.drop_some(shard, stay, &mut rows)? {
-                    break;
+                if lock(&self.ended).contains(&(shard, stay)) {
+                    if !self.drop_some(shard, stay, &mut rows)? {
+                        break;
+                    }
+                    dropped.push((shard, stay));
                 }
-                dropped += 1;
+                looked_at += 1;
             }
             if !rows.is_empty() {
                 self.checkpoint.ingest(&mut Changes::new(rows))?;
             }
-            let (done, left) = stays.split_at(dropped);
-            let mut ended = lock(&self.ended);
-            for stay in done {
-                ended.remove(stay);
-            }
-            stays = left;
+            // Not those that were not over: one of them may be by now, and its rows are there.
+            lock(&self.ended).retain(|stay| !dropped.contains(stay));
+            stays = &stays[looked_at..];
         }
         Ok(())
     }

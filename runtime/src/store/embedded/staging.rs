@@ -48,23 +48,30 @@ impl Inner {
         if taken.is_empty() {
             return answers;
         }
-        let staged = {
-            let _ingesting = self.ingesting();
-            self.checkpoint.ingest(&mut Staged::new(&taken))
-        };
+        let mut staged = vec![self.ingest_staged(&taken)];
+        if 1 < taken.len() && staged[0].as_ref().is_err_and(is_full) {
+            // A large one leaves no room for the others, which may fit.
+            staged = taken.iter().map(|staging| self.ingest_staged(std::slice::from_ref(staging))).collect();
+        }
         let mut shards = lock(&self.stagings);
-        for staging in &taken {
-            if staged.is_ok() {
-                shards.note(staging.shard);
+        for (at, staging) in taken.iter().enumerate() {
+            match staged.get(at).unwrap_or(&staged[0]) {
+                Ok(()) => shards.note(staging.shard),
+                Err(error) => {
+                    let error = io::Error::new(error.kind(), error.to_string());
+                    let asked = stagings.iter().zip(&mut answers);
+                    let mut answer = asked.filter(|(to, answer)| to.shard == staging.shard && answer.is_ok());
+                    *answer.next().expect("it was taken up").1 = Err(error.into());
+                }
             }
             shards.put_down(staging.shard);
         }
-        if let Err(error) = staged {
-            for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
-                *answer = Err(io::Error::new(error.kind(), error.to_string()).into());
-            }
-        }
         answers
+    }
+
+    fn ingest_staged(&self, stagings: &[ToStage<'_>]) -> io::Result<()> {
+        let _ingesting = self.ingesting();
+        self.checkpoint.ingest(&mut Staged::new(stagings))
     }
 
     fn take_up(&self, staging: &ToStage<'_>) -> Result<(), StageError> {

@@ -11,8 +11,8 @@ use crate::store::embedded::checkpoint::PREFIX;
 use crate::store::embedded::{EmbeddedStore, OpenError, lock};
 use crate::store::fence::Fence;
 use crate::store::{
-    Batch, CommitError, Lane, LaneId, LoadError, Ownership, OwnershipRecord, StagedRow, Store, TransferId,
-    Write,
+    Batch, CommitError, Lane, LaneId, LoadError, Ownership, OwnershipRecord, StageError, StagedRow, Store,
+    ToStage, TransferId, Write,
 };
 
 const LANE: LaneId = LaneId(0);
@@ -460,8 +460,8 @@ fn what_is_staged_on_a_full_disk_is_refused_whole_and_taken_when_there_is_room()
     let (shard, epoch, id) = (ShardId(0), Epoch(5), TransferId(11));
     let value = vec![1; 10_000];
     let rows: [StagedRow<'_>; 1] = [(b"k", Some(&value))];
-    let full = |refused: Result<(), crate::store::StageError>| {
-        assert!(matches!(refused, Err(crate::store::StageError::Full)), "{refused:?}");
+    let full = |refused: Result<(), StageError>| {
+        assert!(matches!(refused, Err(StageError::Full)), "{refused:?}");
     };
     disk.set_capacity(Some(disk.used()));
     store.begin_staging(shard, epoch, id).unwrap();
@@ -479,4 +479,33 @@ fn what_is_staged_on_a_full_disk_is_refused_whole_and_taken_when_there_is_room()
     store.maintain().unwrap();
     assert_eq!(store.load_shard(shard, epoch).unwrap().len(), 2);
     assert!(matches!(store.load_shard(shard, Epoch(1)), Err(LoadError::NotOwned(_))));
+}
+
+#[test]
+fn a_shard_that_fits_is_staged_beside_one_that_does_not() {
+    let disk = founded();
+    let store = open(&disk).unwrap();
+    let mut lane = store.open_lane(LANE);
+    let (transfer, to) = (TransferId(10), "b".parse().unwrap());
+    let records =
+        [OwnershipRecord::Seal { transfer, to }, OwnershipRecord::Moved { transfer, epoch: Epoch(2) }];
+    for shard in [ShardId(0), ShardId(1)] {
+        for (number, record) in (1..).zip(&records) {
+            let mut batch = Batch::new();
+            batch.section(shard, Epoch(1), number, |out| own(record, out));
+            lane.commit(&[batch]).unwrap();
+        }
+        store.begin_staging(shard, Epoch(5), TransferId(11)).unwrap();
+    }
+    let (large, small) = (vec![1; 100_000], vec![1; 10]);
+    let rows: [[StagedRow<'_>; 1]; 2] = [[(b"k", Some(&large))], [(b"k", Some(&small))]];
+    let to_stage = [0, 1].map(|shard| ToStage {
+        shard: ShardId(shard),
+        epoch: Epoch(5),
+        transfer: TransferId(11),
+        rows: &rows[shard as usize],
+    });
+    disk.set_capacity(Some(disk.used() + 20_000));
+    let staged = store.stage_all(&to_stage);
+    assert!(matches!(staged[..], [Err(StageError::Full), Ok(())]), "{staged:?}");
 }
