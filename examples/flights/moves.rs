@@ -42,16 +42,21 @@ impl Moves {
             sum.moved += moves.moved;
             sum.stall_us_sum += moves.stall_us_sum;
             sum.stall_us_max = sum.stall_us_max.max(moves.stall_us_max);
+            sum.stall_us_p99 = sum.stall_us_p99.max(moves.stall_us_p99);
         }
         let millis = |us: u64| format!("{}.{} ms", number(us / 1_000), us / 100 % 10);
-        let mut lines =
-            vec![["from node", "shards moved", "mean stall", "longest stall"].map(str::to_owned).to_vec()];
+        let mut lines = vec![
+            ["from node", "shards moved", "mean stall", "p99 stall", "longest stall"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         for (node, moves) in by_node {
             let mean = moves.stall_us_sum.checked_div(moves.moved);
             lines.push(vec![
                 node.to_string(),
                 number(moves.moved),
                 mean.map_or("-".to_owned(), millis),
+                mean.map_or("-".to_owned(), |_| millis(moves.stall_us_p99)),
                 mean.map_or("-".to_owned(), |_| millis(moves.stall_us_max)),
             ]);
         }

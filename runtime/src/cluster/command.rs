@@ -132,6 +132,8 @@ pub struct MoveStatus {
     pub stall_us_max: u64,
     /// The sum of these times.
     pub stall_us_sum: u64,
+    /// 99 in 100 of the last 1,024 shards stood still for no longer than this.
+    pub stall_us_p99: u64,
 }
 
 /// The [`Counters`] of a node, as they travel.

@@ -8,7 +8,7 @@ mod operating;
 pub(crate) use door::Door;
 
 use super::{
-    ClusterConfig, Command, CommandAnswer, JoinError, MoveStatus, Network, connections::Connected,
+    ClusterConfig, Command, CommandAnswer, JoinError, Network, connections::Connected, status::Moves,
     storage::Job,
 };
 use crate::{
@@ -180,7 +180,7 @@ pub(super) struct Coordinator {
     dialling: BTreeSet<String>,
     /// Shards on their way out, since when they stand still.
     pub(super) sealed_at: BTreeMap<ShardId, Timestamp>,
-    pub(super) moves: MoveStatus,
+    pub(super) moves: Moves,
     /// Operators who wait until a node is forgotten.
     forgetting: BTreeMap<NodeName, Vec<Asker>>,
     /// What an operator asks of all others, for one of them is destroyed.

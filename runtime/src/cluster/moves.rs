@@ -84,11 +84,7 @@ impl Coordinator {
         let (epoch, owner) = (epoch, owner.clone());
         self.shared.links.set_there(shard, &owner);
         if let Some(since) = self.sealed_at.remove(&shard) {
-            let stall = self.now().since(since);
-            let stall_us = u64::try_from(stall.as_micros()).unwrap_or(u64::MAX);
-            self.moves.moved += 1;
-            self.moves.stall_us_max = self.moves.stall_us_max.max(stall_us);
-            self.moves.stall_us_sum += stall_us;
+            self.moves.add(self.now().since(since));
         }
         tracing::debug!(%shard, epoch = epoch.0, %owner, "routed");
         // Clients of this node may be connected with no other.

@@ -1,8 +1,39 @@
 //! What a node says of itself to operators.
 
-use super::{MemberStatus, NodeStatus, ShardStatus, coordinator::Coordinator};
+use super::{MemberStatus, MoveStatus, NodeStatus, ShardStatus, coordinator::Coordinator};
 use crate::{kernel::Counters, membership::NodeState};
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+/// Of how many moves the times are kept.
+const MOVES_KEPT: usize = 1_024;
+
+/// How long the shards that left stood still.
+#[derive(Default)]
+pub(super) struct Moves {
+    all: MoveStatus,
+    last_us: VecDeque<u64>,
+}
+
+impl Moves {
+    pub(super) fn add(&mut self, stall: Duration) {
+        let stall_us = u64::try_from(stall.as_micros()).unwrap_or(u64::MAX);
+        self.all.moved += 1;
+        self.all.stall_us_max = self.all.stall_us_max.max(stall_us);
+        self.all.stall_us_sum = self.all.stall_us_sum.saturating_add(stall_us);
+        self.last_us.push_back(stall_us);
+        if MOVES_KEPT < self.last_us.len() {
+            self.last_us.pop_front();
+        }
+    }
+
+    fn status(&self) -> MoveStatus {
+        let mut sorted: Vec<u64> = self.last_us.iter().copied().collect();
+        sorted.sort_unstable();
+        let p99 = (sorted.len() * 99).div_ceil(100);
+        let stall_us_p99 = p99.checked_sub(1).map_or(0, |at| sorted[at]);
+        MoveStatus { stall_us_p99, ..self.all }
+    }
+}
 
 impl Coordinator {
     pub(super) fn status(&self) -> NodeStatus {
@@ -47,11 +78,32 @@ impl Coordinator {
             shards: shards.collect(),
             going: going as u64,
             coming: coming as u64,
-            moves: self.moves,
+            moves: self.moves.status(),
             counters: counters.into(),
             uptime_ms: u64::try_from(self.now().since(self.started).as_millis()).unwrap_or(u64::MAX),
             activations,
             is_quiet: stats.iter().all(|stats| stats.quiet),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stalls_are_told_of_all_moves_and_ranked_among_the_last() {
+        let mut moves = Moves::default();
+        assert_eq!(moves.status(), MoveStatus::default());
+        moves.add(Duration::from_millis(70));
+        let first = MoveStatus { moved: 1, stall_us_max: 70_000, stall_us_sum: 70_000, stall_us_p99: 70_000 };
+        assert_eq!(moves.status(), first);
+        (1..=MOVES_KEPT as u64).for_each(|micros| moves.add(Duration::from_micros(micros)));
+        let status = moves.status();
+        assert_eq!((status.moved, status.stall_us_max), (MOVES_KEPT as u64 + 1, 70_000));
+        assert_eq!(
+            status.stall_us_p99, 1_014,
+            "of 1,024 ten were longer, and the first one is not among them"
+        );
     }
 }

@@ -6,8 +6,9 @@ use super::{
 use crate::{
     clock::random_u128,
     cluster::{
-        Begin, Identity, MoveStatus, Network,
+        Begin, Identity, Network,
         joining::kept_seeds,
+        status::Moves,
         storage::{self, KNOWN_NODES},
     },
     membership::{
@@ -143,7 +144,7 @@ impl Door {
             clients: Vec::new(),
             dialling: BTreeSet::new(),
             sealed_at: BTreeMap::new(),
-            moves: MoveStatus::default(),
+            moves: Moves::default(),
             forgetting: BTreeMap::new(),
             inquiry: None,
             not_kept: None,

@@ -19,7 +19,7 @@ async fn answers_of(statuses: &[NodeStatus]) -> Answers {
 #[tokio::test]
 async fn every_node_has_its_line_and_every_shard_its_owner() {
     let [a, mut b] = three();
-    b.moves = MoveStatus { moved: 4, stall_us_max: 21_000, stall_us_sum: 50_400 };
+    b.moves = MoveStatus { moved: 4, stall_us_max: 21_000, stall_us_sum: 50_400, stall_us_p99: 20_000 };
     b.going = 2;
     b.shards[2].epoch = 7;
     let rates = BTreeMap::from([(name("a"), 1_200_000)]);
