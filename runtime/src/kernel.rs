@@ -71,6 +71,7 @@ use counters::Counts;
 use feed::OpenFeed;
 pub use lane::OPERATIONS_MAX;
 use lane::{LaneWork, MARK_LEN, MARKS_LEN, Operated, Operation, ROW_LEN, SECTION_LEN};
+use openings::Ends;
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
@@ -104,6 +105,8 @@ pub struct Kernel {
     lane_of: Vec<LaneId>,
     /// By shard number: whether a worker of this node hosts it, so that its lane is one of this node's.
     in_node: Vec<bool>,
+    /// By shard number: whether it came to this node in this run.
+    came: Vec<bool>,
     /// By shard number: resets of those that were hosted here and have left, so that no late answer to an earlier stay
     /// meets a later one (P12).
     left: BTreeMap<ShardId, u64>,
@@ -125,7 +128,7 @@ pub struct Kernel {
     /// Streams refused from some number on, as (source, target): their senders wait to hear that there is room.
     starved: BTreeSet<(ShardId, ShardId)>,
     /// Streams whose ends do not fit, as (source, target): nothing is sent or taken in them.
-    parked: BTreeSet<(ShardId, ShardId)>,
+    parked: BTreeMap<(ShardId, ShardId), Ends>,
     /// Number of the last opening; the first one is anywhere.
     opening: u64,
     /// Openings of streams to shards that are loading, the newest of each.
@@ -178,6 +181,7 @@ impl Kernel {
             lanes: lane_ids.into_iter().map(LaneWork::new).collect(),
             lane_of,
             in_node,
+            came: layout.iter().map(|_| false).collect(),
             left: BTreeMap::new(),
             activations: Activations::default(),
             activation_bytes: 0,
@@ -190,7 +194,7 @@ impl Kernel {
             open_feeds: BTreeMap::new(),
             starved: BTreeSet::new(),
             refused_feeds: BTreeSet::new(),
-            parked: BTreeSet::new(),
+            parked: BTreeMap::new(),
             opening: seed,
             held_openings: BTreeMap::new(),
             effects: Effects::new(),
@@ -255,7 +259,7 @@ impl Kernel {
             Event::ListStuck { from, to } => self.list_stuck(from, to),
             Event::Host { shard } => self.host_shard(shard),
             Event::Warm { shard, images } => self.warm(shard, images),
-            Event::InNode { shard, is } => self.in_node[shard.0 as usize] = is,
+            Event::InNode { shard, is } => self.is_in_node(shard, is),
             Event::SendAgain { target } => self.send_again(target),
             Event::HandOff { shard, order } => self.order(shard, order),
             Event::Tick => self.tick(),
@@ -512,6 +516,7 @@ impl Kernel {
         if !self.draining {
             self.fire_reminders();
             self.resend();
+            self.ask_again();
         }
         self.retry_failing();
         self.passivate();

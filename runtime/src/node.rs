@@ -172,7 +172,9 @@ impl Shared {
                     receipts[self.worker_of(receipt.source)].push(receipt);
                 }
                 Output::Receipt(receipt) => far.push(receipt),
-                // Of two ends in one node neither asks; one that has come here is sent to again.
+                Output::Opening(opening) if self.links.is_here(opening.to()) => {
+                    self.intakes[self.worker_of(opening.to())].push(Event::Openings(vec![opening]));
+                }
                 Output::Opening(opening) => self.links.opening(opening),
                 Output::Hand(arrival) => arrivals.push(arrival),
                 Output::HandOff(shard, news) => {

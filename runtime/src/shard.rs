@@ -22,7 +22,10 @@ use crate::{
     timestamp::Timestamp,
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 /// Last byte of the key of a feed's row: its marks.
 pub const FEED_MARKS: u8 = 0;
@@ -119,6 +122,15 @@ impl Kept {
     }
 }
 
+/// A stream's receiver was asked how far it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking {
+    /// When it is asked again.
+    pub again: Timestamp,
+    /// The pause before that.
+    pub pause: Duration,
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -150,6 +162,8 @@ pub struct Shard {
     pub trims: BTreeSet<ShardId>,
     /// Targets with something handed and not acknowledged, and since when.
     pub unanswered: BTreeMap<ShardId, Timestamp>,
+    /// Targets that were asked to open their stream, and when they are asked again.
+    pub asking: BTreeMap<ShardId, Asking>,
     /// Feeds.
     pub feeds: BTreeMap<FeedId, Feed>,
     /// Who has the names of feeds whose claims lie here.
@@ -204,6 +218,7 @@ impl Shard {
             outbox_bytes: 0,
             trims: BTreeSet::new(),
             unanswered: BTreeMap::new(),
+            asking: BTreeMap::new(),
             feeds: BTreeMap::new(),
             claims: BTreeMap::new(),
             requests: Requests::default(),

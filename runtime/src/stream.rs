@@ -169,13 +169,15 @@ pub struct Outbox {
     bytes_in_memory: usize,
     /// Everything up to here has been handed to the receiver.
     handed: u64,
+    /// The receiver can have seen numbers up to here: what was found in the store, and what was handed since.
+    told: u64,
     /// Everything up to here has been deleted from the store.
     trimmed: u64,
     /// Messages behind the front are being read.
     loading: bool,
     /// The receiver had no room from this number on, and has not said that it has again.
     refused: Option<u64>,
-    /// Whether the receiver has said how far it is, where that is on another node.
+    /// Whether the receiver has said how far it is, where it is asked for that.
     opening: Opening,
 }
 
@@ -211,6 +213,7 @@ impl Outbox {
             bytes: 0,
             bytes_in_memory: 0,
             handed: last,
+            told: last,
             trimmed: last,
             loading: false,
             refused: None,
@@ -228,14 +231,9 @@ impl Outbox {
         self.opening == Opening::Open
     }
 
-    /// Asks the receiver how far it is, under this number. False: it was asked before.
-    #[must_use]
-    pub fn ask(&mut self, number: u64) -> bool {
-        let is_shut = self.opening == Opening::Shut;
-        if is_shut {
-            self.opening = Opening::Asked(number);
-        }
-        is_shut
+    /// Asks the receiver how far it is, under this number. What was asked before counts no more.
+    pub fn ask(&mut self, number: u64) {
+        self.opening = Opening::Asked(number);
     }
 
     /// The receiver has answered, which opens the stream. False: this is not what it was asked last.
@@ -251,6 +249,12 @@ impl Outbox {
     /// The receiver is to be asked before anything is handed over.
     pub fn shut(&mut self) {
         self.opening = Opening::Shut;
+    }
+
+    /// The highest number that the receiver can have seen. Messages that wait to be handed over for the first time are above
+    /// it, however many there are.
+    pub fn told(&self) -> u64 {
+        self.told
     }
 
     /// Number of the last message ever sent; 0 before the first.
@@ -340,6 +344,11 @@ impl Outbox {
         Some((self.behind_front(), (most - self.front.len() as u64).min(self.stored())))
     }
 
+    /// Whether messages are being read, after which it goes on.
+    pub fn is_loading(&self) -> bool {
+        self.loading
+    }
+
     /// Takes what was read behind the front. Returns false where it is not what was asked for.
     pub fn loaded(&mut self, from: u64, envelopes: Vec<Bytes>) -> bool {
         let asked = std::mem::take(&mut self.loading) && from == self.behind_front();
@@ -361,6 +370,7 @@ impl Outbox {
         debug_assert!(self.first <= number, "an acknowledged message was handed before");
         let envelope = self.front[(number - self.first) as usize].clone();
         self.handed = number;
+        self.told = self.told.max(number);
         Some((number, envelope))
     }
 
@@ -373,10 +383,6 @@ impl Outbox {
     pub fn rewind(&mut self) {
         self.handed = self.first - 1;
         self.refused = None;
-        // A question that was not answered is put again; one that was stays answered.
-        if self.opening != Opening::Open {
-            self.opening = Opening::Shut;
-        }
     }
 
     /// The receiver refused from this number on: nothing is handed over before [`Outbox::go_on`], the acknowledgement of
@@ -449,7 +455,7 @@ impl Outbox {
         self.bytes += envelope.len();
         self.bytes_in_memory += envelope.len();
         self.front.push_back(envelope);
-        self.last = number;
+        (self.last, self.told) = (number, number);
         true
     }
 
@@ -459,7 +465,7 @@ impl Outbox {
         if through <= self.last || self.front.is_empty() || through == u64::MAX {
             return false;
         }
-        self.last = through;
+        (self.last, self.told) = (through, through);
         self.bytes += bytes;
         true
     }

@@ -322,7 +322,7 @@ pub struct Receipt {
     pub go_on: bool,
 }
 
-/// Said before the first message of a stream goes to another node: the two ends compare how far they are (P19).
+/// Said before the first message of a stream goes to another node or a shard that has come: the two ends compare how far they are (P19).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
     /// The sending shard.
@@ -342,7 +342,7 @@ pub enum OpeningWord {
     Sender {
         /// First number it keeps; one above `last` where it keeps none.
         first: u64,
-        /// Last number it has given.
+        /// The highest number that the receiver can have seen.
         last: u64,
         /// It has found that the ends do not fit, and waits for no answer.
         parks: bool,

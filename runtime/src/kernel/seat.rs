@@ -52,6 +52,15 @@ impl Kernel {
         if self.shard(id).is_none() {
             self.seat(id);
             self.load_shard(id);
+            self.has_come(id);
+        }
+    }
+
+    /// A worker of this node hosts a shard from now on, or none does any more.
+    pub(super) fn is_in_node(&mut self, id: ShardId, is: bool) {
+        self.in_node[id.0 as usize] = is;
+        if is {
+            self.has_come(id);
         }
     }
 
@@ -77,15 +86,12 @@ impl Kernel {
     pub(super) fn send_again(&mut self, target: ShardId) {
         for at in 0..self.hosted.len() {
             let id = self.hosted[at];
-            if !self.in_node[target.0 as usize] {
-                // Compared again.
-                self.parked.remove(&(id, target));
-            }
             let shard = self.host(id);
             let lane = shard.lane;
             let Some(outbox) = shard.outboxes.get_mut(&target) else { continue };
             // Who has the receiving end now, and from which disk, is to be seen.
             outbox.shut();
+            shard.asking.remove(&target);
             if !outbox.is_empty() {
                 outbox.rewind();
                 shard.unanswered.remove(&target);

@@ -130,7 +130,7 @@ impl Kernel {
         let Some(outbox) = shard.outboxes.get_mut(&target) else { return };
         let (bytes, in_memory) = (outbox.bytes(), outbox.bytes_in_memory());
         // A receipt from before a reset may be ahead of what was loaded back only if the store lost what it synced.
-        if outbox.last() < receipt.through {
+        if outbox.told() < receipt.through {
             self.park_for_receipt(receipt.source, target, receipt.through);
             return;
         }
@@ -168,7 +168,8 @@ impl Kernel {
         }
     }
 
-    /// Sends again what was handed over and not answered for a while: the receiver may have refused it or lost its memory.
+    /// Sends again what was handed over and not answered for a while: the receiver may have refused it or lost its memory, or
+    /// have parked the stream for a word of somebody who is its sender no more. So the ends are compared first.
     pub(super) fn resend(&mut self) {
         let (now, after) = (self.now, self.limits.resend_after);
         for at in 0..self.hosted.len() {
@@ -187,7 +188,11 @@ impl Kernel {
             for target in due {
                 let shard = self.host(id);
                 shard.unanswered.remove(&target);
-                shard.outboxes.get_mut(&target).expect("an unanswered stream has an outbox").rewind();
+                let outbox = shard.outboxes.get_mut(&target).expect("an unanswered stream has an outbox");
+                outbox.rewind();
+                if outbox.is_open() {
+                    outbox.shut();
+                }
                 self.lanes[lane].sending.insert((id, target));
             }
         }

@@ -316,7 +316,8 @@ impl Remote {
             let to = opening.to();
             if self.front.links.is_here(to) {
                 self.front.intakes[self.front.worker_of(to)].push(Event::Openings(vec![*opening]));
-            } else if to == opening.target {
+            } else {
+                // Whoever asks or answers it takes this node for its owner, and hears of that one.
                 misplaced.insert(to);
             }
         }

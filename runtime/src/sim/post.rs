@@ -36,9 +36,12 @@ impl Sim {
                 }
             }
             Output::Opening(opening) => match self.place(at, opening.to()) {
+                Place::Here => {
+                    let worker = self.worker_of(opening.to());
+                    let event = Event::Openings(vec![opening]);
+                    self.chore(at, pause, Chore::Worker { worker, event });
+                }
                 Place::There(to) => self.transmit(at, to, &Frame::Opening(opening)),
-                // Of two ends in one node neither asks.
-                Place::Here => {}
                 Place::Nowhere => self.seen.unrouted += 1,
             },
             Output::FeedReceipt(receipt) => self.plan(pause, Due::FeedReceipt(receipt)),

@@ -209,6 +209,10 @@ impl Sim {
         if !audit.balances() || !counters.balance() || counters.in_flight != audit.in_flight {
             self.fail(&format!("the balance of P1 is broken: {audit:?} {counters:?}"));
         }
+        // No disk here forgets what it has synced, so all ends fit.
+        if 0 < counters.parked_streams {
+            self.fail(&format!("n{at} {worker} has parked a stream: {counters:?}"));
+        }
         for action in actions {
             self.carry_out(at, worker, action, None);
         }
@@ -240,8 +244,12 @@ impl Sim {
         let kernel = &mut node.kernels[worker];
         let actions = kernel.step(Event::Run { lane, room }, now);
         let audit = kernel.audit();
+        let forgotten = kernel.forgotten_opening();
         if !audit.balances() {
             self.fail(&format!("the balance of P1 is broken in a run: {audit:?}"));
+        }
+        if let Some((source, target)) = forgotten {
+            self.fail(&format!("n{at} {worker}: nothing opens the stream from {source} to {target}"));
         }
         let submits = actions.iter().any(|action| matches!(action, Action::Commit(_)));
         match room {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    kernel::Provenance,
+    kernel::{Opening, OpeningWord, Provenance},
     limits::Limits,
     message::{ClientId, RequestId},
     node::{Intake, Links},
@@ -69,6 +69,23 @@ async fn a_node_that_stops_leaves_aside_what_others_send_to_it() {
     assert_eq!(front.intakes[0].backlog(), before, "its workers would never come to an end");
     // Nor is it said that the shard is elsewhere.
     assert!(rest.misplaced.is_empty() && rest.frame.is_none());
+}
+
+#[tokio::test]
+async fn who_opens_a_stream_or_answers_hears_that_its_other_end_is_elsewhere() {
+    let (outbound, _open) = connection().await;
+    let layout = Shards::new(2).unwrap();
+    let (here, gone) = (ShardId(0), ShardId(1));
+    let links = Links::node(layout, [here]);
+    let front = Arc::new(Front::new(Limits::default(), links, layout, vec![Arc::new(Intake::new(2))]));
+    let remote = Remote::open(&front, &outbound);
+    let question = OpeningWord::Sender { first: 1, last: 1, parks: false };
+    let answer = OpeningWord::Receiver { floor: 0, mark: 0, parks: false };
+    for (source, target, says) in [(here, gone, question), (gone, here, answer)] {
+        let opening = StreamOpening(Opening { source, target, number: 1, says });
+        let rest = remote.take(Frame::Openings(vec![opening])).await.unwrap();
+        assert_eq!(rest.misplaced, [gone].into());
+    }
 }
 
 #[tokio::test(start_paused = true)]
