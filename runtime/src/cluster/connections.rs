@@ -20,6 +20,8 @@ const SAME_TIME: Duration = Duration::from_secs(2);
 pub(super) struct Connected {
     pub(super) outbound: Arc<Outbound>,
     /// Of the hello.
+    pub(super) store: u128,
+    /// Of the hello.
     pub(super) boot: u64,
     /// This end has dialled.
     pub(super) is_dialled: bool,
@@ -31,8 +33,23 @@ pub(super) struct Connected {
 }
 
 impl Connected {
-    pub(super) fn new(outbound: &Arc<Outbound>, boot: u64, is_dialled: bool, since: Timestamp) -> Self {
-        Self { outbound: Arc::clone(outbound), boot, is_dialled, since, durable: 0, durable_at: since }
+    pub(super) fn new(
+        outbound: &Arc<Outbound>,
+        (store, boot): (u128, u64),
+        is_dialled: bool,
+        since: Timestamp,
+    ) -> Self {
+        Self { outbound: Arc::clone(outbound), store, boot, is_dialled, since, durable: 0, durable_at: since }
+    }
+
+    /// Whether it is of an earlier run of this store. Of two stores neither is the earlier.
+    pub(super) fn is_before(&self, store: u128, boot: u64) -> bool {
+        self.store == store && self.boot < boot
+    }
+
+    /// Whether it is of a later run of this store.
+    pub(super) fn is_after(&self, store: u128, boot: u64) -> bool {
+        self.store == store && boot < self.boot
     }
 
     /// How far the other end's log was durable one `lag` ago, once in each.
@@ -50,9 +67,15 @@ impl Connected {
 
     /// Whether this connection goes on, and the new one is closed. `is_lesser`: this node's name comes before the other's,
     /// and so it is its dial that both keep.
-    pub(super) fn outlasts(&self, boot: u64, is_dialled: bool, is_lesser: bool, now: Timestamp) -> bool {
+    pub(super) fn outlasts(
+        &self,
+        of: (u128, u64),
+        is_dialled: bool,
+        is_lesser: bool,
+        now: Timestamp,
+    ) -> bool {
         let is_same_time = now < self.since + SAME_TIME;
-        self.boot == boot
+        (self.store, self.boot) == of
             && is_same_time
             && self.is_dialled != is_dialled
             && self.is_dialled == is_lesser

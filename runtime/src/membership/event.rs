@@ -110,6 +110,8 @@ pub enum MembershipEvent {
     Position {
         /// The node.
         name: NodeName,
+        /// The store of its hello. Where another has its name by now this says nothing.
+        store: u128,
         /// The position.
         position: u64,
     },

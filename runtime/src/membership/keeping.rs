@@ -171,8 +171,8 @@ mod tests {
         let mut known = Known::default();
         let _ = known.meet(&hello("a", 1));
         let mut keeping = Keeping::new(&known);
-        keeping.note(known.advance(&"a".parse().unwrap(), 100), Timestamp::EPOCH, PERIOD);
-        keeping.note(known.advance(&"a".parse().unwrap(), 200), Timestamp::from_millis(4_000), PERIOD);
+        keeping.note(known.advance(&"a".parse().unwrap(), 7, 100), Timestamp::EPOCH, PERIOD);
+        keeping.note(known.advance(&"a".parse().unwrap(), 7, 200), Timestamp::from_millis(4_000), PERIOD);
         assert_eq!(keeping.next(&known, Timestamp::from_millis(4_999)), None);
         let (_, bytes) = keeping.next(&known, Timestamp::from_millis(5_000)).unwrap();
         assert_eq!(Known::decode(&bytes), Ok(known));

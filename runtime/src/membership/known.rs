@@ -125,9 +125,10 @@ impl Known {
         Self::raise(node, hello.boot).max(advanced)
     }
 
-    /// A node has said how far its log is durable.
-    pub(super) fn advance(&mut self, name: &NodeName, position: u64) -> Learned {
-        self.nodes.get_mut(name).map_or(Learned::Nothing, |node| Self::advance_node(node, position))
+    /// A store has said how far its log is durable. One that was forgotten since says nothing of the store that has its name.
+    pub(super) fn advance(&mut self, name: &NodeName, store: u128, position: u64) -> Learned {
+        let node = self.nodes.get_mut(name).filter(|node| node.store == store);
+        node.map_or(Learned::Nothing, |node| Self::advance_node(node, position))
     }
 
     fn advance_node(node: &mut KnownNode, position: u64) -> Learned {
@@ -381,7 +382,7 @@ mod tests {
             }
             for entry in &entries {
                 hear(&mut known, &Heard::Entry(entry.clone()));
-                let _ = known.advance(&entry.name, position);
+                let _ = known.advance(&entry.name, entry.store, position);
             }
             let hello = Hello { name: "only-met".parse().unwrap(), store: 1, boot: 3, position };
             if known.bound(&hello.name, hello.store) == Ok(None) {
@@ -409,6 +410,17 @@ mod tests {
             bytes[at] ^= flip;
             prop_assert_ne!(Known::decode(&bytes), Ok(known));
         }
+    }
+
+    #[test]
+    fn a_position_is_of_one_store_and_not_of_a_name() {
+        let mut known = merged(&[Heard::Entry(entry("a", 1, 0))]);
+        let (name, store) = ("a".parse().unwrap(), entry("a", 1, 0).store);
+        let before = known.clone();
+        assert_eq!(known.advance(&name, store + 1, 9), Learned::Nothing);
+        assert_eq!(known, before);
+        assert_eq!(known.advance(&name, store, 9), Learned::Detail);
+        assert_eq!(known.get(&name).unwrap().position, 9);
     }
 
     #[test]

@@ -162,8 +162,8 @@ impl Membership {
             }
             MembershipEvent::Packet { from, bytes } => self.hear_packet(&from, &bytes, now),
             MembershipEvent::Exchange { from, exchange } => self.hear_exchange(&from, exchange, now),
-            MembershipEvent::Position { name, position } => {
-                let learned = self.known.advance(&name, position);
+            MembershipEvent::Position { name, store, position } => {
+                let learned = self.known.advance(&name, store, position);
                 self.keeping.note(learned, now, self.settings.keep_period);
             }
             MembershipEvent::Join { seeds } => {

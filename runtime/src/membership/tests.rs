@@ -6,6 +6,7 @@ mod network;
 
 use super::entry::tests::entry;
 use super::*;
+use crate::placement::NodeName;
 use network::{Network, Process};
 use std::time::Duration;
 
@@ -254,7 +255,8 @@ fn halves_that_bound_one_name_to_two_stores_say_so_and_neither_gives_way() {
 #[test]
 fn a_disk_that_went_back_in_time_is_refused_by_who_has_seen_more() {
     let (mut network, nodes) = cluster(3, 13);
-    network.step(nodes[0], MembershipEvent::Position { name: "n1".parse().unwrap(), position: 5_000 });
+    let (name, store) = ("n1".parse().unwrap(), entry("n1", 1, 0).store);
+    network.step(nodes[0], MembershipEvent::Position { name, store, position: 5_000 });
     network.crash(nodes[1]);
     network.restart(nodes[1]);
     network.run(2 * SECOND);
@@ -269,6 +271,25 @@ fn a_disk_that_went_back_in_time_is_refused_by_who_has_seen_more() {
     network.run(2 * SECOND);
     let refusal = network.refusals_of(nodes[2]).pop().expect("it was refused");
     assert!(matches!(refusal, IdentityRefusal::OlderBoot { seen: 2, now: 1, .. }), "{refusal}");
+}
+
+#[test]
+fn what_a_dead_store_had_said_does_not_bar_the_one_that_takes_its_name() {
+    let (mut network, nodes) = cluster(3, 16);
+    let (name, dead): (NodeName, _) = ("n1".parse().unwrap(), entry("n1", 1, 0).store);
+    network.crash(nodes[1]);
+    network.until(10 * SECOND, |network| !network.sees_alive(nodes[0], "n1"));
+    network.step(nodes[0], MembershipEvent::Forget(name.clone()));
+    network.until(10 * SECOND, Network::have_settled);
+    let next = network.start_as("n1", 71, &["n0"]);
+    network.until(10 * SECOND, |network| network.sees_alive(nodes[0], "n1"));
+    // Its connection is found to have ended only now, or what it said has become old enough to count.
+    network.step(nodes[0], MembershipEvent::Position { name, store: dead, position: 5_000 });
+    network.crash(next);
+    network.until(10 * SECOND, |network| !network.sees_alive(nodes[0], "n1"));
+    network.restart(next);
+    network.until(10 * SECOND, |network| network.sees_alive(nodes[0], "n1"));
+    assert_eq!(network.refusals_of(next), []);
 }
 
 #[test]

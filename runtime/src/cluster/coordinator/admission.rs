@@ -26,9 +26,10 @@ impl Coordinator {
         };
         let hello = membership_hello(node);
         // A later run of the store has begun after all that the earlier one has said.
-        if let Some(earlier) = self.connected.get(&hello.name).filter(|earlier| earlier.boot < hello.boot) {
-            let (name, position) = (hello.name.clone(), earlier.outbound.durable_there());
-            self.step_membership(MembershipEvent::Position { name, position });
+        let connected = self.connected.get(&hello.name);
+        if let Some(earlier) = connected.filter(|earlier| earlier.is_before(hello.store, hello.boot)) {
+            let (name, store, position) = (hello.name.clone(), hello.store, earlier.outbound.durable_there());
+            self.step_membership(MembershipEvent::Position { name, store, position });
         }
         self.tickets += 1;
         let ticket = self.tickets;
@@ -64,10 +65,11 @@ impl Coordinator {
             return;
         }
         let node = other.node.expect("only nodes wait at the door");
-        let (name, boot, now) = (node.name, node.boot, self.now());
+        let (name, store, boot, now) = (node.name, node.store, node.boot, self.now());
         let is_lesser = self.config.name < name;
         if let Some(connected) = self.connected.get(&name) {
-            if connected.outlasts(boot, is_dialled, is_lesser, now) || boot < connected.boot {
+            let outlasts = connected.outlasts((store, boot), is_dialled, is_lesser, now);
+            if outlasts || connected.is_after(store, boot) {
                 return link.close(CloseReason::Replaced);
             }
             connected.outbound.link().close(CloseReason::Replaced);
@@ -77,7 +79,7 @@ impl Coordinator {
         tracing::info!(node = %name, address = link.address(), boot, "connected");
         let durable = Some(Arc::clone(&self.shared.durable));
         let outbound = Outbound::new(Some(name.clone()), link, durable);
-        let connected = Connected::new(&outbound, boot, is_dialled, now);
+        let connected = Connected::new(&outbound, (store, boot), is_dialled, now);
         self.connected.insert(name.clone(), connected);
         self.shared.links.connect(&name, Arc::clone(&outbound));
         let lacking = lacks(&self.kinds, &other.kinds);
@@ -103,9 +105,9 @@ impl Coordinator {
         };
         self.shared.links.disconnect(&name, outbound);
         let connected = self.connected.get(&name);
-        let Some(boot) = connected
+        let Some((store, boot)) = connected
             .filter(|connected| Arc::ptr_eq(&connected.outbound, outbound))
-            .map(|connected| connected.boot)
+            .map(|connected| (connected.store, connected.boot))
         else {
             return;
         };
@@ -113,7 +115,7 @@ impl Coordinator {
         let ended = outbound.link().ended().map_or_else(String::new, |ended| ended.to_string());
         tracing::info!(node = %name, ended, "disconnected");
         let position = outbound.durable_there();
-        self.step_membership(MembershipEvent::Position { name: name.clone(), position });
+        self.step_membership(MembershipEvent::Position { name: name.clone(), store, position });
         self.step_membership(MembershipEvent::Disconnected { name, boot });
     }
 
@@ -132,11 +134,11 @@ impl Coordinator {
         for (name, connected) in &mut self.connected {
             if let Some(position) = connected.settled(lag, now) {
                 connected.outbound.flush();
-                settled.push((name.clone(), position));
+                settled.push((name.clone(), connected.store, position));
             }
         }
-        for (name, position) in settled {
-            self.step_membership(MembershipEvent::Position { name, position });
+        for (name, store, position) in settled {
+            self.step_membership(MembershipEvent::Position { name, store, position });
         }
     }
 
