@@ -24,6 +24,8 @@ pub enum Command {
     Bury {
         /// The node.
         destroyed: NodeName,
+        /// UUIDs in hexadecimal digits, by which a copy of its store is known: the one it was founded with, and the one it has.
+        stores: Vec<String>,
         /// What the copy owns.
         shards: Vec<HeldShard>,
     },

@@ -39,6 +39,12 @@ impl Remains {
         format!("{:032x}", self.0.identity().cluster)
     }
 
+    /// By which the others may know it: the UUID it was founded with, and the one it has, as [`Command::Bury`](super::Command)
+    /// says them. The second is another one where it was made ready before.
+    pub(crate) fn stores(&self) -> Vec<String> {
+        [self.0.founding().store, self.0.identity().store].map(|store| format!("{store:032x}")).to_vec()
+    }
+
     /// What it could hand over. Of a shard that it has sealed nobody needs to be asked: its target knows what it has accepted.
     pub(crate) fn owned(&self) -> Result<Vec<HeldShard>, LoadError> {
         let owned = self.0.owned()?.into_iter();
@@ -107,6 +113,7 @@ mod tests {
         drop(EmbeddedStore::found(directory.path(), &founding, &config()).unwrap());
         let remains = Remains::open(directory.path(), &config()).unwrap();
         assert_eq!(remains.cluster(), format!("{:032x}", 5));
+        assert_eq!(remains.stores(), [6, 6].map(|store| format!("{store:032x}")));
         let held = |shard, epoch| HeldShard { shard, epoch, node: None };
         assert_eq!(remains.owned().unwrap(), [held(0, 1), held(1, 1), held(2, 1), held(3, 1)]);
         let newer = [HeldShard { node: Some(name("b")), ..held(2, 7) }];
@@ -124,7 +131,7 @@ mod tests {
         assert_eq!(store.note(JOINED_AT).unwrap().unwrap(), b"b:7001");
         assert_eq!(store.note(KNOWN_NODES).unwrap(), Some(Known::default().encode()));
         drop(store);
-        let again = EmbeddedStore::open(directory.path(), &config()).unwrap();
-        assert_eq!(again.identity().store, identity.store);
+        let again = Remains::open(directory.path(), &config()).unwrap();
+        assert_eq!(again.stores(), [6, identity.store].map(|store| format!("{store:032x}")));
     }
 }

@@ -114,8 +114,8 @@ pub struct AdoptArgs {
     /// Where the others reach it meanwhile, if that is another address than the one it listens at
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) advertise: Option<Address>,
-    /// The directory is a copy, and the original is destroyed
-    #[arg(long)]
+    /// The directory is a copy, and the original is destroyed: say by --name whose
+    #[arg(long, requires = "name")]
     pub(super) original_destroyed: bool,
     #[command(flatten)]
     pub(super) security: SecurityArgs,
@@ -144,4 +144,26 @@ pub struct ForgetArgs {
     pub(super) name: NodeName,
     #[command(flatten)]
     pub(super) to: ConnectArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AdoptArgs;
+    use clap::{Parser, error::ErrorKind};
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        adopt: AdoptArgs,
+    }
+
+    #[test]
+    fn whose_copy_it_is_has_to_be_said() {
+        let adopt = ["adopt", "--data-dir", "/backup", "--join", "a:7001"];
+        let parse = |rest: &[&'static str]| Cli::try_parse_from(adopt.iter().chain(rest));
+        assert_eq!(parse(&["--original-destroyed"]).unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+        let named = parse(&["--original-destroyed", "--name", "c"]).unwrap();
+        assert!(named.adopt.original_destroyed);
+        assert!(parse(&[]).is_ok(), "of the directory itself the others know whose it is");
+    }
 }

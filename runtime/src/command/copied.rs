@@ -33,7 +33,8 @@ pub(super) async fn make_ready(
     let shards = remains.owned().map_err(|why| Failure::Failed(why.to_string()))?;
     let count = shards.len();
     let target = Target { node: Some(answer.status.name.clone()), address: answer.address.clone() };
-    let newer = newer(reach, &target, Command::Bury { destroyed: name.clone(), shards }).await?;
+    let bury = Command::Bury { destroyed: name.clone(), stores: remains.stores(), shards };
+    let newer = newer(reach, &target, bury).await?;
     say(&format!("the store that node {name} had is never let in again; its copy has {count} shards"));
     if !newer.is_empty() {
         let words = newer.iter().map(in_words).collect::<Vec<_>>().join(", ");
@@ -114,7 +115,8 @@ mod tests {
         let (directory, script, done) = asked(7, CommandAnswer::Newer(vec![newer])).await;
         assert_eq!(done, Ok(()));
         let shards = [0, 1].map(|shard| HeldShard { shard, epoch: 1, node: None }).to_vec();
-        let command = Command::Bury { destroyed: name("c"), shards };
+        let stores = [6, 6].map(|store| format!("{store:032x}")).to_vec();
+        let command = Command::Bury { destroyed: name("c"), stores, shards };
         assert_eq!(script.commands(), [("a:7001".into(), command)]);
         let (store, owned) = store_of(&directory);
         assert!(store != 6 && owned == 1, "{store} {owned}");

@@ -108,6 +108,15 @@ impl Known {
         self.forgotten.values().any(|forgotten| forgotten == name)
     }
 
+    /// Whether one of these stores has this name, or had it until it was forgotten. A name that another store has by now is that
+    /// one's alone.
+    pub(crate) fn is_store_of(&self, name: &NodeName, stores: &[u128]) -> bool {
+        match self.nodes.get(name) {
+            Some(node) => stores.contains(&node.store),
+            None => stores.iter().any(|store| self.forgotten.get(store) == Some(name)),
+        }
+    }
+
     /// Every entry, in order of the names.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<NodeEntry>> {
         self.nodes.values().filter_map(|node| node.entry.as_ref())
@@ -344,6 +353,19 @@ mod tests {
             hear(&mut merged, &Heard::Entry((**entry).clone()));
         }
         merged
+    }
+
+    #[test]
+    fn a_store_is_its_nodes_also_when_it_was_forgotten_but_not_once_another_has_the_name() {
+        let (first, second) = (entry("c", 1, 0), NodeEntry { store: 77, ..entry("c", 1, 0) });
+        let c = &first.name;
+        let mut known = merged(&[Heard::Entry(first.clone()), Heard::Entry(entry("d", 1, 0))]);
+        let d = entry("d", 1, 0).store;
+        assert!(known.is_store_of(c, &[5, first.store]) && !known.is_store_of(c, &[5, d]));
+        hear(&mut known, &Heard::Forgotten(first.store, c.clone()));
+        assert!(known.is_store_of(c, &[first.store]) && !known.is_store_of(c, &[5, d]));
+        hear(&mut known, &Heard::Entry(second));
+        assert!(known.is_store_of(c, &[77]) && !known.is_store_of(c, &[first.store]));
     }
 
     proptest! {

@@ -116,12 +116,17 @@ impl Coordinator {
     }
 
     /// Says which of these shards of a destroyed node are newer elsewhere than in a copy of its disk.
-    pub(super) fn bury(&mut self, asker: Asker, dead: NodeName, shards: &[HeldShard]) {
+    pub(super) fn bury(&mut self, asker: Asker, dead: NodeName, stores: &[String], shards: &[HeldShard]) {
         let count = self.shared.layout.count();
         let are_sound = shards.len() <= count as usize
             && shards.iter().all(|held| held.shard < count && held.epoch <= EPOCH_MAX);
         if !are_sound {
             return asker.tell(CommandAnswer::Refused("it asks for shards that cannot be".into()));
+        }
+        if !self.membership().known().is_store_of(&dead, &uuids(stores)) {
+            return asker.tell(CommandAnswer::Refused(format!(
+                "neither store UUID of the copy is or was that of {dead}: say by --name whose copy it is"
+            )));
         }
         let shards = shards.iter().map(|held| (ShardId(held.shard), Epoch(held.epoch))).collect();
         self.inquire(asker, dead, Purpose::Tell, shards);
@@ -375,6 +380,11 @@ impl Purpose {
             Self::Tell => None,
         }
     }
+}
+
+/// What is no UUID is that of no store.
+fn uuids(stores: &[String]) -> Vec<u128> {
+    stores.iter().filter_map(|store| u128::from_str_radix(store, 16).ok()).collect()
 }
 
 fn shards_in_words(count: usize) -> String {

@@ -60,7 +60,9 @@ impl Coordinator {
             },
             Command::Forget(name) => return self.forget(asker, name),
             Command::Reopen { destroyed } => return self.reopen(asker, destroyed),
-            Command::Bury { destroyed, shards } => return self.bury(asker, destroyed, &shards),
+            Command::Bury { destroyed, stores, shards } => {
+                return self.bury(asker, destroyed, &stores, &shards);
+            }
         };
         asker.tell(said);
     }
