@@ -3,7 +3,7 @@
 
 use entity_runtime::{
     Runtime,
-    cluster::{Begin, Command, CommandAnswer},
+    cluster::{Begin, Command, CommandAnswer, HeldShard},
     placement::{Epoch, ShardId, Shards},
     prelude::*,
     store::{
@@ -62,6 +62,13 @@ fn seal(store: &MemoryStore, shard: ShardId) {
 async fn reopen(client: &Client) -> CommandAnswer {
     let a = "a".parse().unwrap();
     client.command(Some(&a), Command::Reopen { destroyed: "c".parse().unwrap() }).await.unwrap()
+}
+
+/// Says that there is a copy of a destroyed node's store.
+async fn bury(client: &Client, destroyed: &str, store: u128, shards: Vec<HeldShard>) -> CommandAnswer {
+    let (a, destroyed) = ("a".parse().unwrap(), destroyed.parse().unwrap());
+    let bury = Command::Bury { destroyed, stores: vec![format!("{store:032x}")], shards };
+    client.command(Some(&a), bury).await.unwrap()
 }
 
 /// Gives the command until it is not refused for this reason any more.
@@ -184,6 +191,7 @@ async fn a_shard_that_went_on_from_the_destroyed_disk_stays_where_it_is() {
     let (shard, epoch, transfer) = (ShardId(1), Epoch(3), TransferId(77));
     let there = there.restart();
     there.begin_staging(shard, epoch, transfer).unwrap();
+    there.stage(shard, epoch, transfer, &[]).unwrap();
     let accept = OwnershipRecord::Accept { transfer, from: "c".parse().unwrap(), rows: 0, hash: 0 };
     let mut batch = Batch::new();
     batch.section(shard, epoch, 1, |out| own(&accept, out));
@@ -193,12 +201,33 @@ async fn a_shard_that_went_on_from_the_destroyed_disk_stays_where_it_is() {
     let a = node("a", &home, Begin::Resume, &here).await;
     let b = node("b", "127.0.0.1:0", at(&[&a]), &there.restart()).await;
     let client = Client::connect([home]).await.unwrap();
+    // Who has a copy of another node's store, or says the wrong name, gives nobody up.
+    let held = |shard, epoch, node: Option<&str>| {
+        let node = node.map(|node| node.parse().unwrap());
+        HeldShard { shard, epoch, node }
+    };
+    for (destroyed, store) in [("c", 2), ("b", STORE_OF_C)] {
+        let CommandAnswer::Refused(why) = bury(&client, destroyed, store, Vec::new()).await else {
+            panic!("{destroyed} was given up for a copy of store {store}")
+        };
+        assert!(why.starts_with("neither store UUID of the copy is or was that of "), "{why}");
+    }
+    until(&client, "a", "nobody is given up", |status| status.nodes.len() == 3).await;
     let answer = reopen_beyond(&client, "b did not answer").await;
     let CommandAnswer::Done(said) = answer else { panic!("{answer:?}") };
-    assert!(said.starts_with("a owns 1 shard ") && said.contains("shard 1 (epoch 3, b)"), "{said}");
+    assert!(said.starts_with("a owns 1 shard "), "{said}");
     assert!(matches!(ownership(&here, 0), Ownership::Owned { epoch: Epoch(3), .. }));
-    assert!(matches!(ownership(&here, 1), Ownership::Sealed { .. }));
-    until(&client, "a", "it knows who has the other", |status| shards_of(status, "b") == 1).await;
+    // That b has the other, as b itself tells, shows that c had accepted it.
+    until(&client, "a", "it knows who has the other, and lets it go", |status| {
+        shards_of(status, "b") == 1 && status.going == 0
+    })
+    .await;
+    let moved = Ownership::Moved { epoch: Epoch(2), to: "c".parse().unwrap() };
+    assert_eq!(ownership(&here, 1), moved);
+    // Of an old copy of c's disk nothing is left to take.
+    let copied = vec![held(0, 1, None), held(1, 2, None)];
+    let newer = vec![held(0, 3, Some("a")), held(1, 3, Some("b"))];
+    assert_eq!(bury(&client, "c", STORE_OF_C, copied).await, CommandAnswer::Newer(newer));
     a.shutdown().await;
     b.shutdown().await;
 }

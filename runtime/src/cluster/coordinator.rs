@@ -345,6 +345,8 @@ impl Coordinator {
                 }
                 Err(error) => close(outbound, &error),
             },
+            // Of one that is forgotten nothing begins again.
+            Frame::HandOff(_) if !self.membership().known().is_bound(&from) => {}
             Frame::HandOff(bytes) => match crate::handoff::Message::decode(&bytes) {
                 Ok((shard, transfer, message)) => {
                     self.step_mover(MoverEvent::Heard { from, shard, transfer, message });
@@ -396,6 +398,7 @@ impl Coordinator {
                     let why = format!("an operator has given the store of {name} up");
                     connected.outbound.link().close(CloseReason::Violation(why));
                 }
+                self.step_mover(MoverEvent::Forgotten(name));
             }
             MembershipAction::Keep { number, bytes } => {
                 let _ = self.storage.send(Job::Keep(number, bytes));

@@ -44,6 +44,8 @@ pub enum TargetEvent {
     Accepted,
     /// ACCEPT was lost with its lane's memory, and is not in the store.
     Voided,
+    /// Nothing is to come from the source any more, for this reason: its store is forgotten, or the shard is elsewhere.
+    Orphaned(String),
     /// Time has passed.
     Tick,
 }
@@ -205,6 +207,10 @@ impl Target {
                 self.actions.push(TargetAction::Serve(std::mem::take(&mut self.hot)));
             }
             TargetEvent::Voided if self.phase == Phase::Accepting => self.write_accept(),
+            // What is being accepted is the shard's only data, maybe: it stays.
+            TargetEvent::Orphaned(why) if matches!(self.phase, Phase::Clearing | Phase::Staging) => {
+                self.end(why);
+            }
             TargetEvent::Tick => {
                 // While a place is cleared or written to, the source waits for this node.
                 let waits = self.phase == Phase::Staging && self.staging.is_none();

@@ -103,6 +103,11 @@ impl Known {
         self.nodes.keys()
     }
 
+    /// Whether a store has this name.
+    pub(crate) fn is_bound(&self, name: &NodeName) -> bool {
+        self.nodes.contains_key(name)
+    }
+
     /// Whether a store of this name was forgotten.
     pub(crate) fn was_forgotten(&self, name: &NodeName) -> bool {
         self.forgotten.values().any(|forgotten| forgotten == name)

@@ -166,6 +166,15 @@ impl Mover {
             self.alarm(format!("{} offers {shard}, which is here under {epoch}", transfer.source));
             return;
         }
+        let known = self.routes.get(shard).map(|(epoch, owner)| (epoch, owner.clone()));
+        if let Some((epoch, owner)) = known
+            && transfer.epoch <= epoch
+            && owner != self.config.here
+        {
+            // Taken, it would be served twice.
+            self.refuse(&transfer, attempt, false, &format!("{owner} owns it under {epoch}"));
+            return;
+        }
         let offer = Message::Offer { transfer: transfer.clone(), attempt, table, is_sealed };
         if let Some(running) = self.targets.get(&shard) {
             let (verdict, is_accepting) = (running.judge(&transfer, attempt), running.is_accepting());

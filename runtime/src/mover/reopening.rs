@@ -10,6 +10,7 @@
 
 use super::{Mover, MoverAction};
 use crate::{
+    handoff::Target,
     kernel::Order,
     placement::{Epoch, NodeName, ShardId},
     router::Announcement,
@@ -24,6 +25,8 @@ pub struct Standing {
     pub held: Epoch,
     /// The highest it has heard of, and whose it is.
     pub heard: Option<(Epoch, NodeName)>,
+    /// It is being accepted there: in a moment it is known whether it is.
+    pub is_accepting: bool,
 }
 
 impl Mover {
@@ -40,13 +43,18 @@ impl Mover {
     }
 
     /// What this node answers when it is asked for a shard's epochs. A hand-off that comes here counts: it may be accepted the
-    /// next moment.
+    /// next moment. So does a shard that may be opened again here, with the epoch it would have then.
     pub fn standing(&self, shard: ShardId) -> Standing {
         let owned = self.ownership.get(&shard).unwrap_or(&Ownership::Foreign).epoch();
-        let coming = self.targets.get(&shard).filter(|target| !target.is_ended());
-        let held = coming.map_or(owned, |target| owned.max(target.transfer().epoch));
+        let target = self.targets.get(&shard).filter(|target| !target.is_ended());
+        let coming = target.map(|target| target.transfer().epoch);
+        let opened = self.held.get(&shard).and_then(|written| {
+            let sealed = self.sources.get(&shard).filter(|source| source.is_sealed());
+            written.or_else(|| sealed.map(|source| Epoch(source.transfer().epoch.0 + 1)))
+        });
+        let held = [Some(owned), coming, opened].into_iter().flatten().max().expect("one is always there");
         let heard = self.routes.get(shard).map(|(epoch, owner)| (epoch, owner.clone()));
-        Standing { held, heard }
+        Standing { held, heard, is_accepting: target.is_some_and(Target::is_accepting) }
     }
 
     /// Nothing more is said or heard of the hand-off of these shards.

@@ -293,6 +293,8 @@ pub struct KnownEpoch {
     pub held: Epoch,
     /// Whom it has heard of as owner.
     pub heard: Option<Route>,
+    /// It is being accepted there.
+    pub is_accepting: bool,
 }
 
 /// Why bytes are not a frame, or a value not one that can be sent.

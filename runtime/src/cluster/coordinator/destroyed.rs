@@ -26,6 +26,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -57,7 +58,7 @@ enum Purpose {
 
 enum Stage {
     /// Until it is durable that the store is not let in again.
-    Forgetting,
+    Forgetting { until: Timestamp },
     /// Until these nodes have answered. Those that have are in the other set.
     Asking { slot: u64, until: Timestamp, waiting: BTreeSet<NodeName>, answered: BTreeSet<NodeName> },
     /// Until these shards are durably owned here. The words are for the operator.
@@ -71,28 +72,53 @@ struct Asked {
     epoch: Epoch,
     /// The highest anybody has told.
     seen: Epoch,
-    /// Who has it, had it or may get it under a higher one than `epoch`, or is said to.
-    newer: Option<(Epoch, NodeName)>,
+    /// A higher one than `epoch`.
+    newer: Option<Newer>,
+    /// Who is just accepting it.
+    accepting: Option<NodeName>,
+}
+
+/// Somebody has a shard, had it or may get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Newer {
+    epoch: Epoch,
+    /// Whose it is under this one, where that was told.
+    owner: Option<NodeName>,
+    /// Who has told.
+    by: NodeName,
+}
+
+impl fmt::Display for Newer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Some(owner) => write!(f, "(epoch {}, {owner})", self.epoch.0),
+            None => write!(f, "(epoch {}, as {} says)", self.epoch.0, self.by),
+        }
+    }
 }
 
 impl Asked {
     fn new(epoch: Epoch) -> Self {
-        Self { epoch, seen: epoch, newer: None }
+        Self { epoch, seen: epoch, newer: None, accepting: None }
     }
 
     /// A node has told. `dead`: that it was the owner is no reason to leave a shard to it, if it is lost either way.
     fn hear(&mut self, by: &NodeName, standing: Standing, dead: Option<&NodeName>) {
-        let held = Some((standing.held, by.clone()));
         let heard = standing.heard.filter(|(epoch, owner)| {
             self.seen = self.seen.max(*epoch);
             Some(owner) != dead || epoch.0 > EPOCH_MAX
         });
         self.seen = self.seen.max(standing.held);
-        for (epoch, node) in held.into_iter().chain(heard) {
-            let highest = self.newer.as_ref().map_or(self.epoch, |(epoch, _)| *epoch);
+        // Owners have heard of themselves. What only is or was in a store may be on its way to another.
+        let heard = heard.map(|(epoch, owner)| (epoch, Some(owner)));
+        for (epoch, owner) in heard.into_iter().chain([(standing.held, None)]) {
+            let highest = self.newer.as_ref().map_or(self.epoch, |newer| newer.epoch);
             if highest < epoch {
-                self.newer = Some((epoch, node));
+                self.newer = Some(Newer { epoch, owner, by: by.clone() });
             }
+        }
+        if standing.is_accepting {
+            self.accepting = Some(by.clone());
         }
     }
 
@@ -140,20 +166,24 @@ impl Coordinator {
             self.step_mover(MoverEvent::Hold(shards.keys().copied().collect()));
         }
         let shards = shards.into_iter().map(|(shard, epoch)| (shard, Asked::new(epoch))).collect();
-        self.inquiry = Some(Inquiry { asker, dead: dead.clone(), purpose, stage: Stage::Forgetting, shards });
-        let is_known = self.membership().known().names().any(|name| *name == dead);
-        if !is_known {
-            // Forgotten already, as whoever repeats a command finds it.
-            return self.ask_others();
-        }
         let now = self.now();
-        let actions = self.membership().step(MembershipEvent::Forget(dead), now);
+        let stage = Stage::Forgetting { until: now + ANSWERED_WITHIN };
+        self.inquiry = Some(Inquiry { asker, dead: dead.clone(), purpose, stage, shards });
+        if !self.membership().known().is_bound(&dead) {
+            // Forgotten already, as whoever repeats a command finds it; or that is on its way to the disk.
+            if !self.forgetting.contains_key(&dead) {
+                self.ask_others();
+            }
+            return;
+        }
+        let actions = self.membership().step(MembershipEvent::Forget(dead.clone()), now);
         let refused = actions.iter().find_map(|action| match action {
             MembershipAction::Refused(refusal) => Some(refusal.to_string()),
             _ => None,
         });
-        if let Some(why) = refused {
-            self.give_up_inquiry(why);
+        match refused {
+            Some(why) => self.give_up_inquiry(why),
+            None => drop(self.forgetting.entry(dead).or_default()),
         }
         for action in actions {
             self.perform(action);
@@ -174,7 +204,7 @@ impl Coordinator {
         let (is_known, was_forgotten) = {
             let membership = self.membership();
             let known = membership.known();
-            (known.names().any(|name| name == dead), known.was_forgotten(dead))
+            (known.is_bound(dead), known.was_forgotten(dead))
         };
         if !is_known && !was_forgotten {
             return Err(format!("no node {dead} is known: ask for the `status` to see the names"));
@@ -193,7 +223,8 @@ impl Coordinator {
 
     /// It is durable here that a store is not let in again.
     pub(super) fn has_forgotten(&mut self, name: &NodeName) {
-        let waits = |inquiry: &Inquiry| inquiry.dead == *name && matches!(inquiry.stage, Stage::Forgetting);
+        let waits =
+            |inquiry: &Inquiry| inquiry.dead == *name && matches!(inquiry.stage, Stage::Forgetting { .. });
         if self.inquiry.as_ref().is_some_and(waits) {
             self.ask_others();
         }
@@ -217,7 +248,10 @@ impl Coordinator {
         // Of a shard that is sealed here this node knows the epoch; of others it is one of those who are asked.
         let here = self.config.name.clone();
         for (shard, asked) in &mut inquiry.shards {
-            let standing = self.mover.standing(*shard);
+            let mut standing = self.mover.standing(*shard);
+            if inquiry.purpose == Purpose::Reopen {
+                standing.held = asked.epoch;
+            }
             asked.hear(&here, standing, inquiry.purpose.excuses(&inquiry.dead));
         }
         self.inquiry = Some(inquiry);
@@ -234,9 +268,9 @@ impl Coordinator {
             return outbound.link().close(CloseReason::Violation(why));
         }
         let known = |AskedShard(shard): &AskedShard| {
-            let Standing { held, heard } = self.mover.standing(*shard);
+            let Standing { held, heard, is_accepting } = self.mover.standing(*shard);
             let heard = heard.map(|(epoch, owner)| Route { shard: *shard, epoch, owner });
-            KnownEpoch { shard: *shard, held, heard }
+            KnownEpoch { shard: *shard, held, heard, is_accepting }
         };
         let epochs: Vec<KnownEpoch> = shards.iter().map(known).collect();
         let len = epochs.len() * EPOCH_BYTES;
@@ -261,7 +295,7 @@ impl Coordinator {
         answered.insert(from.clone());
         for (known, asked) in epochs.into_iter().zip(shards.values_mut()) {
             let heard = known.heard.map(|route| (route.epoch, route.owner));
-            let standing = Standing { held: known.held, heard };
+            let standing = Standing { held: known.held, heard, is_accepting: known.is_accepting };
             asked.hear(from, standing, purpose.excuses(dead));
         }
         self.conclude();
@@ -270,14 +304,21 @@ impl Coordinator {
     /// Time has passed.
     pub(super) fn watch_inquiry(&mut self) {
         let now = self.now();
-        let Some(Inquiry { stage: Stage::Asking { until, waiting, .. }, dead, .. }) = &self.inquiry else {
-            return;
+        let Some(Inquiry { stage, dead, .. }) = &self.inquiry else { return };
+        let why = match stage {
+            Stage::Forgetting { until } if *until <= now => format!(
+                "{} has not yet written down that {dead} is forgotten: see whether its disk is full, and give the command \
+                 again",
+                self.config.name
+            ),
+            Stage::Asking { until, waiting, .. } if *until <= now => {
+                let silent: Vec<NodeName> = waiting.iter().cloned().collect();
+                format!("{}; {dead} is forgotten already", not_answered(&silent))
+            }
+            // What is on its way to the disk is not taken back.
+            Stage::Forgetting { .. } | Stage::Asking { .. } | Stage::Writing { .. } => return,
         };
-        if *until <= now {
-            let silent: Vec<NodeName> = waiting.iter().cloned().collect();
-            let why = format!("{}; {dead} is forgotten already", not_answered(&silent));
-            self.give_up_inquiry(why);
-        }
+        self.give_up_inquiry(why);
     }
 
     fn give_up_inquiry(&mut self, why: String) {
@@ -303,12 +344,25 @@ impl Coordinator {
             let why = format!("{}; {dead} is forgotten already", not_answered(&unasked));
             return self.give_up_inquiry(why);
         }
+        if self.membership().known().is_bound(dead) {
+            let why = format!("another node is called {dead} by now");
+            return self.give_up_inquiry(why);
+        }
+        let accepting = shards.iter().find_map(|(shard, asked)| Some((shard, asked.accepting.as_ref()?)));
+        if let Some((shard, node)) = accepting {
+            let why = format!("{node} is just accepting {shard}: give the command again");
+            return self.give_up_inquiry(why);
+        }
         match purpose {
             Purpose::Reopen => self.reopen_asked(),
             Purpose::Tell => {
                 let newer = shards.iter().filter_map(|(shard, asked)| {
-                    let (epoch, by) = asked.newer.clone()?;
-                    Some(HeldShard { shard: shard.0, epoch: epoch.0, node: Some(by) })
+                    // What only may be is not told of as what is: the copy's node would pass it on.
+                    let (epoch, node) = match asked.newer.clone()? {
+                        Newer { epoch, owner: Some(owner), .. } => (epoch.0, owner),
+                        Newer { by, .. } => (asked.epoch.0 + 1, by),
+                    };
+                    Some(HeldShard { shard: shard.0, epoch, node: Some(node) })
                 });
                 let newer = newer.collect();
                 let inquiry = self.inquiry.take().expect("just seen");
@@ -324,7 +378,7 @@ impl Coordinator {
         let still: BTreeMap<_, _> = self.mover.sealed_for(&inquiry.dead).into_iter().collect();
         for (shard, asked) in &inquiry.shards {
             match &asked.newer {
-                Some((epoch, node)) => newer.push((*shard, format!("{shard} (epoch {}, {node})", epoch.0))),
+                Some(known) => newer.push(format!("{shard} {known}")),
                 // It was found accepted meanwhile.
                 None if still.get(shard) != Some(&asked.epoch) => {}
                 None => {
@@ -335,12 +389,15 @@ impl Coordinator {
         let left: Vec<ShardId> =
             inquiry.shards.keys().filter(|shard| !orders.contains_key(shard)).copied().collect();
         self.step_mover(MoverEvent::Release(left));
-        let elsewhere = newer.into_iter().map(|(_, words)| words).collect::<Vec<_>>().join(", ");
+        let elsewhere = newer.join(", ");
         let (here, dead) = (&self.config.name, &inquiry.dead);
         if orders.is_empty() {
-            return inquiry.asker.tell(CommandAnswer::Refused(format!(
-                "no shard is opened again: what was on its way to {dead} is known under a higher epoch: {elsewhere}"
-            )));
+            let why = if elsewhere.is_empty() {
+                format!("what was on its way to {dead} has been accepted")
+            } else {
+                format!("what was on its way to {dead} is known under a higher epoch: {elsewhere}")
+            };
+            return inquiry.asker.tell(CommandAnswer::Refused(format!("no shard is opened again: {why}")));
         }
         let mut done = format!(
             "{here} owns {} that were on their way to {dead} again. What {dead} had accepted for them, and acknowledged, is \
@@ -412,7 +469,8 @@ mod tests {
         let mut asked = Asked::new(Epoch(4));
         let heard = heard.map(|(epoch, owner)| (Epoch(epoch), node(owner)));
         let excused = excused.map(node);
-        asked.hear(&node(by), Standing { held: Epoch(held), heard }, excused.as_ref());
+        let standing = Standing { held: Epoch(held), heard, is_accepting: false };
+        asked.hear(&node(by), standing, excused.as_ref());
         asked
     }
 
@@ -427,14 +485,28 @@ mod tests {
 
     #[test]
     fn whoever_holds_a_higher_epoch_or_has_heard_of_another_owner_keeps_a_shard() {
-        let newer = |asked: Asked| asked.newer.map(|(epoch, by)| (epoch.0, by.to_string()));
-        assert_eq!(newer(heard("b", 5, None, Some("c"))), Some((5, "b".into())));
-        assert_eq!(newer(heard("b", 1, Some((6, "d")), Some("c"))), Some((6, "d".into())));
-        assert_eq!(newer(heard("b", 5, Some((6, "d")), Some("c"))), Some((6, "d".into())));
-        assert_eq!(newer(heard("b", 4, Some((4, "d")), Some("c"))), None);
+        let newer = |asked: Asked| asked.newer.map_or_else(String::new, |newer| newer.to_string());
+        assert_eq!(newer(heard("b", 5, None, Some("c"))), "(epoch 5, as b says)");
+        assert_eq!(newer(heard("b", 1, Some((6, "d")), Some("c"))), "(epoch 6, d)");
+        assert_eq!(newer(heard("b", 5, Some((6, "d")), Some("c"))), "(epoch 6, d)");
+        // It has given it away.
+        assert_eq!(newer(heard("b", 6, Some((6, "d")), Some("c"))), "(epoch 6, d)");
+        assert_eq!(newer(heard("b", 7, Some((6, "d")), Some("c"))), "(epoch 7, as b says)");
+        assert_eq!(newer(heard("b", 4, Some((4, "d")), Some("c"))), "");
         // In the copy of a disk that was newer itself there is the past.
-        assert_eq!(newer(heard("b", 1, Some((5, "c")), None)), Some((5, "c".into())));
+        assert_eq!(newer(heard("b", 1, Some((5, "c")), None)), "(epoch 5, c)");
         // An epoch that no honest node tells gives no room for another.
-        assert_eq!(newer(heard("b", 1, Some((u64::MAX, "c")), Some("c"))).unwrap().0, u64::MAX);
+        let highest = heard("b", 1, Some((u64::MAX, "c")), Some("c")).newer.unwrap();
+        assert_eq!(highest.epoch, Epoch(u64::MAX));
+    }
+
+    #[test]
+    fn a_shard_that_somebody_is_accepting_is_known_to_be_whoever_else_answers() {
+        let mut asked = heard("b", 1, None, None);
+        let standing = |is_accepting| Standing { held: Epoch(1), heard: None, is_accepting };
+        assert_eq!(asked.accepting, None);
+        asked.hear(&node("d"), standing(true), None);
+        asked.hear(&node("e"), standing(false), None);
+        assert_eq!(asked.accepting, Some(node("d")));
     }
 }

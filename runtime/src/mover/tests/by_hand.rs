@@ -410,3 +410,102 @@ fn a_shard_that_comes_counts_as_held_under_the_epoch_it_comes_under() {
     let _ = hand.hear(shard, TransferId(8), offer);
     assert_eq!(standing(&hand), Epoch(6));
 }
+
+#[test]
+fn a_hand_off_that_lost_its_source_for_good_is_over_and_counts_for_nothing() {
+    let (mut hand, transfer) = target();
+    let (shard, id) = (transfer.shard, transfer.id);
+    let place = place_of(&hand.offered(&transfer, 1));
+    assert_eq!(hand.step(MoverEvent::Forgotten(name(2))), [], "it comes from another");
+    assert_eq!(hand.mover.standing(shard).held, Epoch(5));
+    assert_eq!(hand.step(MoverEvent::Forgotten(name(1))), [MoverAction::Sweep(shard, Epoch(5), id)]);
+    assert_eq!(hand.mover.standing(shard).held, Epoch(1));
+    assert_eq!(hand.step(MoverEvent::Cleared { shard, place }), []);
+
+    let place = place_of(&hand.offered(&transfer, 2));
+    hand.cleared(shard, place);
+    let swept = [MoverAction::Sweep(shard, Epoch(5), id)];
+    assert_eq!(hand.step(MoverEvent::Forgotten(name(1))), swept, "some of it may be staged");
+    assert_eq!(hand.mover.standing(shard).held, Epoch(1));
+}
+
+#[test]
+fn a_shard_that_is_being_accepted_stays_without_its_source_and_whoever_asks_is_told() {
+    let (mut hand, transfer) = target();
+    let shard = transfer.shard;
+    let place = place_of(&hand.offered(&transfer, 1));
+    hand.cleared(shard, place);
+    assert!(!hand.mover.standing(shard).is_accepting);
+    let accepted = hand.accept(&transfer, 1);
+    assert!(hand.mover.standing(shard).is_accepting);
+    assert_eq!(hand.step(MoverEvent::Forgotten(name(1))), []);
+    assert!(hand.mover.standing(shard).is_accepting);
+    let [MoverAction::Order(_, Order::Write { ref record, .. })] = accepted[..] else { unreachable!() };
+    let served = hand.news(shard, HandOffNews::Written(record.clone()));
+    assert!(served.contains(&MoverAction::Host(shard)), "{served:?}");
+    let standing = hand.mover.standing(shard);
+    assert_eq!((standing.held, standing.is_accepting), (Epoch(5), false));
+    assert_eq!(standing.heard, Some((Epoch(5), name(0))));
+}
+
+/// Somebody tells who owns a shard.
+fn told(shard: ShardId, epoch: u64, owner: usize) -> MoverEvent {
+    MoverEvent::Announced(vec![Announcement { shard, epoch: Epoch(epoch), owner: name(owner) }])
+}
+
+#[test]
+fn a_sealed_shard_that_another_node_owns_is_not_taken() {
+    let (mut hand, transfer) = target();
+    let (shard, id) = (transfer.shard, transfer.id);
+    let sealed = |hand: &mut Hand, attempt| {
+        let transfer = transfer.clone();
+        hand.hear(shard, id, Message::Offer { transfer, attempt, table: 0, is_sealed: true })
+    };
+    // The source's own, which it is about to give away.
+    hand.step(told(shard, 4, 1));
+    place_of(&sealed(&mut hand, 1));
+    // One that comes already is not gone on with.
+    let ended = hand.step(told(shard, 6, 2));
+    assert!(ended.contains(&MoverAction::Sweep(shard, Epoch(5), id)), "{ended:?}");
+    let refused = sealed(&mut hand, 2);
+    let [MoverAction::Send { message: Message::NotReady { is_busy: false, ref reason, .. }, .. }] =
+        refused[..]
+    else {
+        panic!("{refused:?}")
+    };
+    assert!(reason.contains(name(2).as_str()), "{reason}");
+}
+
+#[test]
+fn a_route_to_the_target_or_beyond_shows_that_a_sealed_shard_was_accepted() {
+    // Sealed under 4 for node 1, which accepts under 5.
+    let moved = |shard, transfer| {
+        let record = OwnershipRecord::Moved { transfer, epoch: Epoch(5) };
+        MoverAction::Order(shard, Order::Write { epoch: Epoch(4), number: 7, record })
+    };
+    for (epoch, owner, is_proof) in
+        [(4, 2, false), (5, 2, false), (5, 1, true), (6, 2, true), (6, 1, true), (6, 0, false)]
+    {
+        let (mut hand, shard, transfer) = sealed();
+        let heard = hand.step(told(shard, epoch, owner));
+        assert!(!heard.contains(&moved(shard, transfer)), "it is held: {heard:?}");
+        let released = hand.step(MoverEvent::Release(vec![shard]));
+        assert_eq!(released.contains(&moved(shard, transfer)), is_proof, "{epoch} {owner}: {released:?}");
+
+        let (mut hand, shard, transfer) = sealed();
+        hand.step(MoverEvent::Release(vec![shard]));
+        let heard = hand.step(told(shard, epoch, owner));
+        assert_eq!(heard.contains(&moved(shard, transfer)), is_proof, "{epoch} {owner}: {heard:?}");
+    }
+}
+
+#[test]
+fn a_shard_that_may_be_opened_again_counts_as_held_under_the_epoch_it_would_have() {
+    let (mut hand, shard, _) = sealed();
+    assert_eq!(hand.mover.standing(shard).held, Epoch(6));
+    hand.step(MoverEvent::Reopen { shard, epoch: Epoch(9) });
+    assert_eq!(hand.mover.standing(shard).held, Epoch(9));
+    let (mut hand, shard, _) = sealed();
+    hand.step(MoverEvent::Release(vec![shard]));
+    assert_eq!(hand.mover.standing(shard).held, Epoch(4));
+}

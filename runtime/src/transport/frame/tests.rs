@@ -159,7 +159,8 @@ fn control() -> impl Strategy<Value = Frame> {
         owner: owner.parse().unwrap(),
     });
     let heard = proptest::option::of((any::<u64>(), "[a-z0-9.:-]{1,20}"));
-    let known = (shard(), any::<u64>(), heard).prop_map(|(shard, held, heard)| KnownEpoch {
+    let known = (shard(), any::<u64>(), heard, any::<bool>());
+    let known = known.prop_map(|(shard, held, heard, is_accepting)| KnownEpoch {
         shard,
         held: Epoch(held),
         heard: heard.map(|(epoch, owner)| Route {
@@ -167,6 +168,7 @@ fn control() -> impl Strategy<Value = Frame> {
             epoch: Epoch(epoch),
             owner: owner.parse().unwrap(),
         }),
+        is_accepting,
     });
     let closing = prop_oneof![
         Just(CloseReason::Stopping),
