@@ -45,10 +45,18 @@ impl Remains {
         [self.0.founding().store, self.0.identity().store].map(|store| format!("{store:032x}")).to_vec()
     }
 
-    /// What it could hand over. Of a shard that it has sealed nobody needs to be asked: its target knows what it has accepted.
-    pub(crate) fn owned(&self) -> Result<Vec<HeldShard>, LoadError> {
-        let owned = self.0.owned()?.into_iter();
-        Ok(owned.map(|owned| HeldShard { shard: owned.shard.0, epoch: owned.epoch.0, node: None }).collect())
+    /// What it could hand over, with the epoch above which it is the past. A shard that it has sealed was given away under the
+    /// next one: whoever has it under that may have it from here.
+    pub(crate) fn shards(&self) -> Result<Vec<HeldShard>, LoadError> {
+        let held = self.0.ownership()?.into_iter().filter_map(|(shard, ownership)| {
+            let epoch = match ownership {
+                Ownership::Owned { epoch, .. } => epoch.0,
+                Ownership::Sealed { epoch, .. } => epoch.0 + 1,
+                Ownership::Foreign | Ownership::Moved { .. } => return None,
+            };
+            Some(HeldShard { shard: shard.0, epoch, node: None })
+        });
+        Ok(held.collect())
     }
 
     /// Lets go of the shards that are newer elsewhere, and gives the store an identity of its own: that of the original is given
@@ -62,18 +70,24 @@ impl Remains {
         let Self(store) = self;
         let mut group = Vec::new();
         for (shard, ownership) in store.ownership()? {
-            let (Ownership::Owned { epoch, number, .. }, Some(newer)) =
-                (ownership, newer.iter().find(|newer| newer.shard == shard.0))
-            else {
-                continue;
-            };
-            // To whom it went, as far as anybody knows.
-            let to = newer.node.clone().unwrap_or_else(|| name.clone());
-            let transfer = TransferId(random_u128());
-            let seal = OwnershipRecord::Seal { transfer, to };
-            group.push(record(shard, epoch, number + 1, &seal));
-            let moved = OwnershipRecord::Moved { transfer, epoch: Epoch(newer.epoch) };
-            group.push(record(shard, epoch, number + 2, &moved));
+            let Some(newer) = newer.iter().find(|newer| newer.shard == shard.0) else { continue };
+            match ownership {
+                Ownership::Owned { epoch, number, .. } => {
+                    // To whom it went, as far as anybody knows.
+                    let to = newer.node.clone().unwrap_or_else(|| name.clone());
+                    let transfer = TransferId(random_u128());
+                    let seal = OwnershipRecord::Seal { transfer, to };
+                    group.push(record(shard, epoch, number + 1, &seal));
+                    let moved = OwnershipRecord::Moved { transfer, epoch: Epoch(newer.epoch) };
+                    group.push(record(shard, epoch, number + 2, &moved));
+                }
+                // That it went on shows that its target has accepted.
+                Ownership::Sealed { epoch, number, transfer, .. } => {
+                    let moved = OwnershipRecord::Moved { transfer, epoch: Epoch(epoch.0 + 1) };
+                    group.push(record(shard, epoch, number + 1, &moved));
+                }
+                Ownership::Foreign | Ownership::Moved { .. } => {}
+            }
         }
         if !group.is_empty() {
             store.open_lane(LANE).commit(&group)?;
@@ -115,7 +129,7 @@ mod tests {
         assert_eq!(remains.cluster(), format!("{:032x}", 5));
         assert_eq!(remains.stores(), [6, 6].map(|store| format!("{store:032x}")));
         let held = |shard, epoch| HeldShard { shard, epoch, node: None };
-        assert_eq!(remains.owned().unwrap(), [held(0, 1), held(1, 1), held(2, 1), held(3, 1)]);
+        assert_eq!(remains.shards().unwrap(), [held(0, 1), held(1, 1), held(2, 1), held(3, 1)]);
         let newer = [HeldShard { node: Some(name("b")), ..held(2, 7) }];
         let seeds = ["b:7001".to_owned()];
         remains.make_ready(&name("c"), &newer, &seeds).unwrap();
@@ -133,5 +147,31 @@ mod tests {
         drop(store);
         let again = Remains::open(directory.path(), &config()).unwrap();
         assert_eq!(again.stores(), [6, identity.store].map(|store| format!("{store:032x}")));
+    }
+
+    #[test]
+    fn of_what_was_on_its_way_already_only_that_goes_on_which_nobody_has_had_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let founding = Founding::founder(5, 6, Shards::new(4).unwrap());
+        let store = EmbeddedStore::found(directory.path(), &founding, &config()).unwrap();
+        let seal = |shard| {
+            let seal = OwnershipRecord::Seal { transfer: TransferId(shard), to: name("b") };
+            record(ShardId(shard as u32), Epoch(1), 1, &seal)
+        };
+        store.open_lane(LANE).commit(&[seal(1), seal(3)]).unwrap();
+        drop(store);
+        let remains = Remains::open(directory.path(), &config()).unwrap();
+        let held = |shard, epoch| HeldShard { shard, epoch, node: None };
+        // Under 2 it may have gone to b from here.
+        assert_eq!(remains.shards().unwrap(), [held(0, 1), held(1, 2), held(2, 1), held(3, 2)]);
+        let newer = [HeldShard { node: Some(name("d")), ..held(3, 4) }];
+        remains.make_ready(&name("c"), &newer, &[]).unwrap();
+
+        let store = EmbeddedStore::open(directory.path(), &config()).unwrap();
+        let known = store.ownership().unwrap();
+        let sealed = matches!(&known[1].1, Ownership::Sealed { to, .. } if *to == name("b"));
+        assert!(sealed, "{known:?}");
+        // Whose it is under 4 the others say; that b had it under 2 is all that is known here.
+        assert_eq!(known[3].1, Ownership::Moved { epoch: Epoch(2), to: name("b") });
     }
 }

@@ -30,7 +30,7 @@ pub(super) async fn make_ready(
             answer.status.cluster
         )));
     }
-    let shards = remains.owned().map_err(|why| Failure::Failed(why.to_string()))?;
+    let shards = remains.shards().map_err(|why| Failure::Failed(why.to_string()))?;
     let count = shards.len();
     let target = Target { node: Some(answer.status.name.clone()), address: answer.address.clone() };
     let bury = Command::Bury { destroyed: name.clone(), stores: remains.stores(), shards };
