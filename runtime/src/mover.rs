@@ -22,7 +22,7 @@ mod tests;
 pub use reopening::Standing;
 
 use crate::{
-    handoff::{HandOffLimits, Message, Source, SourceEvent, Target, TargetEvent, Transfer},
+    handoff::{HandOffLimits, Message, Source, SourceEvent, Target, TargetEvent},
     kernel::{HandOffNews, Order},
     placement::{Epoch, NodeName, ShardId, Shards, Table},
     rebalance::{self, Rebalance},
@@ -404,38 +404,6 @@ impl Mover {
                 self.alarm(format!("{shard} is owned by {known} and by {owner}, both under {epoch}"));
             }
             Heard::NoShard => self.alarm(format!("{owner} says it owns {shard}, which does not exist")),
-        }
-    }
-
-    /// Looks what a route that was heard means for a hand-off of the shard. One behind the seal from here, to its target or
-    /// beyond, is the proof that the target has accepted, though nobody said so; and what another node owns does not come.
-    fn outrun(&mut self, shard: ShardId, now: Timestamp) {
-        let Some((epoch, owner)) = self.routes.get(shard).map(|(epoch, owner)| (epoch, owner.clone())) else {
-            return;
-        };
-        if owner == self.config.here {
-            return;
-        }
-        if let Some(source) = self.sources.get(&shard).filter(|source| source.is_sealed()) {
-            let Transfer { id, epoch: given, ref target, .. } = *source.transfer();
-            let is_proof = given < epoch || given == epoch && *target == owner;
-            if is_proof && !self.is_held(shard, id) {
-                self.source_event(shard, id, SourceEvent::Heard(Message::Accepted), now);
-            }
-        }
-        if self.targets.get(&shard).is_some_and(|target| target.transfer().epoch <= epoch) {
-            let why = format!("{owner} owns it under {epoch}");
-            self.target_event(shard, TargetEvent::Orphaned(why), now);
-        }
-    }
-
-    /// A node's store is given up.
-    fn orphan(&mut self, node: &NodeName, now: Timestamp) {
-        let its = |target: &&Target| target.transfer().source == *node;
-        let orphans = self.targets.values().filter(its).map(|target| target.transfer().shard);
-        for shard in orphans.collect::<Vec<_>>() {
-            let why = format!("the store of {node} is forgotten");
-            self.target_event(shard, TargetEvent::Orphaned(why), now);
         }
     }
 

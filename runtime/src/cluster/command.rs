@@ -26,7 +26,7 @@ pub enum Command {
         destroyed: NodeName,
         /// UUIDs in hexadecimal digits, by which a copy of its store is known: the one it was founded with, and the one it has.
         stores: Vec<String>,
-        /// What the copy owns.
+        /// What the copy could hand over, each with the epoch above which it is the past.
         shards: Vec<HeldShard>,
     },
 }
@@ -91,6 +91,8 @@ pub struct NodeStatus {
     pub activations: (u64, u64),
     /// Nothing is on its way in it: every outbox is empty, and everything is durable.
     pub is_quiet: bool,
+    /// Why another node does not let it in, while it is connected to none; in words, with what to do.
+    pub refused: Option<String>,
 }
 
 /// A node, as another sees it.

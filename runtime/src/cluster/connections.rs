@@ -99,6 +99,10 @@ pub(super) fn dial(
                 why: HandshakeError::RefusedHere(HelloRefusal::Past { boot, position, why }),
                 ..
             }) => tell.tell(Notice::Outdated { boot, position, why }),
+            Err(DialError::Handshake {
+                why: HandshakeError::RefusedHere(HelloRefusal::Identity(why)),
+                ..
+            }) => tell.tell(Notice::NotLetIn(why)),
             // Counted and logged, once in a while, by the endpoint where it is a fault; else the node is away.
             Err(error) => tracing::debug!(%error, "a dial came to nothing"),
         }

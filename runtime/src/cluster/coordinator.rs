@@ -59,6 +59,8 @@ pub(crate) enum Notice {
     Frame(Arc<Outbound>, Frame, Credit),
     /// The other end thinks these shards are here.
     Misplaced(Arc<Outbound>, BTreeSet<ShardId>),
+    /// A node that was dialled does not let this one in, for this reason.
+    NotLetIn(String),
     /// From the storage thread or a kernel.
     Mover(MoverEvent),
     /// A note is durable,
@@ -185,6 +187,8 @@ pub(super) struct Coordinator {
     forgetting: BTreeMap<NodeName, Vec<Asker>>,
     /// What an operator asks of all others, for one of them is destroyed.
     inquiry: Option<Inquiry>,
+    /// Why another node did not let it in, until one does.
+    pub(super) refused: Option<String>,
     /// What found no room on the disk.
     not_kept: Option<(u64, Vec<u8>, Timestamp)>,
     /// The node has failed, and has nothing to do with others any more.
@@ -305,6 +309,12 @@ impl Coordinator {
         match notice {
             Notice::Connection { connection, is_dialled } => self.greet(connection, is_dialled),
             Notice::Outdated { boot, position, why } => self.outdated(boot, position, why),
+            Notice::NotLetIn(why) => {
+                // Where some let it in, the others hear from them.
+                if self.connected.is_empty() {
+                    self.refused = Some(why);
+                }
+            }
             Notice::Dialled(address) => {
                 self.dialling.remove(&address);
             }

@@ -83,6 +83,7 @@ impl Coordinator {
             uptime_ms: u64::try_from(self.now().since(self.started).as_millis()).unwrap_or(u64::MAX),
             activations,
             is_quiet: stats.iter().all(|stats| stats.quiet),
+            refused: self.refused.clone(),
         }
     }
 }

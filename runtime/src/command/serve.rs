@@ -20,13 +20,15 @@ use std::{convert::Infallible, future::pending, path::Path, time::Duration};
 
 /// How often a node that gives its shards away is asked how many are left.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// How long a node that gives its shards away has to reach another one.
+const REACHED_WITHIN: Duration = Duration::from_secs(30);
 /// What a volume's root may hold without being of anyone.
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// Serves until it is stopped, leaves or fails.
 pub(super) async fn node(builder: Builder, args: NodeArgs, lookup: Lookup<'_>) -> Result<(), Failure> {
     let settings = Settings::gather(args, lookup)?;
-    match serve(builder, settings, false).await? {
+    match serve(builder, settings, None).await? {
         End::Stopped | End::Left => Ok(()),
     }
 }
@@ -51,10 +53,10 @@ pub(super) async fn adopt(builder: Builder, args: AdoptArgs, lookup: Lookup<'_>)
         copied::make_ready(&dial, &seeds, remains, &name).await?;
     }
     let settings = Settings::of_adopter(name.clone(), args, security)?;
-    match serve(builder, settings, true).await? {
+    match serve(builder, settings, Some(&seeds)).await? {
         End::Left => Ok(()),
         End::Stopped => Err(Failure::Failed(format!(
-            "stopped before all shards of node {name} were handed over: run the same command again, or start the node"
+            "stopped before all shards of node {name} were handed over: run the same command again, with --name {name}, or start the node"
         ))),
     }
 }
@@ -120,7 +122,8 @@ enum End {
     Left,
 }
 
-async fn serve(builder: Builder, settings: Settings, is_to_leave: bool) -> Result<End, Failure> {
+/// `gives_to`: at these addresses are nodes that get all it has, and then it leaves.
+async fn serve(builder: Builder, settings: Settings, gives_to: Option<&[String]>) -> Result<End, Failure> {
     let name = settings.cluster.name.clone();
     let stop = Stop::listen();
     let runtime = tokio::select! {
@@ -132,7 +135,7 @@ async fn serve(builder: Builder, settings: Settings, is_to_leave: bool) -> Resul
     };
     let address = runtime.listens_at().expect("a node of a cluster listens");
     say(&format!("node {name} serves at {address}"));
-    let end = until_its_end(&runtime, &name, &stop, is_to_leave).await;
+    let end = until_its_end(&runtime, &name, &stop, gives_to).await;
     if end == Ok(End::Stopped) {
         tracing::info!("stopping");
     }
@@ -171,9 +174,14 @@ async fn until_its_end(
     runtime: &Runtime,
     name: &NodeName,
     stop: &Stop,
-    is_to_leave: bool,
+    gives_to: Option<&[String]>,
 ) -> Result<End, Failure> {
-    let given_away = async { if is_to_leave { give_away(runtime, name).await } else { pending().await } };
+    let given_away = async {
+        match gives_to {
+            Some(seeds) => give_away(runtime, name, seeds).await,
+            None => pending().await,
+        }
+    };
     tokio::select! {
         departure = runtime.departed() => match departure {
             Departure::Left => Ok(End::Left),
@@ -190,13 +198,8 @@ async fn until_its_end(
 }
 
 /// Lets the node leave, and says how far it is until somebody sees that it has.
-async fn give_away(runtime: &Runtime, name: &NodeName) -> Result<Infallible, String> {
-    // A copy has forgotten whom its original knew, and hears of them from whom it joins.
-    while let Some(CommandAnswer::Status(status)) = runtime.command(Command::Status).await
-        && status.nodes.iter().all(|node| node.name == *name)
-    {
-        tokio::time::sleep(PROGRESS_EVERY).await;
-    }
+async fn give_away(runtime: &Runtime, name: &NodeName, seeds: &[String]) -> Result<Infallible, String> {
+    wait_for_others(name, seeds, || runtime.command(Command::Status)).await?;
     if let Some(CommandAnswer::Refused(why)) = runtime.command(Command::Leave).await {
         return Err(why);
     }
@@ -204,6 +207,9 @@ async fn give_away(runtime: &Runtime, name: &NodeName) -> Result<Infallible, Str
     loop {
         // Where it does not answer it may be gone already: whoever waits beside this sees that.
         if let Some(CommandAnswer::Status(status)) = runtime.command(Command::Status).await {
+            if let Some(why) = status.refused {
+                return Err(format!("it is not let in: {why}"));
+            }
             let left = shards_of(&status, name);
             if told.replace(left) != Some(left) {
                 say(&format!("node {name} hands its shards over: {left} left"));
@@ -211,6 +217,28 @@ async fn give_away(runtime: &Runtime, name: &NodeName) -> Result<Infallible, Str
         }
         tokio::time::sleep(PROGRESS_EVERY).await;
     }
+}
+
+/// Waits until the node knows another one. A copy has forgotten whom its original knew, and hears of them from whom it joins.
+async fn wait_for_others<Asked: Future<Output = Option<CommandAnswer>>>(
+    name: &NodeName,
+    seeds: &[String],
+    ask: impl Fn() -> Asked,
+) -> Result<(), String> {
+    let known = async {
+        while let Some(CommandAnswer::Status(status)) = ask().await
+            && status.nodes.iter().all(|node| node.name == *name)
+        {
+            if let Some(why) = status.refused {
+                return Err(format!("it is not let in: {why}"));
+            }
+            tokio::time::sleep(PROGRESS_EVERY).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(REACHED_WITHIN, known).await.unwrap_or_else(|_| {
+        Err(format!("in {REACHED_WITHIN:?} it could not reach a node at {}", seeds.join(", ")))
+    })
 }
 
 #[cfg(test)]
@@ -253,6 +281,26 @@ mod tests {
         assert!(matches!(&none, Failure::Failed(why) if why.starts_with("no node of this cluster is dead")));
         let silent = dead_node(&Script::default(), &["a:7001".into()], None, false).await.unwrap_err();
         assert!(matches!(&silent, Failure::Failed(why) if why.ends_with("name one that runs by --join")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_reaches_nobody_or_is_not_let_in_says_so_and_ends() {
+        let waits = |refused: Option<&str>, nodes: &[_]| {
+            let mut seen = status("c", nodes, &[]);
+            seen.refused = refused.map(Into::into);
+            async move {
+                let answer = || async { Some(CommandAnswer::Status(Box::new(seen.clone()))) };
+                wait_for_others(&name("c"), &["a:7001".into(), "b:7001".into()], answer).await
+            }
+        };
+        let (a, c) = (member("a", "up", true), member("c", "up", true));
+        assert_eq!(waits(None, &[a, c.clone()]).await, Ok(()));
+        let alone = "in 30s it could not reach a node at a:7001, b:7001";
+        assert_eq!(waits(None, &[c.clone()]).await, Err(alone.into()));
+        let begun = tokio::time::Instant::now();
+        let refused = waits(Some("c was forgotten"), &[c]).await;
+        assert_eq!(refused, Err("it is not let in: c was forgotten".into()));
+        assert_eq!(begun.elapsed(), Duration::ZERO, "of a paused clock: it has not waited");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Mover, MoverAction};
 use crate::{
-    handoff::{Source, SourceAction, SourceEnd, SourceEvent, Transfer},
+    handoff::{Message, Source, SourceAction, SourceEnd, SourceEvent, TargetEvent, Transfer},
     kernel::Order,
     placement::{Epoch, NodeName, ShardId},
     rebalance::Ended,
@@ -119,5 +119,27 @@ impl Mover {
         let record = OwnershipRecord::Moved { transfer: transfer.id, epoch: transfer.epoch };
         let order = Order::Write { epoch: *epoch, number: number + 1, record };
         self.actions.push(MoverAction::Order(shard, order));
+    }
+
+    /// Looks what a route that was heard means for a hand-off of the shard. One behind the seal from here, to its target or
+    /// beyond, is the proof that the target has accepted, though nobody said so; and what another node owns does not come.
+    pub(super) fn outrun(&mut self, shard: ShardId, now: Timestamp) {
+        let Some((epoch, owner)) = self.routes.get(shard).map(|(epoch, owner)| (epoch, owner.clone())) else {
+            return;
+        };
+        if owner == self.config.here {
+            return;
+        }
+        if let Some(source) = self.sources.get(&shard).filter(|source| source.is_sealed()) {
+            let Transfer { id, epoch: given, ref target, .. } = *source.transfer();
+            let is_proof = given < epoch || given == epoch && *target == owner;
+            if is_proof && !self.is_held(shard, id) {
+                self.source_event(shard, id, SourceEvent::Heard(Message::Accepted), now);
+            }
+        }
+        if self.targets.get(&shard).is_some_and(|target| target.transfer().epoch <= epoch) {
+            let why = format!("{owner} owns it under {epoch}");
+            self.target_event(shard, TargetEvent::Orphaned(why), now);
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::{Mover, MoverAction};
 use crate::{
     handoff::{Target, TargetAction, TargetEvent, Transfer},
     kernel::Order,
-    placement::ShardId,
+    placement::{NodeName, ShardId},
     router::Announcement,
     store::OwnershipRecord,
     timestamp::Timestamp,
@@ -19,6 +19,16 @@ impl Mover {
         let (target, actions) = Target::new(transfer.clone(), attempt, place, table, limits, now);
         self.targets.insert(transfer.shard, target);
         self.do_target(transfer, actions);
+    }
+
+    /// A node's store is given up.
+    pub(super) fn orphan(&mut self, node: &NodeName, now: Timestamp) {
+        let its = |target: &&Target| target.transfer().source == *node;
+        let orphans = self.targets.values().filter(its).map(|target| target.transfer().shard);
+        for shard in orphans.collect::<Vec<_>>() {
+            let why = format!("the store of {node} is forgotten");
+            self.target_event(shard, TargetEvent::Orphaned(why), now);
+        }
     }
 
     /// What names a place or a hand-off names it in the event: whoever calls has looked that it is of this target.

@@ -81,6 +81,7 @@ impl Coordinator {
         let outbound = Outbound::new(Some(name.clone()), link, durable);
         let connected = Connected::new(&outbound, (store, boot), is_dialled, now);
         self.connected.insert(name.clone(), connected);
+        self.refused = None;
         self.shared.links.connect(&name, Arc::clone(&outbound));
         let lacking = lacks(&self.kinds, &other.kinds);
         if let Some(lacking) = &lacking {

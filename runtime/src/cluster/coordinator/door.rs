@@ -147,6 +147,7 @@ impl Door {
             moves: Moves::default(),
             forgetting: BTreeMap::new(),
             inquiry: None,
+            refused: None,
             not_kept: None,
             has_failed: false,
             leaving: Leaving::No,

@@ -44,6 +44,7 @@ pub(in crate::command) fn status(text: &str, nodes: &[MemberStatus], owners: &[&
         uptime_ms: 1_000,
         activations: (0, 0),
         is_quiet: true,
+        refused: None,
     }
 }
 
