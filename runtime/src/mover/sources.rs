@@ -121,8 +121,9 @@ impl Mover {
         self.actions.push(MoverAction::Order(shard, order));
     }
 
-    /// Looks what a route that was heard means for a hand-off of the shard. One behind the seal from here, to its target or
-    /// beyond, is the proof that the target has accepted, though nobody said so; and what another node owns does not come.
+    /// Looks what a route that was heard means for a hand-off of the shard. One beyond the target of a seal from here is the proof
+    /// that the target has accepted and handed it on, though nobody said so; and what another node owns does not come. That the
+    /// target itself has it, only the target says: should its disk be gone, what is here may be the last there is.
     pub(super) fn outrun(&mut self, shard: ShardId, now: Timestamp) {
         let Some((epoch, owner)) = self.routes.get(shard).map(|(epoch, owner)| (epoch, owner.clone())) else {
             return;
@@ -131,9 +132,8 @@ impl Mover {
             return;
         }
         if let Some(source) = self.sources.get(&shard).filter(|source| source.is_sealed()) {
-            let Transfer { id, epoch: given, ref target, .. } = *source.transfer();
-            let is_proof = given < epoch || given == epoch && *target == owner;
-            if is_proof && !self.is_held(shard, id) {
+            let Transfer { id, epoch: given, .. } = *source.transfer();
+            if given < epoch && !self.is_held(shard, id) {
                 self.source_event(shard, id, SourceEvent::Heard(Message::Accepted), now);
             }
         }

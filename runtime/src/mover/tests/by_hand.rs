@@ -477,14 +477,14 @@ fn a_sealed_shard_that_another_node_owns_is_not_taken() {
 }
 
 #[test]
-fn a_route_to_the_target_or_beyond_shows_that_a_sealed_shard_was_accepted() {
+fn a_route_beyond_its_target_shows_that_a_sealed_shard_was_accepted() {
     // Sealed under 4 for node 1, which accepts under 5.
     let moved = |shard, transfer| {
         let record = OwnershipRecord::Moved { transfer, epoch: Epoch(5) };
         MoverAction::Order(shard, Order::Write { epoch: Epoch(4), number: 7, record })
     };
     for (epoch, owner, is_proof) in
-        [(4, 2, false), (5, 2, false), (5, 1, true), (6, 2, true), (6, 1, true), (6, 0, false)]
+        [(4, 2, false), (5, 2, false), (5, 1, false), (6, 2, true), (6, 1, true), (6, 0, false)]
     {
         let (mut hand, shard, transfer) = sealed();
         let heard = hand.step(told(shard, epoch, owner));
