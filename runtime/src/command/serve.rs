@@ -219,7 +219,8 @@ async fn give_away(runtime: &Runtime, name: &NodeName, seeds: &[String]) -> Resu
     }
 }
 
-/// Waits until the node knows another one. A copy has forgotten whom its original knew, and hears of them from whom it joins.
+/// Waits until the node is connected to another one. A copy has forgotten whom its original knew, and hears of them from whom
+/// it joins.
 async fn wait_for_others<Asked: Future<Output = Option<CommandAnswer>>>(
     name: &NodeName,
     seeds: &[String],
@@ -227,7 +228,7 @@ async fn wait_for_others<Asked: Future<Output = Option<CommandAnswer>>>(
 ) -> Result<(), String> {
     let known = async {
         while let Some(CommandAnswer::Status(status)) = ask().await
-            && status.nodes.iter().all(|node| node.name == *name)
+            && !status.nodes.iter().any(|node| node.name != *name && node.is_connected)
         {
             if let Some(why) = status.refused {
                 return Err(format!("it is not let in: {why}"));
@@ -296,7 +297,9 @@ mod tests {
         let (a, c) = (member("a", "up", true), member("c", "up", true));
         assert_eq!(waits(None, &[a, c.clone()]).await, Ok(()));
         let alone = "in 30s it could not reach a node at a:7001, b:7001";
-        assert_eq!(waits(None, &[c.clone()]).await, Err(alone.into()));
+        assert_eq!(waits(None, std::slice::from_ref(&c)).await, Err(alone.into()));
+        let known = [member("a", "up", false), c.clone()];
+        assert_eq!(waits(None, &known).await, Err(alone.into()), "it has only heard of it");
         let begun = tokio::time::Instant::now();
         let refused = waits(Some("c was forgotten"), &[c]).await;
         assert_eq!(refused, Err("it is not let in: c was forgotten".into()));
