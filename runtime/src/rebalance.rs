@@ -48,9 +48,9 @@ pub struct Settings {
     pub stable_for: Duration,
     /// How long a shard stays after it has moved: 30 s. Not on a node that leaves.
     pub rest: Duration,
-    /// Most hand-offs of this node at a time: 16. Further shards wait.
+    /// Most hand-offs of this node at a time: 12. Further shards wait.
     pub running_max: usize,
-    /// Most hand-offs from this node to one target at a time: 16. Shards for other targets go first.
+    /// Most hand-offs from this node to one target at a time: 12. Shards for other targets go first.
     pub running_per_target_max: usize,
     /// How long a target may take to answer an offer: 3 s. Then the offer is withdrawn and the target counts as failed.
     pub answer_within: Duration,
@@ -67,8 +67,8 @@ impl Default for Settings {
         Self {
             stable_for: Duration::from_secs(1),
             rest: Duration::from_secs(30),
-            running_max: 16,
-            running_per_target_max: 16,
+            running_max: 12,
+            running_per_target_max: 12,
             answer_within: Duration::from_secs(3),
             busy_pause: Duration::from_millis(250),
             back_off: Duration::from_secs(1),
