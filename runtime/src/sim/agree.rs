@@ -21,16 +21,19 @@ impl Sim {
         if members.iter().any(|member| member.membership.known().digest() != known) {
             return false;
         }
+        let table = first.membership.view().table(self.layout);
         let all_see_it = members.iter().all(|member| {
             let view = member.membership.view();
             self.machines.iter().all(|machine| match view.get(&machine.name) {
                 Some(node) if machine.is_away => node.entry.state == NodeState::Left && !node.is_alive,
-                Some(node) => node.entry.state != NodeState::Left && node.is_alive,
+                // It had said so, and then a shard came that was sealed for it; there is nobody left who takes it.
+                Some(node) if node.entry.state == NodeState::Left => table.is_none(),
+                Some(node) => node.is_alive,
                 // It has never come.
                 None => machine.is_away,
             })
         });
-        let Some(table) = first.membership.view().table(self.layout) else {
+        let Some(table) = table else {
             // Nobody takes shards, so nobody can go.
             return all_see_it;
         };
