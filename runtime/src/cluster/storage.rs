@@ -37,7 +37,7 @@ pub(super) fn start(
     let thread = node::thread(shared, "entity-storage".into(), move |shared| {
         while let Ok(first) = asked.recv() {
             let jobs = std::iter::once(first).chain(asked.try_iter());
-            if let Err(error) = Round::new(&*shared.store, &coordinator).run(jobs) {
+            if let Err(error) = Gathered::new(&*shared.store, &coordinator).run(jobs) {
                 shared.fail(node::unreadable(&error));
                 return;
             }
@@ -48,14 +48,14 @@ pub(super) fn start(
 
 /// The jobs that were there when the thread looked. What several shards ask for at the same time costs as many syncs as for one:
 /// their pieces are staged at once, and copies that begin need one round of the checkpoint between them.
-struct Round<'s> {
+struct Gathered<'s> {
     store: &'s dyn Store,
     coordinator: &'s ToCoordinator,
     /// To be staged, each of another shard.
     stages: Vec<Stage>,
     /// Done behind the stagings, which others stand still for.
     reads: Vec<MoverAction>,
-    /// Lanes of which loads find everything that was durable when the round began.
+    /// Lanes of which loads find everything that was durable when these were gathered.
     loadable: Vec<LaneId>,
 }
 
@@ -67,7 +67,7 @@ struct Stage {
     sections: Vec<Batch>,
 }
 
-impl<'s> Round<'s> {
+impl<'s> Gathered<'s> {
     fn new(store: &'s dyn Store, coordinator: &'s ToCoordinator) -> Self {
         Self { store, coordinator, stages: Vec::new(), reads: Vec::new(), loadable: Vec::new() }
     }

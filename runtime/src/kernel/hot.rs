@@ -10,7 +10,7 @@ use crate::{
     placement::{self, ShardId},
     shard::ShardPhase,
 };
-use std::rc::Rc;
+use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc};
 
 /// Most entities of a shard whose images its next owner loads before anybody asks for them. Others are loaded by their first
 /// message.
@@ -24,27 +24,45 @@ const HOT_SECONDS: u32 = 60;
 pub(super) struct Hot {
     kinds: Rc<SharedKinds>,
     now: u32,
-    /// When it was used, and the key of its image.
-    used: Vec<(u32, Vec<u8>)>,
+    latest: Latest,
 }
 
 impl Hot {
     pub(super) fn new(kinds: Rc<SharedKinds>, now: u32) -> Self {
-        Self { kinds, now, used: Vec::new() }
+        Self { kinds, now, latest: Latest::default() }
     }
 
     pub(super) fn look(&mut self, activation: &Activation) {
         let kind = self.kinds.get(activation.kind);
         let is_hot = self.now.saturating_sub(activation.used_at) <= HOT_SECONDS;
         if is_hot && activation.exists && !kind.is_volatile() {
-            self.used.push((activation.used_at, image_key(kind.name(), &activation.key)));
+            self.latest.keep(activation.used_at, || image_key(kind.name(), &activation.key));
         }
     }
 
-    pub(super) fn into_keys(mut self) -> Vec<Vec<u8>> {
-        self.used.sort_unstable_by(|first, second| second.cmp(first));
+    pub(super) fn into_keys(self) -> Vec<Vec<u8>> {
+        self.latest.into_keys()
+    }
+}
+
+/// When images were used, and their keys; no more than go along, for the shard stands still meanwhile, however many there are.
+#[derive(Default)]
+struct Latest(BinaryHeap<Reverse<(u32, Vec<u8>)>>);
+
+impl Latest {
+    fn keep(&mut self, used_at: u32, key: impl FnOnce() -> Vec<u8>) {
+        if self.0.len() == HOT_MAX {
+            if self.0.peek().is_some_and(|Reverse((least, _))| used_at <= *least) {
+                return;
+            }
+            self.0.pop();
+        }
+        self.0.push(Reverse((used_at, key())));
+    }
+
+    fn into_keys(self) -> Vec<Vec<u8>> {
         let mut bytes = 0;
-        let keys = self.used.into_iter().map(|(_, key)| key).take(HOT_MAX);
+        let keys = self.0.into_sorted_vec().into_iter().map(|Reverse((_, key))| key);
         keys.take_while(|key| {
             bytes += key.len();
             bytes <= HOT_KEYS_MAX
@@ -83,5 +101,28 @@ impl Kernel {
             let slot = self.activations.insert(hash, index, key, id);
             self.begin(slot, index, id, kind, key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_the_last_ones_are_kept_and_the_last_comes_first() {
+        let mut latest = Latest::default();
+        let most = HOT_MAX as u32;
+        (0..2 * most).for_each(|at| latest.keep(at, || at.to_be_bytes().to_vec()));
+        latest.keep(most, || panic!("it is older than all that are kept"));
+        let keys = latest.into_keys();
+        let expected: Vec<_> = (most..2 * most).rev().map(|at| at.to_be_bytes().to_vec()).collect();
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn keys_are_bounded_in_bytes() {
+        let mut latest = Latest::default();
+        (0..100).for_each(|at| latest.keep(at, || vec![at as u8; 1_024]));
+        assert_eq!(latest.into_keys().len(), HOT_KEYS_MAX / 1_024);
     }
 }
