@@ -4,7 +4,7 @@
 use crate::{
     Load,
     entities::{Account, Balance, Pay, Scratch, deposit, key, kinds},
-    machine::rate,
+    machine::{cpu, cpu_of, rate},
     raw,
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -123,35 +123,55 @@ fn is_at_rest(status: &NodeStatus, nodes: &[&str]) -> bool {
     status.going + status.coming == 0 && nodes.iter().all(|node| least <= share(status, node))
 }
 
+/// Everything.
 pub(crate) async fn measure(load: &Load) -> Result<()> {
     let raw = raw::measure(1_000, load.time)?;
-    let first = Node::start(load, "a", None)?;
-    let client = Client::connect([first.address.clone()]).await?;
-
-    let mut feed = client.feed("fill").await?;
-    for number in 0..load.keys {
-        feed.send(number + 1, Account::at(key(number)), deposit(number)).await?;
-    }
-    feed.flush().await?;
-    drop(feed);
+    let (first, client) = found(load).await?;
     let second = join(load, &client, &first).await?;
-    asks(load, &client, raw).await?;
+    asks(load, &client, &[&first, &second], raw).await?;
     transfers(load, &client, raw).await?;
     let second = come_back(load, &client, second).await?;
     drop((first, second));
     form(load).await
 }
 
+/// What goes between nodes while nothing moves.
+pub(crate) async fn measure_at_rest(load: &Load) -> Result<()> {
+    let all = ["a", "b"];
+    let raw = raw::measure(1_000, load.time)?;
+    let (first, client) = found(load).await?;
+    let second = Node::start(load, "b", Some(&first.address))?;
+    until(&client, &all, |status| is_at_rest(status, &all)).await?;
+    asks(load, &client, &[&first, &second], raw).await?;
+    transfers(load, &client, raw).await
+}
+
+/// A node with all entities, and a client of it.
+async fn found(load: &Load) -> Result<(Node, Client)> {
+    let first = Node::start(load, "a", None)?;
+    let client = Client::connect([first.address.clone()]).await?;
+    let mut feed = client.feed("fill").await?;
+    for number in 0..load.keys {
+        feed.send(number + 1, Account::at(key(number)), deposit(number)).await?;
+    }
+    feed.flush().await?;
+    Ok((first, client))
+}
+
 /// Asks over a connection, of two nodes by turns.
-async fn asks(load: &Load, client: &Client, raw: f64) -> Result<()> {
+async fn asks(load: &Load, client: &Client, nodes: &[&Node], raw: f64) -> Result<()> {
+    let spent = || nodes.iter().map(|node| cpu_of(&node.child.id().to_string())).sum::<Duration>();
     for (what, outstanding) in [("volatile", 1), ("volatile", 1_000), ("durable", 64), ("durable", 1_024)] {
         let is_volatile = what == "volatile";
-        let started = Instant::now();
+        let (here, there, started) = (cpu(), spent(), Instant::now());
         let times = asked(load, client, is_volatile, outstanding, load.time).await?;
+        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / times.len().max(1) as f64;
+        let (here, there) = (each(cpu().saturating_sub(here)), each(spent().saturating_sub(there)));
         let per_second = times.len() as f64 / started.elapsed().as_secs_f64();
         let micros = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
         println!(
-            "remote ask    {what}, {outstanding} outstanding: {}, p50 {:.0} us, p99 {:.0} us; {:.3} of the raw echo{}",
+            "remote ask    {what}, {outstanding} outstanding: {} ({here:.2} core-us at the client, {there:.2} at the nodes), \
+             p50 {:.0} us, p99 {:.0} us; {:.3} of the raw echo{}",
             rate(per_second),
             micros(0.5),
             micros(0.99),

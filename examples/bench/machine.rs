@@ -13,8 +13,13 @@ pub(crate) fn describe() -> String {
 }
 
 /// Processor time this process has used, all threads together.
-fn cpu() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+pub(crate) fn cpu() -> Duration {
+    cpu_of("self")
+}
+
+/// The same of another process.
+pub(crate) fn cpu_of(process: &str) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // Fields 14 and 15, counted behind the name in parentheses, in ticks of 10 ms.
     let behind_name = stat.rsplit(')').next().unwrap_or_default();
     let ticks: u64 =

@@ -73,6 +73,8 @@ enum Section {
     Memory,
     Recovery,
     Cluster,
+    /// Of the cluster only what goes between nodes at rest: asks and transfers.
+    Remote,
 }
 
 /// What every section is told.
@@ -135,6 +137,9 @@ async fn main() -> Result<()> {
     }
     if wanted(Section::Cluster) {
         cluster::measure(&load).await?;
+    }
+    if arguments.only.contains(&Section::Remote) {
+        cluster::measure_at_rest(&load).await?;
     }
     Ok(())
 }

@@ -210,6 +210,13 @@ impl Envelope {
         parse(&self.0).expect("an envelope's bytes are checked when it is made")
     }
 
+    /// Kind of the target: of [`Envelope::view`] that alone.
+    pub fn kind(&self) -> &str {
+        let kind = self.0.get(ENVELOPE_HEAD..ENVELOPE_HEAD + usize::from(self.0[1]));
+        let kind = kind.and_then(|kind| std::str::from_utf8(kind).ok());
+        kind.expect("an envelope's bytes are checked when it is made")
+    }
+
     /// Kind and key of the target.
     pub fn target(&self) -> EntityId {
         let view = self.view();
@@ -249,6 +256,7 @@ mod tests {
             bytes.extend_from_slice(&body);
             let envelope = Envelope::from_bytes(bytes.into()).expect("just written");
             let view = envelope.view();
+            proptest::prop_assert_eq!(envelope.kind(), view.kind);
             proptest::prop_assert_eq!(
                 (view.kind, view.key, view.name, view.sender, view.body),
                 ("bank.account", key.as_str(), "deposit", sender, body.as_slice())

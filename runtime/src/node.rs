@@ -9,6 +9,7 @@
 //!
 //! Work lies in intakes and queues of our own, bounded by admission at the client; an actix message is only a wake.
 
+mod admission;
 mod intake;
 mod lane;
 mod links;
@@ -18,9 +19,11 @@ mod outbound;
 mod patience;
 mod ports;
 mod remote;
+mod slots;
 mod suspects;
 mod watchdog;
 
+pub(crate) use admission::Admitted;
 pub(crate) use intake::{Intake, Stats, weight};
 pub(crate) use lane::{LaneProgress, LaneQueue, Submitted};
 pub(crate) use links::{Links, Place};
@@ -29,6 +32,7 @@ pub(crate) use outbound::{NotSent, Outbound};
 pub(crate) use patience::Patience;
 pub(crate) use ports::{Port, Ports};
 pub(crate) use remote::{Remote, Violation};
+pub(crate) use slots::Slots;
 pub(crate) use suspects::Suspects;
 
 use crate::{

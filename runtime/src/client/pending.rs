@@ -4,7 +4,7 @@ use crate::{
     clock::Clock,
     kernel::{FeedReceipt, Outcome},
     message::{ClientId, RequestId},
-    node::Port,
+    node::{Port, Slots},
     placement::ShardId,
     requests::{Acknowledged, OPEN_MAX},
     timestamp::Timestamp,
@@ -113,47 +113,9 @@ impl Numbers {
     }
 }
 
-/// Requests by slot. A slot's number has the count of its uses above its place, so that a late answer to an earlier use
-/// is known.
-#[derive(Default)]
-struct Entries {
-    places: Vec<(u32, Option<Entry>)>,
-    free: Vec<u32>,
-}
-
-impl Entries {
-    fn insert(&mut self, entry: Entry) -> u64 {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push((0, None));
-            u32::try_from(self.places.len() - 1).expect("fewer than 2^32 requests are on their way")
-        });
-        let (uses, held) = &mut self.places[place as usize];
-        *held = Some(entry);
-        u64::from(*uses) << 32 | u64::from(place)
-    }
-
-    fn remove(&mut self, slot: u64) -> Option<Entry> {
-        let place = slot as u32;
-        let (uses, held) = self.places.get_mut(place as usize)?;
-        if u64::from(*uses) != slot >> 32 {
-            return None;
-        }
-        let entry = held.take()?;
-        *uses = uses.wrapping_add(1);
-        self.free.push(place);
-        Some(entry)
-    }
-
-    /// The slots of requests that match.
-    fn slots(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<u64> {
-        let used = self.places.iter().enumerate().filter(|(_, (_, held))| held.as_ref().is_some_and(&wanted));
-        used.map(|(place, (uses, _))| u64::from(*uses) << 32 | place as u64).collect()
-    }
-}
-
 #[derive(Default)]
 struct State {
-    entries: Entries,
+    entries: Slots<Entry>,
     numbers: Numbers,
     /// Requests that may be asked again, with the time after which their replies are given up.
     kept: VecDeque<(Timestamp, u64)>,
@@ -285,7 +247,7 @@ impl Port for Pending {
     fn tick(&self) {
         let now = self.clock.now();
         let mut state = self.state();
-        for slot in state.entries.slots(|entry| entry.until <= now) {
+        for slot in state.entries.matching(|entry| entry.until <= now) {
             let entry = state.entries.remove(slot).expect("just listed");
             let _ = entry.tell.send(Outcome::Unknown(TIMED_OUT.into()));
         }
@@ -299,7 +261,7 @@ impl Port for Pending {
 
     fn routed(&self, _: &[ShardId]) {
         let mut state = self.state();
-        for slot in state.entries.slots(|entry| entry.is_pause) {
+        for slot in state.entries.matching(|entry| entry.is_pause) {
             let entry = state.entries.remove(slot).expect("just listed");
             let _ = entry.tell.send(Outcome::Elsewhere);
         }
@@ -308,7 +270,7 @@ impl Port for Pending {
     fn fail(&self, why: &str) {
         let mut state = self.state();
         state.failure = Some(why.to_owned());
-        for slot in state.entries.slots(|_| true) {
+        for slot in state.entries.matching(|_| true) {
             let entry = state.entries.remove(slot).expect("just listed");
             let _ = entry.tell.send(Outcome::Unknown(why.to_owned()));
         }
@@ -325,7 +287,7 @@ impl Pending {
     /// Requests that are held, numbers that are, and the floor.
     pub(super) fn held(&self) -> (usize, usize, u64) {
         let state = self.state();
-        let held = state.entries.places.len() + state.kept.len();
+        let held = state.entries.places() + state.kept.len();
         (held, state.numbers.above.len() + state.numbers.open.len(), state.numbers.floor)
     }
 }

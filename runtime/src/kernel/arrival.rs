@@ -84,7 +84,7 @@ impl Kernel {
         let at_door = self.lanes[lane].at_door.filter(|(before, _)| *before == why).map_or(0, |(_, len)| len);
         for arrival in self.lanes[lane].arrivals.split_off(at_door) {
             let bytes = arrival.envelope.len();
-            let kind = self.kinds.find(arrival.envelope.view().kind);
+            let kind = self.kinds.find(arrival.envelope.kind());
             let to_durable = kind.is_none_or(|kind| !self.kinds.get(kind).is_volatile());
             match arrival.from {
                 Provenance::Volatile if to_durable => {
@@ -147,7 +147,7 @@ impl Kernel {
         let Provenance::Request { id, ref acknowledged, listener } = arrival.from else {
             unreachable!("called for requests only")
         };
-        let kind = self.kinds.find(arrival.envelope.view().kind);
+        let kind = self.kinds.find(arrival.envelope.kind());
         if kind.is_some_and(|kind| self.kinds.get(kind).is_volatile()) {
             let slot = self.door(&arrival, true)?;
             self.counters.volatile += 1;
@@ -273,7 +273,7 @@ impl Kernel {
             self.refuse_stream(source, target, number, false);
             return None;
         }
-        let known = self.kinds.find(arrival.envelope.view().kind).is_some();
+        let known = self.kinds.find(arrival.envelope.kind()).is_some();
         let slot = if known {
             let slot = self.door(&arrival, false);
             if slot.is_none() {
@@ -293,7 +293,7 @@ impl Kernel {
         if let Some(slot) = slot {
             Some(Taken { slot, mail })
         } else {
-            let reason = format!("no entity of kind `{}` is registered", mail.envelope.view().kind);
+            let reason = format!("no entity of kind `{}` is registered", mail.envelope.kind());
             self.dead_letter(target, &mail, 0, reason);
             None
         }
@@ -411,8 +411,8 @@ impl Kernel {
             || self.limits.intake_bytes_max <= self.activations.mail_bytes();
         let slot = if full { None } else { self.door(&arrival, false) };
         let Some(slot) = slot else {
-            if self.kinds.find(arrival.envelope.view().kind).is_none() {
-                let kind = arrival.envelope.view().kind.to_owned();
+            if self.kinds.find(arrival.envelope.kind()).is_none() {
+                let kind = arrival.envelope.kind().to_owned();
                 self.tell_feeder(to, id, target, FeedNews::Refused(Refusal::UnknownKind(kind)));
             } else {
                 self.refuse_feed(to, id, target, number);

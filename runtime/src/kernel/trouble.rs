@@ -429,7 +429,7 @@ impl Kernel {
         }
         if let Some(envelope) = retry.clone() {
             let Some(slot) = self.activate(id, hash_of(&envelope), &envelope) else {
-                let kind = envelope.view().kind.to_owned();
+                let kind = envelope.kind().to_owned();
                 self.put_now(Output::Reply(to, Outcome::Refused(Refusal::UnknownKind(kind))));
                 return;
             };

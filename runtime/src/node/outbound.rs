@@ -1,5 +1,6 @@
 //! What waits for one connection: gathered into frames, and the questions whose answers are still to come.
 
+use super::Slots;
 use crate::{
     activation::ReplyTo,
     error::Refusal,
@@ -16,7 +17,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -47,7 +48,6 @@ pub(crate) struct Outbound {
     gathered: Mutex<Gathered>,
     filled: Notify,
     asked: Mutex<Asked>,
-    next_slot: AtomicU64,
     /// How far this node's log is durable; `None`: there is no log, or the other end has nothing to do with it.
     durable: Option<Arc<AtomicU64>>,
     /// How far the log of the other end is durable, as it has said.
@@ -72,6 +72,30 @@ impl Gathered {
             _ => Ok(()),
         }
     }
+
+    /// Adds an item to the list of the last frame, where that is of its kind and not full, or begins a frame.
+    fn add<T>(
+        &mut self,
+        item: T,
+        len: usize,
+        bytes_max: usize,
+        list: impl for<'f> FnOnce(&'f mut Frame) -> Option<&'f mut Vec<T>>,
+        begin: impl FnOnce(Vec<T>) -> Frame,
+    ) -> Result<(), NotSent> {
+        let len = len + ITEM_BYTES;
+        self.takes(bytes_max)?;
+        self.bytes += len;
+        if let Some((last, bytes)) = self.frames.back_mut()
+            && *bytes + len <= FRAME_BYTES_MAX
+            && let Some(items) = list(last).filter(|items| items.len() < ITEMS_MAX)
+        {
+            items.push(item);
+            *bytes += len;
+            return Ok(());
+        }
+        self.frames.push_back((begin(vec![item]), len));
+        Ok(())
+    }
 }
 
 /// Who waits for an answer.
@@ -80,8 +104,8 @@ enum Asker {
     Command(oneshot::Sender<Bytes>),
 }
 
-/// The questions that are not answered, by slot. `None`: the connection has ended.
-struct Asked(Option<HashMap<u64, Asker>>);
+/// The questions that are not answered. `None`: the connection has ended.
+struct Asked(Option<Slots<Asker>>);
 
 /// Why something does not go out on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +126,7 @@ impl Outbound {
             link,
             gathered: Mutex::default(),
             filled: Notify::new(),
-            asked: Mutex::new(Asked(Some(HashMap::new()))),
-            next_slot: AtomicU64::new(0),
+            asked: Mutex::new(Asked(Some(Slots::default()))),
         })
     }
 
@@ -119,7 +142,7 @@ impl Outbound {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an item to the list of the last frame, where that is of its kind and not full, or begins a frame.
+    /// See [`Gathered::add`].
     fn add<T>(
         &self,
         item: T,
@@ -128,21 +151,7 @@ impl Outbound {
         list: impl for<'f> FnOnce(&'f mut Frame) -> Option<&'f mut Vec<T>>,
         begin: impl FnOnce(Vec<T>) -> Frame,
     ) -> Result<(), NotSent> {
-        let len = len + ITEM_BYTES;
-        let mut gathered = self.gathered();
-        let gathered = &mut *gathered;
-        gathered.takes(bytes_max)?;
-        gathered.bytes += len;
-        if let Some((last, bytes)) = gathered.frames.back_mut()
-            && *bytes + len <= FRAME_BYTES_MAX
-            && let Some(items) = list(last).filter(|items| items.len() < ITEMS_MAX)
-        {
-            items.push(item);
-            *bytes += len;
-            return Ok(());
-        }
-        gathered.frames.push_back((begin(vec![item]), len));
-        Ok(())
+        self.gathered().add(item, len, bytes_max, list, begin)
     }
 
     /// Adds a frame of its own.
@@ -267,13 +276,19 @@ impl Outbound {
 
     /// The answer to a request of the other end.
     pub(crate) fn answer(&self, slot: u64, outcome: Outcome) {
-        let len = match &outcome {
-            Outcome::Done(reply) => reply.body.len(),
-            _ => 0,
-        };
-        if self
-            .add(
-                Answer { slot, outcome },
+        self.answers([Answer { slot, outcome }]);
+    }
+
+    /// The answers to requests of the other end.
+    pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
+        let mut gathered = self.gathered();
+        let all_taken = answers.into_iter().try_for_each(|answer| {
+            let len = match &answer.outcome {
+                Outcome::Done(reply) => reply.body.len(),
+                _ => 0,
+            };
+            gathered.add(
+                answer,
                 len,
                 BYTES_MAX,
                 |frame| match frame {
@@ -282,9 +297,10 @@ impl Outbound {
                 },
                 Frame::Replies,
             )
-            .is_err()
-        {
-            // It would wait for an answer that never comes; without the connection it asks again.
+        });
+        drop(gathered);
+        if all_taken.is_err() {
+            // They would wait for an answer that never comes; without the connection they ask again.
             self.link.close(CloseReason::Violation("it does not take its answers".into()));
         }
     }
@@ -325,22 +341,23 @@ impl Outbound {
         if ASKED_MAX <= waiting.len() {
             return Err(NotSent::Full);
         }
-        let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
-        waiting.insert(slot, asker);
-        Ok(slot)
+        Ok(waiting.insert(asker))
     }
 
     fn forget(&self, slot: u64) -> Option<Asker> {
-        self.asked().0.as_mut()?.remove(&slot)
+        self.asked().0.as_mut()?.remove(slot)
     }
 
-    /// Who waits for the answer to this request, if anyone.
-    pub(crate) fn answered(&self, slot: u64) -> Option<ReplyTo> {
-        match self.forget(slot)? {
-            Asker::Request(to) => Some(to),
+    /// Who waits for the answers to these requests, with what they are told.
+    pub(crate) fn answered(&self, answers: Vec<Answer>) -> Vec<(ReplyTo, Outcome)> {
+        let mut asked = self.asked();
+        let Some(asked) = asked.0.as_mut() else { return Vec::new() };
+        let told = answers.into_iter().filter_map(|Answer { slot, outcome }| match asked.remove(slot)? {
+            Asker::Request(to) => Some((to, outcome)),
             // An answer of the wrong kind is none.
             Asker::Command(_) => None,
-        }
+        });
+        told.collect()
     }
 
     pub(crate) fn command_answered(&self, slot: u64, answer: Bytes) {
@@ -426,7 +443,7 @@ impl Outbound {
             Frame::Requests(requests) => {
                 for request in requests {
                     let (what, len) = ("the message", request.envelope.len());
-                    if let Some(to) = self.answered(request.slot) {
+                    if let Some(Asker::Request(to)) = self.forget(request.slot) {
                         told(to, Outcome::Refused(Refusal::TooLarge { what, len, max }));
                     }
                 }

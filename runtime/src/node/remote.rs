@@ -1,15 +1,14 @@
 //! What the other end of a connection asks of this process: its frames in, its answers out.
 
-use super::{Front, NotSent, Outbound, Place, Port};
+use super::{Admitted, Front, Outbound, Port};
 use crate::{
     activation::{Listener, ReplyTo},
     entity::EntityId,
     error::{Bound, Refusal},
     feeds::FeedId,
     kernel::{Arrival, Event, FeedNews, FeedReceipt, Outcome, Provenance, Receipt},
-    message::Envelope,
+    message::{Envelope, EnvelopeView},
     placement::{self, ShardId},
-    router,
     transport::{
         Frame,
         frame::{
@@ -197,25 +196,25 @@ impl Remote {
 
     /// Whether a message is one that this node could have let in: of a key and a length that its rows, batches and hand-offs
     /// have room for.
-    fn check_message(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        let view = envelope.view();
+    fn check_message(&self, envelope: &Envelope, view: &EnvelopeView<'_>) -> Result<(), Refusal> {
         EntityId::check(view.kind, view.key)?;
         let (what, len, max) = ("the message", envelope.len(), self.front.limits.message_len_max);
         if max < len { Err(Refusal::TooLarge { what, len, max }) } else { Ok(()) }
     }
 
-    /// The same of a message between entities: the other node has let it in.
-    fn check_streamed(&self, envelope: &Envelope) -> Result<(), Violation> {
-        self.check_message(envelope).map_err(|why| {
+    /// The same of a message between entities, which the other node has let in. Returns the hash of its entity.
+    fn check_streamed(&self, shard: ShardId, envelope: &Envelope) -> Result<u64, Violation> {
+        let view = envelope.view();
+        self.check_message(envelope, &view).map_err(|why| {
             Violation(format!(
                 "it has taken a message that is refused here ({why}): give all nodes the same limits"
             ))
-        })
+        })?;
+        self.hash(shard, &view)
     }
 
     /// The hash of a message's entity, which must lie in its shard: what is done in another shard is not found again.
-    fn hash(&self, shard: ShardId, envelope: &Envelope) -> Result<u64, Violation> {
-        let view = envelope.view();
+    fn hash(&self, shard: ShardId, view: &EnvelopeView<'_>) -> Result<u64, Violation> {
         let hash = placement::hash(view.kind, view.key);
         if self.front.layout.place(hash) == shard {
             return Ok(hash);
@@ -254,8 +253,7 @@ impl Remote {
         for StreamMessage { source, target, number, envelope } in messages {
             self.check(source)?;
             self.check(target)?;
-            self.check_streamed(&envelope)?;
-            let hash = self.hash(target, &envelope)?;
+            let hash = self.check_streamed(target, &envelope)?;
             if !self.front.links.is_here(target) {
                 // Not passed on (P22): its sender has it, and sends it to the owner.
                 misplaced.insert(target);
@@ -277,8 +275,7 @@ impl Remote {
         let mut arrivals = Vec::with_capacity(messages.len());
         for VolatileMessage { target, envelope } in messages {
             self.check(target)?;
-            self.check_streamed(&envelope)?;
-            let hash = self.hash(target, &envelope)?;
+            let hash = self.check_streamed(target, &envelope)?;
             if !self.front.links.is_here(target) {
                 misplaced.insert(target);
                 continue;
@@ -325,13 +322,15 @@ impl Remote {
     }
 
     fn requests(&self, requests: Vec<Request>) -> Result<(), Violation> {
+        let mut near = Admitted::by(&self.front);
         for Request { slot, shard, hops, way, envelope } in requests {
             self.check(shard)?;
-            if let Err(refusal) = self.check_message(&envelope) {
+            let view = envelope.view();
+            if let Err(refusal) = self.check_message(&envelope, &view) {
                 self.outbound.answer(slot, Outcome::Refused(refusal));
                 continue;
             }
-            let hash = self.hash(shard, &envelope)?;
+            let hash = self.hash(shard, &view)?;
             let to = self.to(slot);
             let from = match way {
                 Way::Ask(id, acknowledged) => {
@@ -343,7 +342,7 @@ impl Remote {
                 Way::Query => Provenance::Query(to),
             };
             let arrival = Arrival { shard, hash, envelope, from };
-            if let Err(refusal) = self.front.admit(arrival, hops) {
+            if let Err(refusal) = near.admit(arrival, hops) {
                 let outcome = match refusal {
                     // The other end may know better, and waits a little before it asks again.
                     Refusal::Unavailable | Refusal::Stopping => Outcome::Elsewhere,
@@ -352,15 +351,13 @@ impl Remote {
                 self.outbound.answer(slot, outcome);
             }
         }
+        near.hand();
         self.outbound.flush();
         Ok(())
     }
 
     fn replies(&self, answers: Vec<Answer>) {
-        let told = answers
-            .into_iter()
-            .filter_map(|Answer { slot, outcome }| Some((self.outbound.answered(slot)?, outcome)));
-        self.front.ports.reply(told.collect());
+        self.front.ports.reply(self.outbound.answered(answers));
     }
 
     fn open_feed(&self, slot: u64, name: &str) -> Result<(), Violation> {
@@ -414,13 +411,14 @@ impl Remote {
         let mut arrivals = Vec::with_capacity(messages.len());
         for FeedMessage { shard, number, own, envelope } in messages {
             self.check(shard)?;
-            if let Err(refusal) = self.check_message(&envelope) {
+            let view = envelope.view();
+            if let Err(refusal) = self.check_message(&envelope, &view) {
                 let news = FeedNews::Refused(refusal);
                 self.outbound.feed_answer(FeedAnswer { slot, feed, shard, news });
                 self.outbound.flush();
                 break;
             }
-            let hash = self.hash(shard, &envelope)?;
+            let hash = self.hash(shard, &view)?;
             if !self.front.links.is_here(shard) {
                 misplaced.insert(shard);
                 continue;
@@ -443,7 +441,7 @@ impl Remote {
 
 impl Port for Remote {
     fn reply(&self, outcomes: &mut dyn Iterator<Item = (u64, Outcome)>) {
-        outcomes.for_each(|(slot, outcome)| self.outbound.answer(slot, outcome));
+        self.outbound.answers(outcomes.map(|(slot, outcome)| Answer { slot, outcome }));
         self.outbound.flush();
     }
 
@@ -458,52 +456,6 @@ impl Port for Remote {
 
     // Whoever ends the node ends its connections, and the other ends see that.
     fn fail(&self, _: &str) {}
-}
-
-impl Front {
-    /// Takes a message of a client, passes it on to the node that has its shard, or refuses it: where too much waits, and
-    /// where nobody is known or reached who has the shard.
-    pub(crate) fn admit(&self, arrival: Arrival, hops: u8) -> Result<(), Refusal> {
-        if self.stopping.load(Ordering::Relaxed) {
-            return Err(Refusal::Stopping);
-        }
-        match self.links.place(arrival.shard) {
-            Place::Here => self.admit_near(arrival),
-            Place::There(outbound) => {
-                let hops = router::forward(hops).ok_or(Refusal::Unavailable)?;
-                let (way, to) = match arrival.from {
-                    Provenance::Request { id, acknowledged, listener } if listener.wants_reply => {
-                        (Way::Ask(id, acknowledged), listener.to)
-                    }
-                    Provenance::Request { id, acknowledged, listener } => {
-                        (Way::Send(id, acknowledged), listener.to)
-                    }
-                    Provenance::Query(to) => (Way::Query, to),
-                    from => unreachable!("a client sends requests and questions, not {from:?}"),
-                };
-                let sent = outbound.request(arrival.shard, hops, way, arrival.envelope, to);
-                sent.map_err(|why| match why {
-                    NotSent::Full => Refusal::Busy(Bound::Intake),
-                    NotSent::Ended => {
-                        let who = outbound.node.as_ref().map_or("a node", |node| node.as_str());
-                        Refusal::OwnerUnavailable(format!("node {who}"))
-                    }
-                })
-            }
-            Place::Unreachable(node) => Err(Refusal::OwnerUnavailable(format!("node {node}"))),
-            Place::Unknown => Err(Refusal::Unavailable),
-        }
-    }
-
-    fn admit_near(&self, arrival: Arrival) -> Result<(), Refusal> {
-        let intake = &self.intakes[self.worker_of(arrival.shard)];
-        if self.limits.intake_bytes_max <= intake.backlog() {
-            intake.refused();
-            return Err(Refusal::Busy(Bound::Intake));
-        }
-        intake.push_arrival(arrival);
-        Ok(())
-    }
 }
 
 #[cfg(test)]
