@@ -167,7 +167,7 @@ pub fn run(seed: u64, scale: Scale, traced: bool) -> Report {
     let pause_max = match scale {
         Scale::OneNode => 30_000,
         Scale::Cluster | Scale::Moving => 80_000,
-        // A node takes a second for its farewell.
+        // A node takes a while to go: others must have heard of it.
         Scale::Storm => 200_000,
     };
     for _ in 0..deeds {

@@ -47,6 +47,6 @@ pub use event::{MembershipAction, MembershipCounters, MembershipEvent, Membershi
 pub use exchange::Exchange;
 pub use hello::{Hello, HelloVerdict, IdentityRefusal, judge_hello};
 pub use known::{FORGOTTEN_MAX, Known, KnownError, NODES_MAX};
-pub use leaving::{Farewell, Leaving, LeavingStep};
+pub use leaving::{Farewell, LastAnswer, LastQuestion, Leaving, LeavingStep};
 pub use step::{Membership, MembershipError};
 pub use view::{NodeInView, View};

@@ -317,6 +317,16 @@ impl Mover {
         (self.sources.len(), self.targets.values().filter(|target| !target.is_ended()).count())
     }
 
+    /// How many shards are on their way from here to a node that takes no more: offered to it, ordered to be sealed, sealed, or accepted
+    /// there while MOVED is not durable here. `None`: the table here names that node, so further ones may be offered to it. Once there
+    /// are none, there are none while the table does not name it again: a hand-off begins with the table or with a seal in the store.
+    pub fn going_to(&self, node: &NodeName) -> Option<u64> {
+        let members = self.table.as_ref().map_or(&[][..], |table| table.members());
+        let is_named = members.binary_search_by(|(name, _)| name.cmp(node)).is_ok();
+        let going = self.sources.values().filter(|source| source.transfer().target == *node).count();
+        (!is_named).then_some(going as u64)
+    }
+
     /// Whether nothing of this node's is left: what one that leaves waits for.
     pub fn is_empty(&self) -> bool {
         self.rebalance.is_empty() && self.sources.is_empty() && self.running() == (0, 0)

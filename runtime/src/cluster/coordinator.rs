@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     kernel::HandOffNews,
-    membership::{Exchange, Leaving, Membership, MembershipAction, MembershipEvent, NodeState},
+    membership::{
+        Exchange, LastAnswer, LastQuestion, Leaving, Membership, MembershipAction, MembershipEvent, NodeState,
+    },
     mover::{Mover, MoverAction, MoverEvent},
     node::{Outbound, Shared},
     placement::{NodeName, ShardId},
@@ -350,7 +352,7 @@ impl Coordinator {
             Frame::Membership(bytes) => self.step_membership(MembershipEvent::Packet { from, bytes }),
             Frame::Members(bytes) => match Exchange::decode(&bytes) {
                 Ok(exchange) => {
-                    self.leaving.hear(&from, &exchange, lock(&self.membership).known());
+                    self.leaving.hear(&exchange, lock(&self.membership).known());
                     self.step_membership(MembershipEvent::Exchange { from, exchange });
                 }
                 Err(error) => close(outbound, &error),
@@ -370,6 +372,14 @@ impl Coordinator {
                     owner,
                 });
                 self.step_mover(MoverEvent::Announced(announced.collect()));
+            }
+            Frame::LastQuestion { boot, emptied } => {
+                self.answer_last(&from, LastQuestion { boot, emptied });
+            }
+            Frame::LastAnswer { boot, emptied, coming } => {
+                let (question, now) = (LastQuestion { boot, emptied }, self.now());
+                let answer = LastAnswer { question, coming };
+                self.leaving.answered(&from, answer, lock(&self.membership).own(), now);
             }
             Frame::AskEpochs { slot, shards } => self.tell_epochs(outbound, slot, &shards),
             Frame::Epochs { slot, epochs } => self.hear_epochs(&from, slot, epochs),

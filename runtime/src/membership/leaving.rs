@@ -1,25 +1,32 @@
 //! How a node goes: it hands its shards over, says that it has left, and stays until the others know and have nothing for it.
 //!
-//! The others matter because a shard may be sealed for this node without its knowing: it has crashed since it took the pieces, and
-//! whoever has sealed the shard was paused or cut off and has not said so again. Gone, this node would keep a shard from everybody that
-//! nobody else may have (P18). So it asks each of them, and who has answered has had time to send what is sealed for it.
+//! The others matter because a shard may be sealed for this node without its knowing: it has crashed since it took the pieces, or has
+//! given the hand-off up because the source was silent, and the seal of that source is only just becoming durable. Gone, this node would
+//! keep a shard from everybody that nobody else may have (P18). So it puts a last question to each of them, and goes when each has
+//! answered that nothing is on its way.
+//!
+//! That answer holds for good. The asked node counts what it has offered to the one that goes, what it has ordered to be sealed and what
+//! is sealed, until MOVED is durable; and it answers only once its table names that node no more, so nothing comes to the count. Nor
+//! could anything: what is offered to a node that goes, and is not sealed, it refuses.
 
-use super::{Exchange, Known, NodeEntry, NodeState, View};
+use super::{Exchange, Known, NodeEntry, NodeInView, NodeState, View};
 use crate::{placement::NodeName, timestamp::Timestamp};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-/// How long a node that has left stays connected after it has heard of all others, so that what they have for it comes,
-const FAREWELL: Duration = Duration::from_secs(1);
-/// how often it asks those it has not heard of,
+/// How often a node that has nothing left asks those it waits for,
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// and how long at most, where some say nothing.
-const FAREWELL_MAX: Duration = Duration::from_mins(1);
+/// after how long without an answer of one it does not wait for that one any more,
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// when it first tells an operator whom it waits for,
+const TELL_AFTER: Duration = Duration::from_secs(1);
+/// and how often then.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// How far a node is on its way out of the cluster. Its mover hands the shards over, its [`Membership`](super::Membership) says what
 /// is true of it; here lies only what comes after what.
 ///
 /// ```text
-/// No ── begin ──> Draining ── no shard is left ──> Empty ── the others have answered ──> gone
+/// No ── begin ──> Draining ── no shard is left ──> Empty ── nothing is on its way to it ──> gone
 ///                    ^                               │
 ///                    └─────── a shard has come ──────┘
 /// ```
@@ -29,7 +36,10 @@ pub enum Leaving {
     #[default]
     No,
     /// It hands its shards over.
-    Draining,
+    Draining {
+        /// How often it has had none meanwhile.
+        emptied: u64,
+    },
     /// It has had none since then.
     Empty(Farewell),
 }
@@ -37,15 +47,43 @@ pub enum Leaving {
 /// What a node with nothing left has heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Farewell {
-    /// Since when it has nothing.
+    /// Which time it has nothing: an answer to an earlier question is none to this.
+    emptied: u64,
+    /// Since when.
     since: Timestamp,
     next_ask: Timestamp,
-    /// Since when it has heard of all.
-    complete_since: Option<Timestamp>,
-    /// Who has said something since it has nothing.
-    heard: BTreeSet<NodeName>,
+    next_tell: Timestamp,
+    /// By node, when it has answered last, and how many of its shards were on their way here then.
+    answers: BTreeMap<NodeName, (Timestamp, u64)>,
     /// Another node knows as much as this one, so it knows that this one has left.
     is_known: bool,
+}
+
+/// What a node with nothing left asks each of the others: is anything on its way to it?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastQuestion {
+    /// How often the store of the node that goes was opened: of another run of it nothing is asked.
+    pub boot: u64,
+    /// Which time it has had nothing in that run.
+    pub emptied: u64,
+}
+
+/// What it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastAnswer {
+    /// As it was asked.
+    pub question: LastQuestion,
+    /// How many shards are on their way to it. 0: none, and none will be.
+    pub coming: u64,
+}
+
+impl LastQuestion {
+    /// The answer to `from`, where `going` is what this node's mover says of what goes there. `None`: this node has
+    /// not heard yet that it goes in that run; it asks again.
+    pub fn answer(self, from: &NodeName, view: &View, going: Option<u64>) -> Option<LastAnswer> {
+        let is_its_run = view.get(from).is_some_and(|node| node.entry.boot == self.boot);
+        going.filter(|_| is_its_run).map(|coming| LastAnswer { question: self, coming })
+    }
 }
 
 /// What a node is to do on its way out.
@@ -56,13 +94,20 @@ pub enum LeavingStep {
     Wait,
     /// Say that all is handed over: [`MembershipEvent::Drained`](super::MembershipEvent::Drained).
     Drained,
-    /// Send these nodes [`Leaving::question`].
-    Ask(Vec<NodeName>),
+    /// Send each node in `whom` [`Leaving::introduction`], so that it knows that this one goes, and the question behind it.
+    Ask {
+        /// What is asked.
+        question: LastQuestion,
+        /// Whom, each with the number of shards that are on their way from there, if it has answered.
+        whom: BTreeMap<NodeName, Option<u64>>,
+        /// It has taken so long that an operator is to hear whom this node waits for.
+        is_long: bool,
+    },
     /// Go.
     Depart {
         /// Whether another node has heard that this one has left.
         is_known: bool,
-        /// Who may have a shard for this node, and has said nothing.
+        /// Who may have a shard for this node, and says nothing.
         silent: Vec<NodeName>,
     },
 }
@@ -78,71 +123,113 @@ impl Leaving {
         let mut others = view.nodes().filter(|(name, _)| *name != here);
         let may = others.any(|(_, node)| node.entry.state == NodeState::Up);
         if may && *self == Self::No {
-            *self = Self::Draining;
+            *self = Self::Draining { emptied: 0 };
         }
         may
     }
 
-    /// What the others are asked: it tells of this node and is always answered, for they know of one more, themselves.
-    pub fn question(own: &NodeEntry) -> Exchange {
+    /// What the others are told before they are asked: it tells of this node, and brings whom they know and this one does not.
+    pub fn introduction(own: &NodeEntry) -> Exchange {
         Exchange::Entries { entries: vec![own.clone()], forgotten: Vec::new(), answer: true }
     }
 
     /// Another node says what it knows.
-    pub fn hear(&mut self, from: &NodeName, exchange: &Exchange, known: &Known) {
+    pub fn hear(&mut self, exchange: &Exchange, known: &Known) {
         if let Self::Empty(farewell) = self {
-            farewell.heard.insert(from.clone());
             farewell.is_known |= *exchange == Exchange::Digest(known.digest());
         }
     }
 
-    /// Time has passed. `is_empty`: nothing of this node's is left.
-    pub fn step(&mut self, is_empty: bool, here: &NodeName, view: &View, now: Timestamp) -> LeavingStep {
+    /// Another node answers the last question.
+    pub fn answered(&mut self, from: &NodeName, answer: LastAnswer, own: &NodeEntry, now: Timestamp) {
+        if let Self::Empty(farewell) = self
+            && answer.question == farewell.question(own)
+        {
+            farewell.answers.insert(from.clone(), (now, answer.coming));
+        }
+    }
+
+    /// Time has passed. `is_empty`: nothing of this node's is left. One that says it has left is asked as long as it `is_connected`:
+    /// a shard may have come to it since, and be on its way here.
+    pub fn step(
+        &mut self,
+        is_empty: bool,
+        own: &NodeEntry,
+        view: &View,
+        is_connected: impl Fn(&NodeName) -> bool,
+        now: Timestamp,
+    ) -> LeavingStep {
         match self {
-            Self::Draining if is_empty => {
-                *self = Self::Empty(Farewell {
-                    since: now,
-                    next_ask: now,
-                    complete_since: None,
-                    heard: BTreeSet::new(),
-                    is_known: false,
-                });
+            Self::Draining { emptied } if is_empty => {
+                *self = Self::Empty(Farewell::new(*emptied + 1, now));
                 LeavingStep::Drained
             }
-            // A shard that was sealed for this node has come all the same.
-            Self::Empty(_) if !is_empty => {
-                *self = Self::Draining;
+            // A shard that was sealed for this node has come.
+            Self::Empty(Farewell { emptied, .. }) if !is_empty => {
+                *self = Self::Draining { emptied: *emptied };
                 LeavingStep::Wait
             }
-            Self::Empty(farewell) => farewell.step(here, view, now),
-            Self::No | Self::Draining => LeavingStep::Wait,
+            Self::Empty(farewell) => farewell.step(own, view, is_connected, now),
+            Self::No | Self::Draining { .. } => LeavingStep::Wait,
         }
     }
 }
 
 impl Farewell {
-    fn step(&mut self, here: &NodeName, view: &View, now: Timestamp) -> LeavingStep {
-        let others = view.nodes().filter(|(name, node)| *name != here && node.entry.state != NodeState::Left);
-        let silent: Vec<NodeName> =
-            others.map(|(name, _)| name).filter(|name| !self.heard.contains(*name)).cloned().collect();
-        // One may have come since.
-        let complete_since = self.complete_since.filter(|_| silent.is_empty());
-        self.complete_since = complete_since.or_else(|| silent.is_empty().then_some(now));
-        let is_heard = self.is_known && self.complete_since.is_some_and(|since| since + FAREWELL <= now);
-        if is_heard || self.since + FAREWELL_MAX <= now {
-            return LeavingStep::Depart { is_known: self.is_known, silent };
+    fn new(emptied: u64, now: Timestamp) -> Self {
+        Self {
+            emptied,
+            since: now,
+            next_ask: now,
+            next_tell: now + TELL_AFTER,
+            answers: BTreeMap::new(),
+            is_known: false,
         }
-        if !silent.is_empty() && self.next_ask <= now {
-            self.next_ask = now + ASK_EVERY;
-            return LeavingStep::Ask(silent);
+    }
+
+    fn question(&self, own: &NodeEntry) -> LastQuestion {
+        LastQuestion { boot: own.boot, emptied: self.emptied }
+    }
+
+    fn step(
+        &mut self,
+        own: &NodeEntry,
+        view: &View,
+        is_connected: impl Fn(&NodeName) -> bool,
+        now: Timestamp,
+    ) -> LeavingStep {
+        let may_have_any = |(name, node): &(&NodeName, &NodeInView)| {
+            **name != own.name && (node.entry.state != NodeState::Left || is_connected(name))
+        };
+        let mut whom = BTreeMap::new();
+        let mut is_over = self.is_known || self.since + SILENCE_MAX <= now;
+        for (name, _) in view.nodes().filter(may_have_any) {
+            let (heard_at, coming) = match self.answers.get(name) {
+                Some((_, 0)) => continue,
+                Some((at, coming)) => (*at, Some(*coming)),
+                None => (self.since, None),
+            };
+            is_over &= heard_at + SILENCE_MAX <= now;
+            whom.insert(name.clone(), coming);
         }
-        LeavingStep::Wait
+        if is_over {
+            return LeavingStep::Depart { is_known: self.is_known, silent: whom.into_keys().collect() };
+        }
+        if whom.is_empty() || now < self.next_ask {
+            return LeavingStep::Wait;
+        }
+        self.next_ask = now + ASK_EVERY;
+        let is_long = self.next_tell <= now;
+        if is_long {
+            self.next_tell = now + TELL_EVERY;
+        }
+        LeavingStep::Ask { question: self.question(own), whom, is_long }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{NodeInView, entry::tests::entry};
+    use super::super::entry::tests::entry;
     use super::*;
     use std::sync::Arc;
 
@@ -165,7 +252,7 @@ mod tests {
         assert!(!leaving.begin(&here, &view(&[("a", NodeState::Up), ("b", NodeState::Leaving)])));
         assert_eq!(leaving, Leaving::No);
         assert!(leaving.begin(&here, &view(&[("a", NodeState::Up), ("b", NodeState::Up)])));
-        assert_eq!(leaving, Leaving::Draining);
+        assert!(leaving.is_going());
     }
 
     fn name(name: &str) -> NodeName {
@@ -175,63 +262,151 @@ mod tests {
     /// Of node `a` with nothing left, in a cluster with these.
     struct Empty {
         leaving: Leaving,
+        own: NodeEntry,
         view: View,
         known: Known,
+        connected: Vec<NodeName>,
     }
 
     impl Empty {
         fn with(others: &[(&str, NodeState)]) -> Self {
             let mut nodes = vec![("a", NodeState::Left)];
             nodes.extend(others);
-            let (mut leaving, view) = (Leaving::Draining, view(&nodes));
-            assert_eq!(leaving.step(false, &name("a"), &view, at(0)), LeavingStep::Wait);
-            assert_eq!(leaving.step(true, &name("a"), &view, at(0)), LeavingStep::Drained);
-            Self { leaving, view, known: Known::default() }
+            let view = view(&nodes);
+            let own = NodeEntry::clone(&view.get(&name("a")).unwrap().entry);
+            let (leaving, known) = (Leaving::Draining { emptied: 0 }, Known::default());
+            let mut empty = Self { leaving, own, view, known, connected: Vec::new() };
+            assert_eq!(empty.is_empty(false, 0), LeavingStep::Wait);
+            assert_eq!(empty.step(0), LeavingStep::Drained);
+            empty
+        }
+
+        fn is_empty(&mut self, is_empty: bool, millis: u64) -> LeavingStep {
+            let is_connected = |node: &NodeName| self.connected.contains(node);
+            self.leaving.step(is_empty, &self.own, &self.view, is_connected, at(millis))
         }
 
         fn step(&mut self, millis: u64) -> LeavingStep {
-            self.leaving.step(true, &name("a"), &self.view, at(millis))
+            self.is_empty(true, millis)
         }
 
-        fn hear(&mut self, from: &str, digest: u64) {
-            self.leaving.hear(&name(from), &Exchange::Digest(digest), &self.known);
+        /// Who is asked, in the step that asks.
+        fn asks(&mut self, millis: u64) -> (LastQuestion, Vec<String>) {
+            match self.step(millis) {
+                LeavingStep::Ask { question, whom, .. } => {
+                    (question, whom.keys().map(ToString::to_string).collect())
+                }
+                step => panic!("{step:?}"),
+            }
+        }
+
+        fn answered(&mut self, from: &str, question: LastQuestion, coming: u64, millis: u64) {
+            self.leaving.answered(&name(from), LastAnswer { question, coming }, &self.own, at(millis));
+        }
+
+        /// Another node knows as much.
+        fn known(&mut self) {
+            self.leaving.hear(&Exchange::Digest(self.known.digest()), &self.known);
         }
     }
 
     #[test]
-    fn a_node_goes_when_all_have_answered_and_one_knows() {
+    fn a_node_goes_when_nothing_is_on_its_way_from_anybody_and_one_knows() {
         let mut empty =
             Empty::with(&[("b", NodeState::Up), ("c", NodeState::Leaving), ("d", NodeState::Left)]);
-        let known = empty.known.digest();
-        assert_eq!(empty.step(0), LeavingStep::Ask(vec![name("b"), name("c")]));
+        let (question, whom) = empty.asks(0);
+        assert_eq!(whom, ["b", "c"]);
         assert_eq!(empty.step(100), LeavingStep::Wait);
-        empty.hear("b", known);
-        assert_eq!(empty.step(2_000), LeavingStep::Ask(vec![name("c")]), "`c` may have a shard for it");
-        empty.hear("c", !known);
-        assert_eq!(empty.step(2_100), LeavingStep::Wait);
-        assert_eq!(empty.step(3_099), LeavingStep::Wait);
-        assert_eq!(empty.step(3_100), LeavingStep::Depart { is_known: true, silent: Vec::new() });
+        empty.known();
+        empty.answered("b", question, 0, 100);
+        // However long its seal takes.
+        for millis in (1_000..200_000).step_by(1_000) {
+            assert_eq!(empty.asks(millis), (question, vec!["c".to_owned()]));
+            empty.answered("c", question, 1, millis);
+        }
+        empty.answered("c", question, 0, 200_100);
+        assert_eq!(empty.step(200_100), LeavingStep::Depart { is_known: true, silent: Vec::new() });
+    }
+
+    #[test]
+    fn a_node_that_nobody_knows_to_have_left_waits_for_that() {
+        let mut empty = Empty::with(&[("b", NodeState::Up)]);
+        let (question, _) = empty.asks(0);
+        empty.answered("b", question, 0, 100);
+        let other = !empty.known.digest();
+        empty.leaving.hear(&Exchange::Digest(other), &empty.known);
+        assert_eq!(empty.step(5_000), LeavingStep::Wait);
+        empty.known();
+        assert_eq!(empty.step(5_100), LeavingStep::Depart { is_known: true, silent: Vec::new() });
+    }
+
+    #[test]
+    fn one_that_has_left_is_asked_while_it_is_still_there() {
+        let mut empty = Empty::with(&[("b", NodeState::Up), ("c", NodeState::Left)]);
+        empty.connected = vec![name("b"), name("c")];
+        empty.known();
+        let (question, whom) = empty.asks(0);
+        assert_eq!(whom, ["b", "c"]);
+        empty.answered("b", question, 0, 100);
+        assert_eq!(empty.asks(1_000).1, ["c"]);
+        empty.connected.clear();
+        assert_eq!(empty.step(1_100), LeavingStep::Depart { is_known: true, silent: Vec::new() });
     }
 
     #[test]
     fn who_says_nothing_is_waited_for_no_longer_than_a_minute() {
         let mut empty = Empty::with(&[("b", NodeState::Up), ("c", NodeState::Up)]);
-        let known = empty.known.digest();
-        empty.hear("b", !known);
-        assert_eq!(empty.step(59_999), LeavingStep::Ask(vec![name("c")]));
-        assert_eq!(empty.step(60_000), LeavingStep::Depart { is_known: false, silent: vec![name("c")] });
+        let (question, _) = empty.asks(0);
+        empty.answered("b", question, 0, 100);
+        empty.answered("c", question, 2, 30_000);
+        assert_eq!(empty.asks(60_000).1, ["c"]);
+        assert_eq!(empty.asks(89_999).1, ["c"]);
+        assert_eq!(empty.step(90_000), LeavingStep::Depart { is_known: false, silent: vec![name("c")] });
+    }
+
+    #[test]
+    fn an_operator_hears_whom_it_waits_for_after_a_second_and_every_ten() {
+        let mut empty = Empty::with(&[("b", NodeState::Up), ("c", NodeState::Up)]);
+        let (question, _) = empty.asks(0);
+        empty.answered("c", question, 3, 100);
+        let told: Vec<_> = (300..25_000)
+            .step_by(100)
+            .filter_map(|millis| match empty.step(millis) {
+                LeavingStep::Ask { whom, is_long: true, .. } => Some((millis, whom)),
+                _ => None,
+            })
+            .collect();
+        let whom = BTreeMap::from([(name("b"), None), (name("c"), Some(3))]);
+        assert_eq!(told, [1_200, 11_400, 21_600].map(|millis| (millis, whom.clone())));
     }
 
     #[test]
     fn a_shard_that_comes_late_goes_on_first() {
         let mut empty = Empty::with(&[("b", NodeState::Up)]);
-        let known = empty.known.digest();
-        empty.hear("b", known);
+        let (first, _) = empty.asks(0);
+        empty.answered("b", first, 0, 0);
         assert_eq!(empty.step(100), LeavingStep::Wait);
-        assert_eq!(empty.leaving.step(false, &name("a"), &empty.view, at(1_100)), LeavingStep::Wait);
-        assert_eq!(empty.leaving, Leaving::Draining);
+        assert_eq!(empty.is_empty(false, 1_100), LeavingStep::Wait);
         assert_eq!(empty.step(3_000), LeavingStep::Drained);
         // What was heard before says nothing of what has come since.
-        assert_eq!(empty.step(5_000), LeavingStep::Ask(vec![name("b")]));
+        let (second, _) = empty.asks(5_000);
+        empty.answered("b", first, 0, 5_000);
+        empty.known();
+        assert_eq!(empty.asks(6_000).0, second);
+        empty.answered("b", LastQuestion { boot: second.boot - 1, ..second }, 0, 6_000);
+        assert_eq!(empty.asks(7_000).0, second);
+        empty.answered("b", second, 0, 7_000);
+        assert_eq!(empty.step(7_100), LeavingStep::Depart { is_known: true, silent: Vec::new() });
+    }
+
+    #[test]
+    fn only_who_has_heard_of_the_going_in_this_run_answers() {
+        let question = LastQuestion { boot: 1, emptied: 1 };
+        let view = view(&[("a", NodeState::Left)]);
+        let answer = |question: LastQuestion, going| question.answer(&name("a"), &view, going);
+        assert_eq!(answer(question, Some(2)), Some(LastAnswer { question, coming: 2 }));
+        assert_eq!(answer(question, None), None, "it may still be offered something");
+        assert_eq!(answer(LastQuestion { boot: 2, ..question }, Some(0)), None);
+        assert_eq!(question.answer(&name("b"), &view, Some(0)), None);
     }
 }

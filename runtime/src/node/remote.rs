@@ -128,6 +128,8 @@ impl Remote {
             | Frame::Durable(_)
             | Frame::Membership(_)
             | Frame::HandOff(_)
+            | Frame::LastQuestion { .. }
+            | Frame::LastAnswer { .. }
             | Frame::AskEpochs { .. }
             | Frame::Epochs { .. } => is_node && has_workers,
             Frame::Credit(_) | Frame::Ping | Frame::Pong | Frame::Close(_) => false,

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     membership::{
-        Exchange, Hello, Known, Leaving, LeavingStep, Membership, MembershipAction, MembershipEvent,
-        MembershipSettings, NodeEntry, NodeState,
+        Exchange, Hello, Known, LastAnswer, LastQuestion, Leaving, LeavingStep, Membership, MembershipAction,
+        MembershipEvent, MembershipSettings, NodeEntry, NodeState,
     },
     mover::MoverEvent,
     placement::NodeName,
@@ -195,18 +195,21 @@ impl Sim {
     pub(super) fn tick_member(&mut self, at: usize) {
         self.chore(at, TICK, Chore::MemberTick);
         self.step_member(at, MembershipEvent::Tick);
-        let (now, machine) = (self.steady(), &mut self.machines[at]);
-        let Some(node) = &mut machine.node else { return };
+        let now = self.steady();
+        let Some(member) = self.member(at).filter(|member| member.leaving.is_going()) else { return };
+        let connected: Vec<_> = member.links.keys().map(|other| self.machines[*other].name.clone()).collect();
+        let node = self.machines[at].node.as_mut().expect("it has a member");
         let is_empty = node.mover.is_empty();
-        let member = node.member.as_mut().expect("only a member is ticked");
-        let view = Arc::clone(member.membership.view());
-        match member.leaving.step(is_empty, &machine.name, &view, now) {
+        let Some(Member { membership, leaving, .. }) = &mut node.member else { return };
+        let is_connected = |node: &NodeName| connected.contains(node);
+        match leaving.step(is_empty, membership.own(), membership.view(), is_connected, now) {
             LeavingStep::Wait => {}
             LeavingStep::Drained => self.step_member(at, MembershipEvent::Drained),
-            LeavingStep::Ask(silent) => {
-                let exchange = Leaving::question(member.membership.own());
-                for to in silent {
-                    self.transmit(at, self.machine_named(&to), &Frame::Members(exchange.clone()));
+            LeavingStep::Ask { question, whom, .. } => {
+                let exchange = Leaving::introduction(membership.own());
+                for to in whom.keys().map(|to| self.machine_named(to)).collect::<Vec<_>>() {
+                    self.transmit(at, to, &Frame::Members(exchange.clone()));
+                    self.transmit(at, to, &Frame::LastQuestion(question));
                 }
             }
             LeavingStep::Depart { is_known, .. } => self.depart(at, is_known),
@@ -228,9 +231,27 @@ impl Sim {
         }
         let from = self.machines[from].name.clone();
         if let Some(member) = self.member_mut(at) {
-            member.leaving.hear(&from, &exchange, member.membership.known());
+            member.leaving.hear(&exchange, member.membership.known());
         }
         self.step_member(at, MembershipEvent::Exchange { from, exchange });
+    }
+
+    /// A node that leaves asks whether something is on its way to it.
+    pub(super) fn answer_last(&mut self, from: usize, at: usize, question: LastQuestion) {
+        let Some(member) = self.member(at) else { return };
+        let asker = &self.machines[from].name;
+        let going = self.machines[at].node.as_ref().expect("it has a member").mover.going_to(asker);
+        if let Some(answer) = question.answer(asker, member.membership.view(), going) {
+            self.transmit(at, from, &Frame::LastAnswer(answer));
+        }
+    }
+
+    /// And is answered.
+    pub(super) fn hear_last(&mut self, from: usize, at: usize, answer: LastAnswer) {
+        let (from, now) = (self.machines[from].name.clone(), self.steady());
+        if let Some(Member { membership, leaving, .. }) = self.member_mut(at) {
+            leaving.answered(&from, answer, membership.own(), now);
+        }
     }
 
     /// What a running node says of itself at a door.

@@ -8,7 +8,7 @@ use super::{Due, Sim};
 use crate::{
     handoff::Message,
     kernel::{Arrival, Event, Opening, Provenance, Receipt},
-    membership::Exchange,
+    membership::{Exchange, LastAnswer, LastQuestion},
     message::Envelope,
     mover::MoverEvent,
     placement::ShardId,
@@ -22,9 +22,17 @@ use std::{collections::BTreeMap, fmt};
 #[derive(Debug, Clone)]
 pub(super) enum Frame {
     /// A message of a stream, out of a committed outbox.
-    Stream { source: ShardId, target: ShardId, number: u64, envelope: Envelope },
+    Stream {
+        source: ShardId,
+        target: ShardId,
+        number: u64,
+        envelope: Envelope,
+    },
     /// A message from or to a volatile entity.
-    Volatile { target: ShardId, envelope: Envelope },
+    Volatile {
+        target: ShardId,
+        envelope: Envelope,
+    },
     /// To the sending end of a stream.
     Receipt(Receipt),
     /// To the other end of a stream, before anything is sent in it.
@@ -32,13 +40,23 @@ pub(super) enum Frame {
     /// Who owns what, as far as the sender has heard.
     Announce(Vec<Announcement>),
     /// Of a shard that is handed off.
-    HandOff { shard: ShardId, transfer: TransferId, message: Message },
+    HandOff {
+        shard: ShardId,
+        transfer: TransferId,
+        message: Message,
+    },
     /// What a membership says: a packet of its liveness,
     Packet(Packet),
     /// or what it knows of all.
     Members(Exchange),
+    /// Of a node that leaves, and what it is told.
+    LastQuestion(LastQuestion),
+    LastAnswer(LastAnswer),
     /// A caller's request or question that came to a node without its shard. The answer goes to the caller.
-    Request { arrival: Arrival, hops: u8 },
+    Request {
+        arrival: Arrival,
+        hops: u8,
+    },
 }
 
 impl Frame {
@@ -53,7 +71,9 @@ impl Frame {
             | Self::Announce(_)
             | Self::HandOff { .. }
             | Self::Packet(_)
-            | Self::Members(_) => true,
+            | Self::Members(_)
+            | Self::LastQuestion(_)
+            | Self::LastAnswer(_) => true,
         }
     }
 }
@@ -274,6 +294,8 @@ impl Sim {
             }
             Frame::Packet(packet) => self.hear_packet(from, to, packet.0),
             Frame::Members(exchange) => self.hear_members(from, to, exchange),
+            Frame::LastQuestion(question) => self.answer_last(from, to, question),
+            Frame::LastAnswer(answer) => self.hear_last(from, to, answer),
         }
     }
 

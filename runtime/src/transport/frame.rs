@@ -122,6 +122,22 @@ pub enum Frame {
         #[serde(with = "octets")]
         answer: Bytes,
     },
+    /// The sender leaves and has nothing left: how many shards are on their way to it? Read by the membership room.
+    LastQuestion {
+        /// How often its store was opened.
+        boot: u64,
+        /// Which time it has nothing in that run.
+        emptied: u64,
+    },
+    /// How many there are; of a node that has not heard yet that the other one leaves there is no answer.
+    LastAnswer {
+        /// As in [`Frame::LastQuestion`].
+        boot: u64,
+        /// As in [`Frame::LastQuestion`].
+        emptied: u64,
+        /// The number. 0: none, and none will be.
+        coming: u64,
+    },
     /// Which epochs the other end knows of these shards; read by the cluster room.
     AskEpochs {
         /// Names the question on this connection; its answer carries it back.

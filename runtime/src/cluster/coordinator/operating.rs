@@ -3,15 +3,18 @@
 use super::{Coordinator, Departure};
 use crate::{
     cluster::{Command, CommandAnswer},
-    membership::{Leaving, LeavingStep, MembershipAction, MembershipEvent},
+    membership::{LastAnswer, LastQuestion, Leaving, LeavingStep, MembershipAction, MembershipEvent},
     mover::MoverEvent,
     node::Outbound,
     placement::NodeName,
     transport::{CloseReason, Frame},
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::oneshot;
+
+/// What a last question or its answer counts with on its way to a connection.
+const LAST_WORD_BYTES: usize = 64;
 
 /// Who has given a command.
 pub(crate) enum Asker {
@@ -100,15 +103,47 @@ impl Coordinator {
         Ok(())
     }
 
+    /// Another node has nothing left, and asks whether something is on its way to it.
+    pub(super) fn answer_last(&mut self, from: &NodeName, question: LastQuestion) {
+        let going = self.mover.going_to(from);
+        let answer = question.answer(from, self.membership().view(), going);
+        if let Some(LastAnswer { question: LastQuestion { boot, emptied }, coming }) = answer {
+            self.say(from, Frame::LastAnswer { boot, emptied, coming });
+        }
+    }
+
+    /// A word about leaving. Lost, it is asked for again.
+    fn say(&self, to: &NodeName, frame: Frame) {
+        if let Some(connected) = self.connected.get(to) {
+            let _ = connected.outbound.frame(frame, LAST_WORD_BYTES);
+        }
+    }
+
     pub(super) fn depart_when_empty(&mut self) {
-        let (view, now) = (Arc::clone(self.membership().view()), self.now());
-        match self.leaving.step(self.mover.is_empty(), &self.config.name, &view, now) {
+        if !self.leaving.is_going() {
+            return;
+        }
+        let (own, view) = {
+            let membership = self.membership();
+            (membership.own().clone(), Arc::clone(membership.view()))
+        };
+        let now = self.now();
+        let is_connected = |node: &NodeName| self.connected.contains_key(node);
+        match self.leaving.step(self.mover.is_empty(), &own, &view, is_connected, now) {
             LeavingStep::Wait => {}
             LeavingStep::Drained => self.step_membership(MembershipEvent::Drained),
-            LeavingStep::Ask(silent) => {
-                let exchange = Leaving::question(self.membership().own());
-                for to in silent {
-                    self.perform(MembershipAction::SendExchange { to, exchange: exchange.clone() });
+            LeavingStep::Ask { question: LastQuestion { boot, emptied }, whom, is_long } => {
+                if is_long {
+                    let waits_for = in_words(&whom);
+                    tracing::info!(
+                        waits_for,
+                        "this node has nothing left, and leaves when they have nothing for it"
+                    );
+                }
+                for to in whom.into_keys() {
+                    let exchange = Leaving::introduction(&own);
+                    self.perform(MembershipAction::SendExchange { to: to.clone(), exchange });
+                    self.say(&to, Frame::LastQuestion { boot, emptied });
                 }
             }
             LeavingStep::Depart { is_known, silent } => {
@@ -120,11 +155,20 @@ impl Coordinator {
                 for node in silent {
                     tracing::warn!(
                         %node,
-                        "it has said nothing for a minute: should it have sealed a shard for this node, start this one again"
+                        "it has answered nothing for a minute: should it have sealed a shard for this node, start this one again"
                     );
                 }
                 self.depart(Departure::Left);
             }
         }
     }
+}
+
+/// Whom a node that leaves waits for.
+fn in_words(whom: &BTreeMap<NodeName, Option<u64>>) -> String {
+    let words = whom.iter().map(|(node, coming)| match coming {
+        Some(coming) => format!("{node} (shards on their way from it: {coming})"),
+        None => format!("{node} (no answer)"),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }

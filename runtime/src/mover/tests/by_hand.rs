@@ -152,6 +152,33 @@ fn a_seal_that_never_was_lets_the_shard_be_served_again() {
 }
 
 #[test]
+fn what_is_on_its_way_to_a_node_counts_until_moved_is_durable_and_nothing_comes_to_it() {
+    let (mut hand, shard) = Hand::source();
+    let going = |hand: &Hand| hand.mover.going_to(&name(1));
+    let (transfer, attempt) = hand.give(shard);
+    hand.seal(shard, transfer, attempt);
+    assert_eq!(going(&hand), None, "the table names it, so there may be more");
+    // Node 1 leaves: the order to seal is on its way all the same.
+    hand.step(MoverEvent::Table(Some(table(&[0]))));
+    assert_eq!(going(&hand), Some(1));
+    hand.news(shard, HandOffNews::Sealed { transfer, epoch: Epoch(1), number: 6 });
+    assert_eq!(going(&hand), Some(1));
+    hand.hear(shard, transfer, Message::Accepted);
+    assert_eq!((going(&hand), hand.mover.going_to(&name(2))), (Some(1), Some(0)));
+    hand.news(shard, HandOffNews::Written(OwnershipRecord::Moved { transfer, epoch: Epoch(2) }));
+    assert_eq!(going(&hand), Some(0));
+
+    // One that is not past its seal is taken back with the table.
+    let (mut hand, shard) = Hand::source();
+    hand.give(shard);
+    hand.step(MoverEvent::Table(None));
+    assert_eq!(going(&hand), Some(0));
+    hand.now = hand.now + Duration::from_mins(5);
+    assert_eq!(hand.step(MoverEvent::Tick), []);
+    assert_eq!(going(&hand), Some(0));
+}
+
+#[test]
 fn a_record_that_is_told_lost_twice_is_written_once_more() {
     let (mut hand, shard) = Hand::source();
     let (transfer, attempt) = hand.give(shard);

@@ -1,18 +1,22 @@
 //! Nodes that find each other, one fault at a time.
 
 use super::{A_MINUTE, A_SECOND, Jar, Level, Put};
-use crate::{entity::Entity, membership::NodeState, sim::Sim};
+use crate::{
+    entity::Entity,
+    membership::NodeState,
+    sim::{Builder, Sim, storage::Storage},
+    store::LaneId,
+};
+use std::{cell::Cell, rc::Rc};
 
 /// A calm cluster of so many nodes, of which some are there; the first has all shards.
 fn gathering(nodes: usize, present: usize) -> Sim {
-    let mut sim = Sim::builder(11)
-        .entity::<Jar>()
-        .shards(16)
-        .nodes(nodes)
-        .embedded()
-        .membership(present)
-        .calm()
-        .start();
+    gathering_on(Builder::embedded, nodes, present)
+}
+
+fn gathering_on(store: impl FnOnce(Builder) -> Builder, nodes: usize, present: usize) -> Sim {
+    let builder = store(Sim::builder(11).entity::<Jar>().shards(16).nodes(nodes));
+    let mut sim = builder.membership(present).calm().start();
     for number in 0..30 {
         assert_eq!(sim.ask(&Jar::at(format!("j{number}")), &Put { amount: 5 }), Ok(5));
     }
@@ -104,6 +108,34 @@ fn a_node_that_nobody_hears_goes_when_they_do() {
     assert!(sim.go(2));
     sim.run_for(5 * A_SECOND);
     assert!(!sim.machines[2].is_away && 0 < owned(&sim, 2));
+    sim.run_until_quiet(A_MINUTE);
+    assert!(sim.machines[2].is_away);
+    all_is_there(&mut sim);
+}
+
+#[test]
+fn a_node_stays_while_a_seal_for_it_is_not_durable_yet() {
+    let is_sealing = Rc::new(Cell::new(false));
+    let seen = Rc::clone(&is_sealing);
+    let orders = move |line: &str| {
+        let is_seal = line.contains("n0 moves: Order(") && line.contains("Seal {") && line.contains("n2");
+        seen.set(seen.get() || is_seal);
+    };
+    let mut sim = gathering_on(|builder| builder.lanes(1).traced(orders), 3, 2);
+    sim.come(2);
+    while !is_sealing.get() {
+        sim.step();
+    }
+    // It is ordered and not submitted yet. Until it is released nothing of `n0` becomes durable.
+    let Storage::Memory { faults, .. } = &sim.machines[0].storage else { panic!("it has lanes that hang") };
+    faults.hang(LaneId(0));
+    // As long as until `n2` has given up what nobody speaks of any more.
+    sim.run_for(10 * A_SECOND);
+    assert_eq!(sim.machines[2].node.as_ref().unwrap().mover.running(), (0, 0));
+    assert!(sim.go(2));
+    sim.run_for(4 * A_MINUTE);
+    assert_eq!((owned(&sim, 2), sees(&sim, 0, 2).unwrap().0), (0, NodeState::Left));
+    assert!(!sim.machines[2].is_away, "it waits for as long as the seal takes");
     sim.run_until_quiet(A_MINUTE);
     assert!(sim.machines[2].is_away);
     all_is_there(&mut sim);

@@ -59,6 +59,11 @@ fn the_bytes_of_a_frame_never_change() {
         b"\x81\xa8openings\x91\x94\x03\x04\x07\x81\xa6sender\x93\x02\x09\xc2"
     );
     assert_eq!(body(Frame::Durable(70_000)), b"\x81\xa7durable\xce\x00\x01\x11\x70");
+    assert_eq!(body(Frame::LastQuestion { boot: 3, emptied: 1 }), b"\x81\xadlast_question\x92\x03\x01");
+    assert_eq!(
+        body(Frame::LastAnswer { boot: 3, emptied: 1, coming: 2 }),
+        b"\x81\xablast_answer\x93\x03\x01\x02"
+    );
     assert_eq!(
         body(Frame::Messages(vec![stream])),
         b"\x81\xa8messages\x91\x94\x03\xcd\x01\x2c\x07\xc4\x0b\x01\x01\x01\0\x01\0\0\0aka"
@@ -186,6 +191,12 @@ fn control() -> impl Strategy<Value = Frame> {
         (any::<u64>(), bytes()).prop_map(|(slot, command)| Frame::Command { slot, command }),
         (any::<u64>(), bytes()).prop_map(|(slot, answer)| Frame::CommandAnswer { slot, answer }),
         vec(route, 0..4).prop_map(Frame::Moved),
+        (any::<u64>(), any::<u64>()).prop_map(|(boot, emptied)| Frame::LastQuestion { boot, emptied }),
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(boot, emptied, coming)| Frame::LastAnswer {
+            boot,
+            emptied,
+            coming
+        }),
         (any::<u64>(), vec(shard(), 0..4)).prop_map(|(slot, shards)| {
             let shards = shards.into_iter().map(AskedShard).collect();
             Frame::AskEpochs { slot, shards }
