@@ -140,12 +140,6 @@ fn no_seed_breaks_a_promise_in_a_storm() {
     assert_eq!(unseen, ["commits_fenced"]);
 }
 
-/// A node that had crashed since it took a shard's pieces left while the source was paused: the shard was sealed for a node that was gone.
-#[test]
-fn a_node_does_not_leave_while_a_shard_is_sealed_for_it() {
-    run(1_163, Scale::Storm).unwrap();
-}
-
 #[test]
 fn the_same_seed_gives_the_same_hash() {
     for scale in [Scale::OneNode, Scale::Cluster, Scale::Moving, Scale::Storm] {

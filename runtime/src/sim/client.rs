@@ -137,8 +137,11 @@ impl Sim {
             self.plan(pause, Due::Call { ticket, attempt: next });
         }
         let pause = self.random.below(self.transit_pause);
-        // Any node will do.
-        let at = self.random.below(self.machines.len() as u64) as usize;
+        // Any node will do. In peace a caller has heard who is there: where most have left it might else grow old at doors where
+        // nobody is.
+        let any = self.random.below(self.machines.len() as u64) as usize;
+        let is_there = |at: &usize| !self.healed || !self.machines[*at].is_away;
+        let at = (any..self.machines.len()).chain(0..any).find(is_there).unwrap_or(any);
         self.plan(pause, Due::Arrive { at, arrival });
     }
 

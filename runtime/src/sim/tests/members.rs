@@ -115,6 +115,12 @@ fn a_node_that_nobody_hears_goes_when_they_do() {
 
 #[test]
 fn a_node_stays_while_a_seal_for_it_is_not_durable_yet() {
+    for has_crashed in [false, true] {
+        stays_for_a_seal(has_crashed);
+    }
+}
+
+fn stays_for_a_seal(has_crashed: bool) {
     let is_sealing = Rc::new(Cell::new(false));
     let seen = Rc::clone(&is_sealing);
     let orders = move |line: &str| {
@@ -129,7 +135,10 @@ fn a_node_stays_while_a_seal_for_it_is_not_durable_yet() {
     // It is ordered and not submitted yet. Until it is released nothing of `n0` becomes durable.
     let Storage::Memory { faults, .. } = &sim.machines[0].storage else { panic!("it has lanes that hang") };
     faults.hang(LaneId(0));
-    // As long as until `n2` has given up what nobody speaks of any more.
+    if has_crashed {
+        sim.kill(2, true);
+    }
+    // As long as until `n2` has given up what nobody speaks of any more, or has started again.
     sim.run_for(10 * A_SECOND);
     assert_eq!(sim.machines[2].node.as_ref().unwrap().mover.running(), (0, 0));
     assert!(sim.go(2));
