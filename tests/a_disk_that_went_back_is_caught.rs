@@ -1,8 +1,13 @@
 //! A node whose directory is an older copy of itself: the others have seen more of it, and it stays outside.
 
-use entity_runtime::{Runtime, cluster::Begin, prelude::*};
+use entity_runtime::{
+    Runtime,
+    cluster::Begin,
+    prelude::*,
+    transport::{Connection, Frame, handshake::NodeIdentity},
+};
 use entity_runtime_tests::{
-    nodes::{Rows, addresses, node, shards_of, status, until},
+    nodes::{Rows, addresses, come, node, shards_of, status, told, until},
     running::{Ledger, Mirror},
 };
 use std::{
@@ -124,5 +129,38 @@ async fn what_a_node_has_acknowledged_since_its_handshake_is_held_against_an_old
     let b = Process::start(&present, &seed);
     ROWS.check(&client, 2_400).await;
     b.stop();
+    a.shutdown().await;
+}
+
+/// Node b in this run of its store, durable up to there.
+fn b(boot: u64, durable: u64) -> NodeIdentity {
+    NodeIdentity { name: "b".parse().unwrap(), store: 2, boot, durable }
+}
+
+/// Says how far the log is durable by now, and returns when it was heard.
+async fn say_durable(connection: &mut Connection, position: u64) {
+    connection.link.send(Frame::Durable(position)).unwrap();
+    // What is asked behind it is answered behind it.
+    connection.link.send(Frame::AskEpochs { slot: position, shards: Vec::new() }).unwrap();
+    while !matches!(told(connection).await, Some(Frame::Epochs { slot, .. }) if slot == position) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_counts_when_a_later_run_is_at_the_door_or_its_connection_has_ended() {
+    let a = node("a", Begin::Found, None).await;
+    let address = addresses(&[&a]).remove(0);
+    let mut first = come(&address, b(1, 0)).await.unwrap();
+    say_durable(&mut first, 1_000).await;
+    // The earlier connection still stands while the later run knocks.
+    let why = come(&address, b(2, 999)).await.expect_err("it is let in");
+    assert!(why.contains("start b on its newest directory"), "{why}");
+    let mut second = come(&address, b(2, 1_000)).await.unwrap();
+    say_durable(&mut second, 2_000).await;
+    drop((first, second));
+    // At the door it may have been overtaken by what was said since; once it is let in, the other connection is over.
+    drop(come(&address, b(2, 1_500)).await);
+    let why = come(&address, b(2, 1_999)).await.expect_err("it is let in");
+    assert!(why.contains("start b on its newest directory"), "{why}");
+    come(&address, b(2, 2_000)).await.unwrap();
     a.shutdown().await;
 }

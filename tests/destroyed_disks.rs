@@ -7,16 +7,17 @@ use entity_runtime::{
     placement::{Epoch, ShardId, Shards},
     prelude::*,
     store::{
-        Batch, Founding, LaneId, Ownership, OwnershipRecord, Store, TransferId, batch::own,
+        Batch, Founding, LaneId, NoRoom, Ownership, OwnershipRecord, Store, TransferId, batch::own,
         memory::MemoryStore,
     },
     transport::{
-        DialError, Endpoint, Introduction, Tcp, TransportLimits,
+        DialError, Endpoint, Frame, Introduction, Tcp, TransportLimits,
+        frame::{AskedShard, KnownEpoch},
         handshake::{HandshakeError, NodeIdentity},
     },
 };
 use entity_runtime_tests::{
-    nodes::{Rows, addresses, at, config, shards_of, start, until},
+    nodes::{Rows, addresses, at, come, config, shards_of, start, told, until},
     running::{Ledger, Mirror},
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -230,4 +231,170 @@ async fn a_shard_that_went_on_from_the_destroyed_disk_stays_where_it_is() {
     assert_eq!(bury(&client, "c", STORE_OF_C, copied).await, CommandAnswer::Newer(newer));
     a.shutdown().await;
     b.shutdown().await;
+}
+
+/// What an operator hears when something does not come in time.
+mod in_time {
+    use super::*;
+
+    /// `a` alone knows of `c`, whose disk is gone, and has sealed a shard for it.
+    async fn alone_after_the_loss() -> (Runtime, MemoryStore, Client) {
+        let store = MemoryStore::founded(&founding(1), 1);
+        let a = node("a", "127.0.0.1:0", Begin::Found, &store).await;
+        let c = node("c", "127.0.0.1:0", at(&[&a]), &MemoryStore::founded(&founding(STORE_OF_C), 1)).await;
+        let client = Client::connect(addresses(&[&a])).await.unwrap();
+        until(&client, "a", "it knows c", |status| status.nodes.len() == 2).await;
+        drop((client, c));
+        a.shutdown().await;
+        seal(&store, ShardId(0));
+        let store = store.restart();
+        let a = node("a", "127.0.0.1:0", Begin::Resume, &store).await;
+        let client = Client::connect(addresses(&[&a])).await.unwrap();
+        (a, store, client)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_opens_shards_again_is_told_that_the_log_does_not_take_it_and_again_when_it_has() {
+        let (a, store, client) = alone_after_the_loss().await;
+        store.faults().hang(LANE);
+        for _ in 0..2 {
+            let CommandAnswer::Refused(why) = reopen(&client).await else { panic!("nothing is durable") };
+            assert!(why.starts_with("a has not yet written down that it owns 1 shard again"), "{why}");
+        }
+        assert!(matches!(ownership(&store, 0), Ownership::Sealed { .. }));
+        // The order is given, and given once.
+        let asked = tokio::spawn(async move {
+            let answer = reopen(&client).await;
+            (client, answer)
+        });
+        store.faults().release(LANE);
+        let (client, answer) = asked.await.unwrap();
+        match answer {
+            CommandAnswer::Done(said) => assert!(said.starts_with("a owns 1 shard "), "{said}"),
+            // It was durable before the command came.
+            CommandAnswer::Refused(why) => assert!(why.contains("no shard of a is on its way to c"), "{why}"),
+            answer => panic!("{answer:?}"),
+        }
+        assert!(matches!(ownership(&store, 0), Ownership::Owned { epoch: Epoch(3), .. }));
+        until(&client, "a", "it has all shards", |status| shards_of(status, "a") == 32).await;
+        a.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_asked_while_the_disk_has_no_room_to_forget_the_destroyed_node() {
+        let (a, store, client) = alone_after_the_loss().await;
+        store.faults().refuse_room(LANE, Some(NoRoom::DiskFull));
+        let CommandAnswer::Refused(why) = reopen(&client).await else { panic!("nothing is durable") };
+        assert!(why.starts_with("a has not yet written down that c is forgotten"), "{why}");
+        assert!(matches!(ownership(&store, 0), Ownership::Sealed { .. }));
+        store.faults().refuse_room(LANE, None);
+        let answer = reopen_beyond(&client, "has not yet written down").await;
+        assert!(matches!(answer, CommandAnswer::Done(_)), "{answer:?}");
+        assert!(matches!(ownership(&store, 0), Ownership::Owned { epoch: Epoch(3), .. }));
+        a.shutdown().await;
+    }
+
+    /// A node with a store of its own.
+    fn with_store(name: &str, store: u128) -> NodeIdentity {
+        NodeIdentity { name: name.parse().unwrap(), store, boot: 1, durable: 0 }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_opened_when_another_node_has_taken_the_name_meanwhile() {
+        let (a, store, client) = alone_after_the_loss().await;
+        let address = addresses(&[&a]).remove(0);
+        let mut b = come(&address, with_store("b", 2)).await.unwrap();
+        let asking = tokio::spawn(async move { reopen(&client).await });
+        let (slot, shards) = loop {
+            if let Frame::AskEpochs { slot, shards } = told(&mut b).await.unwrap() {
+                break (slot, shards);
+            }
+        };
+        // `c` is forgotten by now, and its name is free.
+        let c = come(&address, with_store("c", 4)).await.unwrap();
+        let known =
+            |AskedShard(shard)| KnownEpoch { shard, held: Epoch(1), heard: None, is_accepting: false };
+        let epochs = shards.into_iter().map(known).collect();
+        b.link.send(Frame::Epochs { slot, epochs }).unwrap();
+        let CommandAnswer::Refused(why) = asking.await.unwrap() else { panic!("it was opened") };
+        assert_eq!(why, "another node is called c by now");
+        assert!(matches!(ownership(&store, 0), Ownership::Sealed { .. }));
+        drop((b, c));
+        a.shutdown().await;
+    }
+}
+
+/// The node that opens shards again crashes with its records on their way to the disk.
+mod crashes {
+    use super::*;
+    use entity_runtime::cluster::Departure;
+
+    /// `a` crashes so while it opens its shards again, and starts once more. Returns how many were open by then.
+    async fn crash(fault: impl FnOnce(&MemoryStore)) -> u32 {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, store) = after_the_loss(directory.path()).await;
+        let home = addresses(&[&a]).remove(0);
+        let client = Client::connect([home.clone()]).await.unwrap();
+        let b = start(still("b", "127.0.0.1:0", at(&[&a])), Some(directory.path())).await.unwrap();
+        until(&client, "a", "b is here, and nothing is on its way to the disk", |status| {
+            status.is_quiet && status.nodes.iter().any(|node| node.name.as_str() == "b" && node.is_connected)
+        })
+        .await;
+        fault(&store);
+        let asking = tokio::spawn(async move { reopen_beyond(&client, "b did not answer").await });
+        let departure = tokio::time::timeout(Duration::from_mins(1), a.departed()).await;
+        assert!(matches!(departure, Ok(Departure::Failed(_))), "{departure:?}");
+        asking.abort();
+        drop(a);
+
+        let store = store.restart();
+        let is_open = |shard: &u32| match ownership(&store, *shard) {
+            Ownership::Owned { epoch: Epoch(3), .. } => true,
+            Ownership::Sealed { .. } => false,
+            other => panic!("{shard}: {other:?}"),
+        };
+        let open = (0..SEALED).filter(is_open).count() as u32;
+        let a = node("a", &home, Begin::Resume, &store).await;
+        let client = Client::connect([home]).await.unwrap();
+        until(&client, "a", "the others are still on their way", |status| {
+            status.going == u64::from(SEALED - open)
+        })
+        .await;
+        let answer = reopen_beyond(&client, "b did not answer").await;
+        match answer {
+            CommandAnswer::Done(said) => {
+                assert!(said.starts_with(&format!("a owns {} shards", SEALED - open)), "{said}");
+            }
+            CommandAnswer::Refused(why) => {
+                assert!(open == SEALED && why.contains("no shard of a is on its way to c"), "{why}");
+            }
+            answer => panic!("{answer:?}"),
+        }
+        for shard in 0..SEALED {
+            let owned = ownership(&store, shard);
+            assert!(matches!(owned, Ownership::Owned { epoch: Epoch(3), .. }), "{shard}: {owned:?}");
+        }
+        ROWS.check(&client, 400).await;
+        ROWS.feed(&client, 500).await;
+        ROWS.check(&client, 500).await;
+        a.shutdown().await;
+        b.shutdown().await;
+        open
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn shards_whose_records_were_lost_are_opened_by_the_next_command() {
+        let open = crash(|store| store.faults().die(LANE)).await;
+        assert_eq!(open, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn shards_whose_records_were_written_and_not_told_are_open_after_the_start() {
+        let written = |store: &MemoryStore| {
+            store.faults().unknown(LANE, true);
+            store.faults().die(LANE);
+        };
+        let open = crash(written).await;
+        assert!(0 < open, "none was written");
+    }
 }

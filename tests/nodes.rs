@@ -6,6 +6,7 @@ use entity_runtime::{
     cluster::{Begin, ClusterConfig, Command, CommandAnswer, NodeStatus},
     placement::NodeName,
     prelude::*,
+    transport::{Connection, Endpoint, Frame, Introduction, Tcp, TransportLimits, handshake::NodeIdentity},
 };
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -153,4 +154,41 @@ pub async fn until(
 /// How many shards each node has, as this one knows.
 pub fn shards_of(status: &NodeStatus, node: &str) -> usize {
     status.shards.iter().filter(|shard| shard.owner.as_str() == node).count()
+}
+
+/// Comes to a node as this one, and says only what the test does. The connection, once it is let in; or why it is not.
+///
+/// # Errors
+/// It is not let in.
+///
+/// # Panics
+/// The node does not answer.
+pub async fn come(address: &str, identity: NodeIdentity) -> Result<Connection, String> {
+    let stranger = || Introduction { cluster: None, node: None, kinds: Vec::new() };
+    let endpoint = Endpoint::new(Tcp::loopback(), TransportLimits::default(), stranger, |_| Ok(()));
+    let cluster = endpoint.dial(address, None).await.expect("whoever asks is answered").other.cluster;
+    let introduce =
+        move || Introduction { cluster: cluster.clone(), node: Some(identity.clone()), kinds: Vec::new() };
+    let endpoint = Endpoint::new(Tcp::loopback(), TransportLimits::default(), introduce, |_| Ok(()));
+    let mut connection = endpoint.dial(address, None).await.map_err(|why| why.to_string())?;
+    // Who is let in is told what is known; who is refused at the door hears that the connection ends.
+    loop {
+        match told(&mut connection).await {
+            Some(Frame::Members(_)) => return Ok(connection),
+            Some(_) => {}
+            None => {
+                let ended = connection.link.ended();
+                return Err(ended.map_or_else(|| "it has ended".to_owned(), |ended| ended.to_string()));
+            }
+        }
+    }
+}
+
+/// The next frame of a connection; `None`: it has ended.
+///
+/// # Panics
+/// Nothing is said for a minute.
+pub async fn told(connection: &mut Connection) -> Option<Frame> {
+    let next = tokio::time::timeout(Duration::from_mins(1), connection.incoming.recv()).await;
+    next.expect("nothing is said").map(|delivery| delivery.frame)
 }

@@ -102,6 +102,8 @@ async fn what_only_nodes_may_say_ends_the_connection_of_a_client_and_nothing_els
         Frame::HandOff(b"a shard"[..].into()),
         Frame::Members(b"a node"[..].into()),
         Frame::Membership(b"a packet"[..].into()),
+        Frame::LastQuestion { boot: 1, emptied: 1 },
+        Frame::LastAnswer { boot: 1, emptied: 1, coming: 0 },
         // For an entity that lies in another shard, and for a shard there is not.
         Frame::Requests(vec![request(1, elsewhere, message.clone())]),
         Frame::Requests(vec![request(1, ShardId(SHARDS), message)]),

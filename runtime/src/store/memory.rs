@@ -337,7 +337,11 @@ impl Store for MemoryStore {
 
     fn keep_note(&self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
         check_note(name, bytes)?;
-        self.alive()?.notes.insert(name.to_owned(), bytes.to_vec());
+        let mut state = self.alive()?;
+        if state.lanes.iter().any(|lane| lane.full == Some(NoRoom::DiskFull)) {
+            return Err(LoadError::Io(io::ErrorKind::StorageFull.into()));
+        }
+        state.notes.insert(name.to_owned(), bytes.to_vec());
         Ok(())
     }
 

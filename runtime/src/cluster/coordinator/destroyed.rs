@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  a command ──► Forgetting ──durable──► Asking ──all have answered──► Writing ──durable──► Done
-//!      │                                   └──────── not in time, or gone since ──────────► Refused
+//!      │             │                     │                               └─ not in time ─► Refused, and done later
+//!      │             └─────────────────────┴────── not in time, or gone since ────────────► Refused
 //!      └── somebody is not connected, or the node is alive ───────────────────────────────► Refused
 //! ```
 //!
@@ -31,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-/// How long the other nodes have for their answers. Shorter than operators wait for theirs.
+/// How long the other nodes have for their answers, and the disk for what is written. Shorter than operators wait for theirs.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 /// Epochs rise by one with each move: none of an honest node is so high, and a few more would not fit.
 const EPOCH_MAX: u64 = u64::MAX / 2;
@@ -62,7 +63,7 @@ enum Stage {
     /// Until these nodes have answered. Those that have are in the other set.
     Asking { slot: u64, until: Timestamp, waiting: BTreeSet<NodeName>, answered: BTreeSet<NodeName> },
     /// Until these shards are durably owned here. The words are for the operator.
-    Writing { shards: BTreeSet<ShardId>, done: String },
+    Writing { until: Timestamp, shards: BTreeSet<ShardId>, done: String },
 }
 
 /// What is known of a shard by those who have answered.
@@ -315,7 +316,13 @@ impl Coordinator {
                 let silent: Vec<NodeName> = waiting.iter().cloned().collect();
                 format!("{}; {dead} is forgotten already", not_answered(&silent))
             }
-            // What is on its way to the disk is not taken back.
+            // What is on its way to the disk is not taken back, but others may be asked about something else.
+            Stage::Writing { until, shards, .. } if *until <= now => format!(
+                "{} has not yet written down that it owns {} again that were on their way to {dead}: see whether its disk is \
+                 full. They are served as soon as it has; give the command again to hear of that",
+                self.config.name,
+                shards_in_words(shards.len())
+            ),
             Stage::Forgetting { .. } | Stage::Asking { .. } | Stage::Writing { .. } => return,
         };
         self.give_up_inquiry(why);
@@ -408,7 +415,8 @@ impl Coordinator {
             done =
                 format!("{done}. Left as they are, for others know them under a higher epoch: {elsewhere}");
         }
-        inquiry.stage = Stage::Writing { shards: orders.keys().copied().collect(), done };
+        let until = self.now() + ANSWERED_WITHIN;
+        inquiry.stage = Stage::Writing { until, shards: orders.keys().copied().collect(), done };
         self.inquiry = Some(inquiry);
         for (shard, epoch) in orders {
             self.step_mover(MoverEvent::Reopen { shard, epoch });

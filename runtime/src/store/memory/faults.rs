@@ -54,7 +54,7 @@ impl Faults {
         self.lane(lane, |lane| lane.hung = false);
     }
 
-    /// Refuses room on the lane, or grants it again.
+    /// Refuses room on the lane, or grants it again. A full disk has none for notes either.
     pub fn refuse_room(&self, lane: LaneId, reason: Option<NoRoom>) {
         self.lane(lane, |lane| lane.full = reason);
     }
