@@ -3,7 +3,7 @@
 
 use entity_runtime::{
     Runtime,
-    cluster::{Begin, Command, CommandAnswer, HeldShard},
+    cluster::{Begin, ClusterConfig, Command, CommandAnswer, HeldShard, NodeStatus, StrandedStatus},
     placement::{Epoch, ShardId, Shards},
     prelude::*,
     store::{
@@ -34,16 +34,19 @@ fn founding(store: u128) -> Founding {
 }
 
 /// A node that moves nothing by itself.
-fn still(name: &str, listen: &str, begin: Begin) -> entity_runtime::cluster::ClusterConfig {
+fn still(name: &str, listen: &str, begin: Begin) -> ClusterConfig {
     let mut config = config(name, listen, begin);
     config.pace.stable_for = Duration::from_hours(1);
     config
 }
 
 async fn node(name: &str, listen: &str, begin: Begin, store: &MemoryStore) -> Runtime {
+    on(store, still(name, listen, begin)).await
+}
+
+async fn on(store: &MemoryStore, config: ClusterConfig) -> Runtime {
     let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>().workers(2);
-    let builder = builder.store(Arc::new(store.clone())).cluster(still(name, listen, begin));
-    builder.start().await.unwrap()
+    builder.store(Arc::new(store.clone())).cluster(config).start().await.unwrap()
 }
 
 fn commit(store: &MemoryStore, shard: ShardId, epoch: u64, number: u64, record: &OwnershipRecord) {
@@ -57,7 +60,7 @@ fn seal(store: &MemoryStore, shard: ShardId) {
     let found = store.restart().ownership().unwrap().into_iter().find(|(other, _)| *other == shard);
     let Some((_, Ownership::Owned { epoch, number, .. })) = found else { panic!("{found:?}") };
     let (transfer, to) = (TransferId(shard.0.into()), "c".parse().unwrap());
-    commit(store, shard, epoch.0, number + 1, &OwnershipRecord::Seal { transfer, to });
+    commit(store, shard, epoch.0, number + 1, &OwnershipRecord::Seal { transfer, to, store: STORE_OF_C });
 }
 
 async fn reopen(client: &Client) -> CommandAnswer {
@@ -164,6 +167,59 @@ async fn knock(address: &str) -> String {
         Err(DialError::Handshake { why: HandshakeError::RefusedHere(why), .. }) => why.to_string(),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("it was let in"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_node_under_a_forgotten_name_does_not_take_what_was_sealed_for_the_store_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let (a, store) = after_the_loss(directory.path()).await;
+    let home = addresses(&[&a]).remove(0);
+    let client = Client::connect([home.clone()]).await.unwrap();
+    let (name, forget) = ("a".parse().unwrap(), Command::Forget("c".parse().unwrap()));
+    let forgotten = client.command(Some(&name), forget).await.unwrap();
+    assert!(matches!(forgotten, CommandAnswer::Done(_)), "{forgotten:?}");
+    let stranded = |status: &NodeStatus| {
+        let (node, store) = ("c".parse().unwrap(), format!("{STORE_OF_C:032x}"));
+        status.stranded == [StrandedStatus { node, store, shards: SEALED.into() }]
+    };
+    until(&client, "a", "it says that nobody serves them", stranded).await;
+    drop(client);
+    a.shutdown().await;
+
+    // Shards move now: to whoever is called c by now go those that were not sealed, and later than the others were offered.
+    let mut moving = config("a", &home, Begin::Resume);
+    moving.pace.stable_for = Duration::from_secs(2);
+    let store = store.restart();
+    let a = on(&store, moving).await;
+    let heir = MemoryStore::founded(&founding(STORE_OF_C + 1), 1);
+    let b = start(still("b", "127.0.0.1:0", at(&[&a])), Some(directory.path())).await.unwrap();
+    let c = node("c", "127.0.0.1:0", at(&[&a]), &heir).await;
+    let client = Client::connect([home]).await.unwrap();
+    until(&client, "a", "c has shards, and only what was sealed before is on its way", |status| {
+        0 < shards_of(status, "c") && status.going == u64::from(SEALED)
+    })
+    .await;
+    let still_stranded = until(&client, "a", "it says that nobody serves them", stranded).await;
+    assert!(still_stranded.nodes.iter().any(|node| node.name.as_str() == "c" && node.is_connected));
+    for shard in 0..SEALED {
+        let sealed = ownership(&store, shard);
+        assert!(matches!(sealed, Ownership::Sealed { store: STORE_OF_C, .. }), "{shard}: {sealed:?}");
+    }
+    let taken: Vec<u32> = heir.owned().unwrap().iter().map(|owned| owned.shard.0).collect();
+    assert!(taken.iter().all(|shard| SEALED <= *shard), "{taken:?}");
+
+    // An operator settles it, and the node of today is asked like the others.
+    let answer = reopen_beyond(&client, "did not answer").await;
+    let CommandAnswer::Done(said) = answer else { panic!("{answer:?}") };
+    assert!(said.starts_with("a owns 9 shards that were on their way to c again"), "{said}");
+    let settled = until(&client, "a", "nothing waits any more", |status| status.stranded.is_empty()).await;
+    assert!(settled.nodes.iter().any(|node| node.name.as_str() == "c"), "it is not forgotten");
+    ROWS.check(&client, 400).await;
+    ROWS.feed(&client, 600).await;
+    ROWS.check(&client, 600).await;
+    for node in [a, b, c] {
+        node.shutdown().await;
     }
 }
 

@@ -61,7 +61,7 @@ fn begin(source: &mut Driven, target: &Driven, epoch: Epoch) {
 
 /// The source seals, the target accepts and serves, and the source lets its rows go.
 fn end(source: &mut Driven, target: &mut Driven, epoch: Epoch) {
-    order(source, Order::Seal { transfer: TRANSFER, to: name("b") });
+    order(source, Order::Seal { transfer: TRANSFER, to: name("b"), store: 2 });
     finish(source, target, epoch);
 }
 
@@ -238,7 +238,7 @@ fn what_has_had_no_turn_at_the_seal_is_asked_elsewhere() {
     let asked = a.request(1, 1, fund.clone(), true);
     a.run();
     let at_the_door = {
-        order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
+        order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b"), store: 2 });
         let to = a.request(1, 2, fund.clone(), true);
         a.run();
         to
@@ -260,7 +260,7 @@ fn a_seal_that_did_not_become_durable_is_told() {
     a.request(1, 1, envelope::<Account, _>(&key, &Fund { cents: 5 }), true);
     a.settle();
     begin(&mut a, &b, Epoch(1));
-    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
+    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b"), store: 2 });
     a.run();
     a.faults().fail(entity_runtime::store::LaneId(0));
     a.commit();
@@ -285,7 +285,7 @@ fn a_shard_that_gives_no_more_is_not_sealed() {
     assert_eq!(a.handed_off.pop(), Some((SHARD, HandOffNews::Voided(TRANSFER))));
     a.request(1, 2, envelope::<Account, _>(&key, &Fund { cents: 7 }), true);
     // Whoever seals has not heard of that yet.
-    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
+    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b"), store: 2 });
     a.settle();
     assert_eq!(a.handed_off, [(SHARD, HandOffNews::Voided(TRANSFER))]);
     assert!(a.owns(SHARD));
@@ -299,7 +299,7 @@ fn what_waits_for_room_is_taken_back_with_its_hand_off() {
     begin(&mut a, &b, Epoch(1));
     let later = [TransferId(8), TransferId(9)];
     a.room = Err(NoRoom::DiskFull);
-    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
+    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b"), store: 2 });
     a.run();
     order(&mut a, Order::StopGiving(TRANSFER));
     order(&mut a, Order::Give(later[0]));
@@ -334,7 +334,7 @@ fn a_message_of_a_voided_turn_is_not_taken_for_another_nodes() {
     a.faults().fail(entity_runtime::store::LaneId(0));
     a.request(1, 2, transfer(30), true);
     a.run();
-    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b") });
+    order(&mut a, Order::Seal { transfer: TRANSFER, to: name("b"), store: 2 });
     a.run();
     while !a.pending.is_empty() {
         a.commit();

@@ -35,6 +35,7 @@ pub(crate) use caller::{Caller, connect};
 pub use caller::{CommandError, ConnectError};
 pub use command::{
     Command, CommandAnswer, HeldShard, MemberStatus, MoveStatus, NodeCounters, NodeStatus, ShardStatus,
+    StrandedStatus,
 };
 pub use config::{Begin, ClusterConfig, Security};
 pub use coordinator::Departure;

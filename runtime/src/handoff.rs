@@ -23,6 +23,8 @@
 //! * Until its seal is durable the source owns the shard and may withdraw. From then on nobody serves it before the target has
 //!   accepted, and there is no way back but an operator's.
 //! * The target accepts only what hashes as the source's pieces do, all of them, in order.
+//! * A hand-off is with one store: that of the target which was ready, and which the seal names beside it. Should another store
+//!   have the target's name since, it is told nothing, and nothing it says is an answer.
 //! * Whatever is lost is sent again: each side answers from what is durable with it. A target that has lost its staging says
 //!   so, and the pieces begin anew as another *attempt* of the same transfer.
 //! * Every answer names the attempt it is of, and the *place* at the target that was cleared for it: what comes late, over a

@@ -168,7 +168,7 @@ mod tests {
         };
         let has_left = |shard, epoch| has_left(&store, shard, Epoch(epoch)).unwrap();
         let (first, second) = (TransferId(1), TransferId(2));
-        write(1, 1, OwnershipRecord::Seal { transfer: first, to: "b".parse().unwrap() });
+        write(1, 1, OwnershipRecord::Seal { transfer: first, to: "b".parse().unwrap(), store: 8 });
         assert!(has_left(goes, 1));
         write(1, 2, OwnershipRecord::Moved { transfer: first, epoch: Epoch(2) });
         assert!(has_left(goes, 1));

@@ -19,7 +19,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-pub use reopening::Standing;
+pub use reopening::{SealedShard, Standing};
 
 use crate::{
     handoff::{HandOffLimits, Message, Source, SourceEvent, Target, TargetEvent},
@@ -56,8 +56,10 @@ pub struct MoverConfig {
 pub enum MoverEvent {
     /// Another node says something of a hand-off.
     Heard {
-        /// Who.
+        /// Who,
         from: NodeName,
+        /// and the UUID of its store.
+        store: u128,
         /// Of which shard.
         shard: ShardId,
         /// Of which hand-off.
@@ -159,6 +161,8 @@ pub enum MoverAction {
     Send {
         /// Whom.
         to: NodeName,
+        /// UUID of the only store that is to hear it; `None`: whichever that node has.
+        store: Option<u128>,
         /// Of which shard.
         shard: ShardId,
         /// Of which hand-off.
@@ -298,9 +302,9 @@ impl Mover {
                 self.rebalance.own(shard, *epoch, Timestamp::EPOCH, now);
                 self.learn(shard, *epoch, &here);
             }
-            Ownership::Sealed { epoch, to, transfer, .. } => {
+            Ownership::Sealed { epoch, to, store, transfer, .. } => {
                 self.rebalance.own(shard, *epoch, Timestamp::EPOCH, now);
-                self.resume(shard, *epoch, *transfer, to.clone(), now);
+                self.resume(shard, *epoch, *transfer, (to, *store), now);
             }
             Ownership::Moved { epoch, to } => self.learn(shard, *epoch, to),
         }
@@ -338,8 +342,8 @@ impl Mover {
             MoverEvent::Heard { from, shard, .. } if self.config.shards.count() <= shard.0 => {
                 self.alarm(format!("{from} speaks of {shard}, which does not exist"));
             }
-            MoverEvent::Heard { from, shard, transfer, message } => {
-                self.hear(&from, shard, transfer, message, now);
+            MoverEvent::Heard { from, store, shard, transfer, message } => {
+                self.hear((&from, store), shard, transfer, message, now);
             }
             MoverEvent::Announced(announcements) => {
                 for Announcement { shard, epoch, owner } in announcements {

@@ -93,8 +93,8 @@ pub struct Changes {
     pub clients: BTreeSet<ClientId>,
     /// The head changed.
     pub head: bool,
-    /// This section seals the shard, by this transfer for this node.
-    pub seal: Option<(TransferId, NodeName)>,
+    /// This section seals the shard, by this transfer for this node and store.
+    pub seal: Option<(TransferId, NodeName, u128)>,
     /// The shard is in the lane's list of touched shards.
     pub touched: bool,
 }

@@ -247,7 +247,7 @@ impl Calling {
         if let Some(before) = self.connected.remove(&node.name) {
             before.link().close(CloseReason::Replaced);
         }
-        let outbound = Outbound::new(Some(node.name.clone()), link, None);
+        let outbound = Outbound::new(Some((node.name.clone(), node.store)), link, None);
         self.front.links.connect(&node.name, Arc::clone(&outbound));
         self.connected.insert(node.name.clone(), Arc::clone(&outbound));
         self.front.ports.connected(&outbound);

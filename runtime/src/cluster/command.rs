@@ -2,6 +2,7 @@
 
 use crate::{kernel::Counters, placement::NodeName};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What an operator asks of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,8 @@ pub struct NodeStatus {
     pub going: u64,
     /// and to it.
     pub coming: u64,
+    /// Of those that are on their way from it: which nobody serves until an operator says so.
+    pub stranded: Vec<StrandedStatus>,
     /// Hand-offs from it since its start.
     pub moves: MoveStatus,
     /// What it has done since its start.
@@ -125,6 +128,29 @@ pub struct ShardStatus {
     pub epoch: u64,
     /// By which node.
     pub owner: NodeName,
+}
+
+/// Shards that are sealed for a store that was given up: it may have accepted them, and no other can say whether it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrandedStatus {
+    /// The node they are for. Another store may have its name by now.
+    pub node: NodeName,
+    /// UUID of the store, in hexadecimal digits.
+    pub store: String,
+    /// How many.
+    pub shards: u64,
+}
+
+impl fmt::Display for StrandedStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, store, shards } = self;
+        write!(
+            f,
+            "{shards} of its shards are sealed for store {store} of {node}, which is given up, and nobody serves them: only that \
+             store could say whether it has accepted them, and no other that is called {node}. If its disk is gone for good, give \
+             this node the command `reopen --destroyed {node}`; if there is a copy of it, `adopt --original-destroyed` that first"
+        )
+    }
 }
 
 /// Shards that have left a node.

@@ -4,6 +4,7 @@ mod admission;
 mod destroyed;
 mod door;
 mod operating;
+mod stranded;
 
 pub(crate) use door::Door;
 
@@ -189,6 +190,8 @@ pub(super) struct Coordinator {
     forgetting: BTreeMap<NodeName, Vec<Asker>>,
     /// What an operator asks of all others, for one of them is destroyed.
     inquiry: Option<Inquiry>,
+    /// Stores that shards are stranded for, as was said.
+    stranded_said: BTreeSet<String>,
     /// Why another node did not let it in, until one does.
     pub(super) refused: Option<String>,
     /// What found no room on the disk.
@@ -263,6 +266,7 @@ impl Coordinator {
         self.at_door.retain(|_, (connection, _)| connection.link.ended().is_none());
         self.depart_when_empty();
         self.watch_inquiry();
+        self.say_if_stranded();
         self.say_if_alone();
         self.note_positions();
     }
@@ -357,14 +361,17 @@ impl Coordinator {
                 }
                 Err(error) => close(outbound, &error),
             },
-            // Of one that is forgotten nothing begins again.
-            Frame::HandOff(_) if !self.membership().known().is_bound(&from) => {}
-            Frame::HandOff(bytes) => match crate::handoff::Message::decode(&bytes) {
-                Ok((shard, transfer, message)) => {
-                    self.step_mover(MoverEvent::Heard { from, shard, transfer, message });
+            Frame::HandOff(bytes) => {
+                // Of a store that is forgotten nothing begins again.
+                let bound = self.membership().known().store_of(&from);
+                let Some(store) = outbound.store.filter(|store| bound == Some(*store)) else { return };
+                match crate::handoff::Message::decode(&bytes) {
+                    Ok((shard, transfer, message)) => {
+                        self.step_mover(MoverEvent::Heard { from, store, shard, transfer, message });
+                    }
+                    Err(error) => close(outbound, &error),
                 }
-                Err(error) => close(outbound, &error),
-            },
+            }
             Frame::Moved(routes) => {
                 let announced = routes.into_iter().map(|Route { shard, epoch, owner }| Announcement {
                     shard,

@@ -35,8 +35,12 @@ impl Coordinator {
 
     fn perform_move(&mut self, action: MoverAction) {
         match action {
-            MoverAction::Send { to, shard, transfer, message } => {
-                if let Some(connected) = self.connected.get(&to) {
+            MoverAction::Send { to, store, shard, transfer, message } => {
+                let connected = self.connected.get(&to);
+                // What is for one store is not said to another that has its node's name by now.
+                if let Some(connected) =
+                    connected.filter(|connected| store.is_none_or(|store| store == connected.store))
+                {
                     let bytes = message.encode(shard, transfer);
                     let len = bytes.len();
                     let _ = connected.outbound.frame(Frame::HandOff(bytes), len);

@@ -76,7 +76,8 @@ impl Remains {
                     // To whom it went, as far as anybody knows.
                     let to = newer.node.clone().unwrap_or_else(|| name.clone());
                     let transfer = TransferId(random_u128());
-                    let seal = OwnershipRecord::Seal { transfer, to };
+                    // It is let go in the same commit: whose store it went to plays no part.
+                    let seal = OwnershipRecord::Seal { transfer, to, store: 0 };
                     group.push(record(shard, epoch, number + 1, &seal));
                     let moved = OwnershipRecord::Moved { transfer, epoch: Epoch(newer.epoch) };
                     group.push(record(shard, epoch, number + 2, &moved));
@@ -155,7 +156,7 @@ mod tests {
         let founding = Founding::founder(5, 6, Shards::new(4).unwrap());
         let store = EmbeddedStore::found(directory.path(), &founding, &config()).unwrap();
         let seal = |shard| {
-            let seal = OwnershipRecord::Seal { transfer: TransferId(shard), to: name("b") };
+            let seal = OwnershipRecord::Seal { transfer: TransferId(shard), to: name("b"), store: 8 };
             record(ShardId(shard as u32), Epoch(1), 1, &seal)
         };
         store.open_lane(LANE).commit(&[seal(1), seal(3)]).unwrap();

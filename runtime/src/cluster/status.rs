@@ -78,6 +78,7 @@ impl Coordinator {
             shards: shards.collect(),
             going: going as u64,
             coming: coming as u64,
+            stranded: self.stranded(),
             moves: self.moves.status(),
             counters: counters.into(),
             uptime_ms: u64::try_from(self.now().since(self.started).as_millis()).unwrap_or(u64::MAX),

@@ -84,7 +84,8 @@ Examples:
 pub(super) const REOPEN: &str = "\
 For a node whose disk is gone for good: the shards that were on their way to it, sealed by the node that is asked, are owned
 by that node again. Every other known node must answer that it holds no higher epoch; one that has left and is gone must be
-forgotten first. The destroyed node is forgotten, and its store is never let in again. What it had accepted for these shards,
+forgotten first. The destroyed node is forgotten, and its store is never let in again; where it was forgotten before, and another
+node has its name by now, that one keeps it and is asked as well. What the store had accepted for these shards,
 acknowledged and not handed on, is lost. Where the directory is there, start the node or use `adopt`: both lose nothing.
 Ask each node that has shards going: `status` shows them.
 

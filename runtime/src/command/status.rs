@@ -160,6 +160,7 @@ fn render(answers: &Answers, wanted: Option<&NodeName>, rates: &BTreeMap<NodeNam
     out.push('\n');
     shards(&mut out, &owners);
     silent(&mut out, &answers.unreachable);
+    stranded(&mut out, answers);
     disagreements(&mut out, answers, &owners);
     out
 }
@@ -245,6 +246,14 @@ fn silent(out: &mut String, unreachable: &[Unreachable]) {
     }
     out.push('\n');
     out.push_str(&aligned(3, &lines));
+}
+
+fn stranded(out: &mut String, answers: &Answers) {
+    for (name, answer) in &answers.nodes {
+        for one in &answer.status.stranded {
+            let _ = writeln!(out, "\nNode {name}: {}.", shown(&one.to_string()));
+        }
+    }
 }
 
 fn disagreements(out: &mut String, answers: &Answers, owners: &BTreeMap<u32, Owned<'_>>) {

@@ -49,7 +49,14 @@ enum Reading {
 #[derive(Debug)]
 pub enum SourceEvent {
     /// The target says something.
-    Heard(Message),
+    Heard {
+        /// UUID of the store that the node of this name has.
+        store: u128,
+        /// What.
+        message: Message,
+    },
+    /// Somebody owns the shard under a higher epoch than the target's, who can have it only from there: it was accepted.
+    Outrun,
     /// Loads find everything from before the first section that is given: the copy may begin.
     CopyFrom,
     /// Rows were read, in key order; `next` is the key to go on from.
@@ -101,8 +108,8 @@ pub enum SourceAction {
         /// To be returned with the answer: an answer to an earlier attempt is dropped.
         attempt: u64,
     },
-    /// Seal the shard.
-    Seal,
+    /// Seal the shard, for the target's store with this UUID.
+    Seal(u128),
     /// Write MOVED.
     WriteMoved,
     /// It is over.
@@ -126,6 +133,8 @@ pub struct Source {
     table: u64,
     phase: Phase,
     attempt: u64,
+    /// Which store it is with, once one was ready. The seal names it, and no other can accept.
+    store: Option<u128>,
     /// Where the target takes pieces of this attempt, once it does.
     place: Option<u64>,
     reading: Reading,
@@ -169,15 +178,17 @@ impl Source {
         (source, actions)
     }
 
-    /// Goes on with a hand-off whose seal was found in the store. `attempt` as in [`Source::offer`]; there will be no other hand-off
-    /// of the shard from here under its epoch, so further attempts count on from it.
+    /// Goes on with a hand-off whose seal was found in the store, with the `store` it names. `attempt` as in [`Source::offer`]; there
+    /// will be no other hand-off of the shard from here under its epoch, so further attempts count on from it.
     pub fn resume(
         transfer: Transfer,
+        store: u128,
         attempt: u64,
         limits: HandOffLimits,
         now: Timestamp,
     ) -> (Self, Vec<SourceAction>) {
         let mut source = Self::new(transfer, attempt, 0, limits, Phase::Sealed, now);
+        source.store = Some(store);
         source.send_offer(now);
         let actions = std::mem::take(&mut source.actions);
         (source, actions)
@@ -197,6 +208,7 @@ impl Source {
             table,
             phase,
             attempt,
+            store: None,
             place: None,
             reading: Reading::Not,
             next_row: Some(Vec::new()),
@@ -222,6 +234,11 @@ impl Source {
         &self.transfer
     }
 
+    /// UUID of the target's store. `None`: it has not said that it is ready.
+    pub fn store(&self) -> Option<u128> {
+        self.store
+    }
+
     /// The attempt that runs.
     pub fn attempt(&self) -> u64 {
         self.attempt
@@ -245,7 +262,10 @@ impl Source {
     /// Takes one event and returns what is to be done, in order.
     pub fn step(&mut self, event: SourceEvent, now: Timestamp) -> Vec<SourceAction> {
         match event {
-            SourceEvent::Heard(message) => self.hear(message, now),
+            // Of another store: it knows nothing of what this one was sent and may have accepted.
+            SourceEvent::Heard { store, .. } if self.store.is_some_and(|of| of != store) => {}
+            SourceEvent::Heard { store, message } => self.hear(store, message, now),
+            SourceEvent::Outrun => self.accepted(),
             SourceEvent::CopyFrom if self.phase == Phase::Starting => self.phase = Phase::Copying,
             SourceEvent::RowsRead { rows, next, attempt }
                 if self.reading == Reading::Asked && attempt == self.attempt =>
@@ -309,10 +329,11 @@ impl Source {
         self.actions.push(SourceAction::End(SourceEnd::Withdrawn(why)));
     }
 
-    fn hear(&mut self, message: Message, now: Timestamp) {
+    fn hear(&mut self, store: u128, message: Message, now: Timestamp) {
         match message {
             Message::Ready { attempt, place, .. } if attempt == self.attempt && self.place.is_none() => {
                 self.place = Some(place);
+                self.store = Some(store);
                 if self.phase == Phase::Offered {
                     self.phase = Phase::Starting;
                     self.actions.push(SourceAction::GiveSections);
@@ -343,14 +364,18 @@ impl Source {
                 _ => {}
             },
             Message::Lost { attempt } if attempt == self.attempt => self.lost(now),
-            Message::Accepted if self.phase == Phase::Sealed => {
-                self.phase = Phase::Moving;
-                self.unstaged.clear();
-                self.unstaged_bytes = 0;
-                self.actions.push(SourceAction::WriteMoved);
-            }
+            Message::Accepted => self.accepted(),
             // Repeats, what is late, and what only a target is told.
             _ => {}
+        }
+    }
+
+    fn accepted(&mut self) {
+        if self.phase == Phase::Sealed {
+            self.phase = Phase::Moving;
+            self.unstaged.clear();
+            self.unstaged_bytes = 0;
+            self.actions.push(SourceAction::WriteMoved);
         }
     }
 
@@ -484,7 +509,8 @@ impl Source {
                 if rows_staged && self.backlog_bytes + self.unstaged_bytes <= self.limits.seal_bytes =>
             {
                 self.phase = Phase::Sealing;
-                self.actions.push(SourceAction::Seal);
+                let store = self.store.expect("where there is a place, a store was ready");
+                self.actions.push(SourceAction::Seal(store));
             }
             Phase::Sealed if self.backlog.is_empty() && !self.is_complete => {
                 self.is_complete = true;

@@ -17,6 +17,8 @@ use crate::{
 use std::{collections::BTreeMap, time::Duration};
 
 const SHARD: ShardId = ShardId(3);
+/// The target's.
+const STORE: u128 = 11;
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -27,6 +29,11 @@ fn apply(rows: &mut Rows, sections: &[Batch]) {
             None => drop(rows.remove(&key)),
         }
     }
+}
+
+/// The target says something.
+fn heard(message: Message) -> SourceEvent {
+    SourceEvent::Heard { store: STORE, message }
 }
 
 /// What the source's store knows of the shard.
@@ -62,6 +69,7 @@ struct World {
     to_target: Vec<Message>,
     withdrawn: u32,
     lost: u32,
+    meddled: u32,
     /// No more messages are lost, and nobody crashes.
     healed: bool,
 }
@@ -95,6 +103,7 @@ impl World {
             to_target: Vec::new(),
             withdrawn: 0,
             lost: 0,
+            meddled: 0,
             healed: false,
         };
         for _ in 0..60 {
@@ -139,7 +148,7 @@ impl World {
                 self.transfers += 1;
                 Source::offer(Self::transfer(TransferId(self.transfers)), attempt, 7, limits, self.now)
             }
-            Owned::Sealed(id) => Source::resume(Self::transfer(id), attempt, limits, self.now),
+            Owned::Sealed(id) => Source::resume(Self::transfer(id), STORE, attempt, limits, self.now),
             Owned::Moved => return,
         };
         self.source = Some(source);
@@ -182,7 +191,8 @@ impl World {
                     }
                     self.source_event(SourceEvent::RowsRead { rows: read, next, attempt });
                 }
-                SourceAction::Seal => {
+                SourceAction::Seal(store) => {
+                    assert_eq!(store, STORE);
                     assert_eq!(self.owned, Owned::Here);
                     self.write();
                     let id = self.source.as_ref().expect("it asked").transfer().id;
@@ -288,9 +298,19 @@ impl World {
             if to_target {
                 self.reach_target(message);
             } else {
-                self.source_event(SourceEvent::Heard(message));
+                self.source_event(heard(message));
             }
         }
+    }
+
+    /// Another store under the target's name says something to a source that is with the right one already.
+    fn meddle(&mut self) {
+        let bound = self.source.as_ref().filter(|source| source.store().is_some());
+        let Some(attempt) = bound.map(Source::attempt).filter(|_| self.random.chance(50)) else { return };
+        let answers = answers(attempt);
+        let message = answers[self.random.below(answers.len() as u64) as usize].clone();
+        self.source_event(SourceEvent::Heard { store: STORE + 1, message });
+        self.meddled += 1;
     }
 
     fn step(&mut self) {
@@ -302,6 +322,7 @@ impl World {
             self.write();
         }
         self.deliver();
+        self.meddle();
         if self.random.chance(200) {
             self.source_event(SourceEvent::Tick);
             self.target_event(TargetEvent::Tick);
@@ -332,7 +353,7 @@ impl World {
 
 #[test]
 fn a_shard_arrives_whole_whatever_is_lost_and_whoever_crashes() {
-    let (mut withdrawn, mut lost, mut writes) = (0, 0, 0);
+    let (mut withdrawn, mut lost, mut meddled, mut writes) = (0, 0, 0, 0);
     for seed in 0..400 {
         let mut world = World::new(seed);
         for step in 0.. {
@@ -349,17 +370,19 @@ fn a_shard_arrives_whole_whatever_is_lost_and_whoever_crashes() {
         assert_eq!(world.staged, rows, "seed {seed}");
         withdrawn += world.withdrawn;
         lost += world.lost;
+        meddled += world.meddled;
         writes += world.log.len();
     }
     // What is claimed above was really met.
     assert!(100 < withdrawn && 20 < lost && 400 * 70 < writes, "{withdrawn} {lost} {writes}");
+    assert!(400 < meddled, "{meddled}");
 }
 
 /// A source whose seal was found, with all its pieces on their way to place 5.
 fn sealed(now: Timestamp) -> (Source, Vec<SourceAction>) {
     let limits = HandOffLimits::default();
-    let (mut source, _) = Source::resume(World::transfer(TransferId(1)), 7, limits, now);
-    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
+    let (mut source, _) = Source::resume(World::transfer(TransferId(1)), STORE, 7, limits, now);
+    source.step(heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
     let rows = vec![(vec![1], vec![2])];
     let sent = source.step(SourceEvent::RowsRead { rows, next: None, attempt: 7 }, now);
     (source, sent)
@@ -376,8 +399,8 @@ fn a_target_that_has_begun_anew_is_sent_everything_anew() {
         let (mut source, sent) = sealed(now);
         assert_eq!(sent.len(), 2, "a piece and the end: {sent:?}");
         // It has staged the first, and is not there any more.
-        source.step(SourceEvent::Heard(Message::Staged { attempt: 7, place: 5, through: 1 }), now);
-        let offered = source.step(SourceEvent::Heard(anew), now);
+        source.step(heard(Message::Staged { attempt: 7, place: 5, through: 1 }), now);
+        let offered = source.step(heard(anew), now);
         assert!(
             matches!(offered[..], [SourceAction::Send(Message::Offer { attempt: 8, .. })]),
             "{offered:?}"
@@ -397,16 +420,76 @@ fn an_answer_of_an_earlier_attempt_or_place_changes_nothing() {
         Message::Lost { attempt: 6 },
         Message::NotReady { attempt: 6, table: 0, is_busy: false, reason },
     ] {
-        assert_eq!(source.step(SourceEvent::Heard(late), now), []);
+        assert_eq!(source.step(heard(late), now), []);
     }
     let later = now + HandOffLimits::default().resend_after;
     assert_eq!(source.step(SourceEvent::Tick, later).len(), 2, "both pieces are still to be staged");
 }
 
+/// All that a target may say of the attempt that runs, and that would change something.
+fn answers(attempt: u64) -> [Message; 5] {
+    [
+        Message::Ready { attempt, table: 0, place: 9 },
+        Message::NotReady { attempt, table: 0, is_busy: false, reason: "it knows nothing of it".into() },
+        Message::Staged { attempt, place: 5, through: 2 },
+        Message::Lost { attempt },
+        Message::Accepted,
+    ]
+}
+
+#[test]
+fn what_another_store_under_the_targets_name_says_is_no_answer() {
+    let now = Timestamp::from_millis(1);
+    // With the first pieces on their way, the seal on its way, and the seal durable.
+    for steps in 0..3 {
+        let source = || {
+            let mut source = copying(&HandOffLimits::default(), now);
+            let read = SourceEvent::RowsRead { rows: Vec::new(), next: None, attempt: 7 };
+            let staged = heard(Message::Staged { attempt: 7, place: 5, through: 1 });
+            source.step(read, now);
+            let steps = [staged, SourceEvent::Sealed].into_iter().take(steps);
+            steps.for_each(|step| drop(source.step(step, now)));
+            source
+        };
+        for message in answers(7) {
+            let (mut others, mut its) = (source(), source());
+            let said = SourceEvent::Heard { store: STORE + 1, message: message.clone() };
+            assert_eq!(others.step(said, now), [], "{message:?} after {steps} steps");
+            assert_eq!(format!("{others:?}"), format!("{:?}", source()));
+            // The same of the right one is taken, but while the seal is on its way; and none can have accepted before.
+            its.step(heard(message.clone()), now);
+            let is_taken = format!("{its:?}") != format!("{others:?}");
+            let changes = steps == 2 || steps == 0 && message != Message::Accepted;
+            assert_eq!(is_taken, changes, "{message:?} after {steps} steps");
+        }
+    }
+}
+
+#[test]
+fn a_seal_that_is_found_again_is_still_of_its_store_alone() {
+    let now = Timestamp::from_millis(1);
+    let resumed =
+        || Source::resume(World::transfer(TransferId(1)), STORE, 7, HandOffLimits::default(), now).0;
+    for message in answers(7) {
+        let mut source = resumed();
+        let said = SourceEvent::Heard { store: STORE + 1, message };
+        assert_eq!(source.step(said, now), []);
+        assert_eq!(format!("{source:?}"), format!("{:?}", resumed()));
+    }
+    let mut source = resumed();
+    let ready = source.step(heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
+    assert!(matches!(ready[..], [SourceAction::ReadRows { .. }]), "{ready:?}");
+    assert_eq!(resumed().step(heard(Message::Accepted), now), [SourceAction::WriteMoved]);
+    // Whoever has it from the target shows that the target had it.
+    assert_eq!(resumed().step(SourceEvent::Outrun, now), [SourceAction::WriteMoved]);
+    let owned = copying(&HandOffLimits::default(), now).step(SourceEvent::Outrun, now);
+    assert_eq!(owned, [], "what is not sealed is nobody else's");
+}
+
 /// A source that gives its sections, and has asked for its first rows.
 fn copying(limits: &HandOffLimits, now: Timestamp) -> Source {
     let (mut source, _) = Source::offer(World::transfer(TransferId(1)), 7, 0, limits.clone(), now);
-    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
+    source.step(heard(Message::Ready { attempt: 7, table: 0, place: 5 }), now);
     let asked = source.step(SourceEvent::CopyFrom, now);
     assert!(matches!(asked[..], [SourceAction::ReadRows { .. }]), "{asked:?}");
     source
@@ -418,9 +501,9 @@ fn what_is_written_while_the_seal_is_on_its_way_is_bounded() {
     let limits = HandOffLimits { window_bytes: 100, backlog_bytes_max: 1_000, ..HandOffLimits::default() };
     let mut source = copying(&limits, now);
     let read = SourceEvent::RowsRead { rows: Vec::new(), next: None, attempt: 7 };
-    assert!(!source.step(read, now).contains(&SourceAction::Seal), "it does not stand still for rows");
+    assert!(!source.step(read, now).contains(&SourceAction::Seal(STORE)), "it does not stand still for rows");
     let staged = Message::Staged { attempt: 7, place: 5, through: 1 };
-    assert_eq!(source.step(SourceEvent::Heard(staged), now), [SourceAction::Seal]);
+    assert_eq!(source.step(heard(staged), now), [SourceAction::Seal(STORE)]);
     let section = |number| {
         let mut batch = Batch::new();
         batch.section(SHARD, Epoch(1), number, |out| put(&[b"k"], &[&[0; 60]], out));
@@ -431,12 +514,12 @@ fn what_is_written_while_the_seal_is_on_its_way_is_bounded() {
         (1..100).map(|number| source.step(SourceEvent::Section(section(number)), now).len()).sum();
     assert!(sent < 5, "{sent} pieces in a window of 100 bytes");
     let staged = Message::Staged { attempt: 7, place: 5, through: u64::MAX };
-    assert_eq!(source.step(SourceEvent::Heard(staged), now), [], "the others were let go");
+    assert_eq!(source.step(heard(staged), now), [], "the others were let go");
     let sealed = source.step(SourceEvent::Sealed, now);
     let is_offer =
         matches!(sealed[..], [SourceAction::Send(Message::Offer { attempt: 8, is_sealed: true, .. })]);
     assert!(is_offer, "all of it is sent anew: {sealed:?}");
-    let asked = source.step(SourceEvent::Heard(Message::Ready { attempt: 8, table: 0, place: 6 }), now);
+    let asked = source.step(heard(Message::Ready { attempt: 8, table: 0, place: 6 }), now);
     assert!(matches!(&asked[..], [SourceAction::ReadRows { from, .. }] if from.is_empty()), "{asked:?}");
 }
 
@@ -498,7 +581,7 @@ fn an_end_with_nothing_before_it_is_given_up() {
 fn a_source_is_patient_with_its_own_node_and_not_with_its_target() {
     let (limits, begin) = (HandOffLimits::default(), Timestamp::from_millis(1));
     let (mut source, _) = Source::offer(World::transfer(TransferId(1)), 7, 0, limits.clone(), begin);
-    source.step(SourceEvent::Heard(Message::Ready { attempt: 7, table: 0, place: 5 }), begin);
+    source.step(heard(Message::Ready { attempt: 7, table: 0, place: 5 }), begin);
     // Its kernel has no room for the order, then its store reads for long.
     let mut now = begin + 2 * limits.patience;
     assert_eq!(source.step(SourceEvent::Tick, now), []);
@@ -551,7 +634,7 @@ fn pieces_that_are_not_what_was_sent_are_not_accepted() {
     };
     (world.target, world.to_target, world.to_source) = (None, Vec::new(), Vec::new());
     let attempt = world.source.as_ref().unwrap().attempt();
-    world.source_event(SourceEvent::Heard(Message::Lost { attempt }));
+    world.source_event(heard(Message::Lost { attempt }));
     let mut spoilt_one = false;
     for _ in 0..2_000 {
         let is_second = |message: &&mut Message| matches!(message, Message::Piece { number: 2, .. });

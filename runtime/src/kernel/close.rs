@@ -101,8 +101,8 @@ impl Kernel {
             let activations = &mut self.activations;
             let begin = batch.bytes().len();
             batch.section(id, shard.epoch, shard.number, |out| {
-                if let Some((transfer, to)) = &seal {
-                    own(&OwnershipRecord::Seal { transfer: *transfer, to: to.clone() }, out);
+                if let Some((transfer, to, store)) = &seal {
+                    own(&OwnershipRecord::Seal { transfer: *transfer, to: to.clone(), store: *store }, out);
                 }
                 shard.write_changes(out);
                 for &slot in &images {
@@ -126,7 +126,7 @@ impl Kernel {
                 self.lanes[lane].output_bytes += section.bytes().len();
                 self.lanes[lane].outputs.push(Output::HandOff(id, HandOffNews::Section(transfer, section)));
             }
-            if let Some((transfer, _)) = seal {
+            if let Some((transfer, ..)) = seal {
                 self.lanes[lane].outputs.push(Output::HandOff(
                     id,
                     HandOffNews::Sealed { transfer, epoch: shard.epoch, number: shard.number },

@@ -76,8 +76,10 @@ pub enum Order {
     Seal {
         /// The hand-off.
         transfer: TransferId,
-        /// The node.
+        /// The node,
         to: NodeName,
+        /// and the UUID of its store.
+        store: u128,
     },
     /// Write who owns a shard that is not hosted here, as a section of its own.
     Write {
@@ -132,9 +134,9 @@ impl Kernel {
                     self.put_gated(lane, Output::HandOff(id, news));
                 }
                 // Where it does not give, its memory was lost since, and what was written then would stay behind.
-                Order::Seal { to, .. } if is_serving && self.host(id).gives == Some(transfer) => {
+                Order::Seal { to, store, .. } if is_serving && self.host(id).gives == Some(transfer) => {
                     self.lanes[lane].batch_bytes += RECORD_LEN;
-                    self.touch(id).changes.seal = Some((transfer, to));
+                    self.touch(id).changes.seal = Some((transfer, to, store));
                 }
                 _ => self.put_now(Output::HandOff(id, HandOffNews::Voided(transfer))),
             }

@@ -108,9 +108,19 @@ impl Known {
         self.nodes.contains_key(name)
     }
 
+    /// Which store has this name.
+    pub(crate) fn store_of(&self, name: &NodeName) -> Option<u128> {
+        self.nodes.get(name).map(|node| node.store)
+    }
+
     /// Whether a store of this name was forgotten.
     pub(crate) fn was_forgotten(&self, name: &NodeName) -> bool {
         self.forgotten.values().any(|forgotten| forgotten == name)
+    }
+
+    /// The stores of this name that were forgotten.
+    pub(crate) fn forgotten_of(&self, name: &NodeName) -> impl Iterator<Item = u128> {
+        self.forgotten.iter().filter(move |(_, had)| *had == name).map(|(store, _)| *store)
     }
 
     /// Whether one of these stores has this name, or had it until it was forgotten. A name that another store has by now is that

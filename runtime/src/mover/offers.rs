@@ -62,7 +62,7 @@ impl Mover {
 
     pub(super) fn hear(
         &mut self,
-        from: &NodeName,
+        (from, store): (&NodeName, u128),
         shard: ShardId,
         transfer: TransferId,
         message: Message,
@@ -97,7 +97,7 @@ impl Mover {
                 let is_mine =
                     |source: &Source| source.transfer().id == transfer && source.transfer().target == *from;
                 if self.sources.get(&shard).is_some_and(is_mine) && !self.is_held(shard, transfer) {
-                    self.judge_answer(from, shard, transfer, message, now);
+                    self.judge_answer((from, store), shard, transfer, message, now);
                 }
             }
         }
@@ -106,7 +106,7 @@ impl Mover {
     /// The target of a hand-off answers.
     fn judge_answer(
         &mut self,
-        from: &NodeName,
+        (from, store): (&NodeName, u128),
         shard: ShardId,
         transfer: TransferId,
         message: Message,
@@ -124,7 +124,9 @@ impl Mover {
         if let Some((_, digest, answer)) = answer {
             let ready = Ready { shard, epoch, from: from.clone(), digest, answer };
             match self.rebalance.ready(&ready, now) {
-                ReadyVerdict::Proceed => self.source_event(shard, transfer, SourceEvent::Heard(message), now),
+                ReadyVerdict::Proceed => {
+                    self.source_event(shard, transfer, SourceEvent::Heard { store, message }, now);
+                }
                 ReadyVerdict::Withdraw | ReadyVerdict::Late => {
                     let source = self.sources.get_mut(&shard).expect("just seen");
                     let transfer = source.transfer().clone();
@@ -138,7 +140,7 @@ impl Mover {
             }
             return;
         }
-        self.source_event(shard, transfer, SourceEvent::Heard(message), now);
+        self.source_event(shard, transfer, SourceEvent::Heard { store, message }, now);
     }
 
     /// Another node offers a shard to this one.
@@ -157,7 +159,7 @@ impl Mover {
                     .alarm(format!("{source} offers {shard}, which an operator has opened again here"));
             }
             // Its epoch is the proof that the target of the hand-off from here has accepted, though it was not heard.
-            self.source_event(shard, sealed, SourceEvent::Heard(Message::Accepted), now);
+            self.source_event(shard, sealed, SourceEvent::Outrun, now);
             self.refuse(&transfer, attempt, true, "it has not let it go yet");
             return;
         }
@@ -227,6 +229,8 @@ impl Mover {
         if self.is_held(shard, transfer) {
             return;
         }
-        self.actions.push(MoverAction::Send { to, shard, transfer, message });
+        let source = self.sources.get(&shard).filter(|source| source.transfer().id == transfer);
+        let store = source.and_then(Source::store);
+        self.actions.push(MoverAction::Send { to, store, shard, transfer, message });
     }
 }

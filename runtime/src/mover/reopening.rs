@@ -18,6 +18,19 @@ use crate::{
     timestamp::Timestamp,
 };
 
+/// A shard that is sealed, and nobody is known to have accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedShard {
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch it had where it is sealed.
+    pub epoch: Epoch,
+    /// The only node that may accept it,
+    pub to: NodeName,
+    /// and the UUID of its store.
+    pub store: u128,
+}
+
 /// What a node knows of a shard's epochs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
@@ -30,16 +43,15 @@ pub struct Standing {
 }
 
 impl Mover {
-    /// The shards that are sealed here for a node and nobody has accepted, each with the epoch it had here.
-    pub fn sealed_for(&self, node: &NodeName) -> Vec<(ShardId, Epoch)> {
-        let sealed = self.ownership.iter().filter_map(|(shard, ownership)| match ownership {
-            Ownership::Sealed { epoch, to, transfer, .. } if to == node => {
-                let source = self.sources.get(shard)?;
-                (source.is_sealed() && source.transfer().id == *transfer).then_some((*shard, *epoch))
+    /// The shards that are sealed here and nobody has accepted.
+    pub fn sealed(&self) -> impl Iterator<Item = SealedShard> {
+        let sealed = self.sources.iter().filter(|(_, source)| source.is_sealed());
+        sealed.filter_map(|(shard, source)| match self.ownership.get(shard)? {
+            Ownership::Sealed { epoch, to, store, transfer, .. } if *transfer == source.transfer().id => {
+                Some(SealedShard { shard: *shard, epoch: *epoch, to: to.clone(), store: *store })
             }
             _ => None,
-        });
-        sealed.collect()
+        })
     }
 
     /// What this node answers when it is asked for a shard's epochs. A hand-off that comes here counts: it may be accepted the

@@ -2,7 +2,7 @@
 
 use super::{Mover, MoverAction};
 use crate::{
-    handoff::{Message, Source, SourceAction, SourceEnd, SourceEvent, TargetEvent, Transfer},
+    handoff::{Source, SourceAction, SourceEnd, SourceEvent, TargetEvent, Transfer},
     kernel::Order,
     placement::{Epoch, NodeName, ShardId},
     rebalance::Ended,
@@ -17,14 +17,14 @@ impl Mover {
         shard: ShardId,
         epoch: Epoch,
         id: TransferId,
-        target: NodeName,
+        (target, store): (&NodeName, u128),
         now: Timestamp,
     ) {
-        self.rebalance.sealed(shard, epoch, &target);
-        let source = self.config.here.clone();
+        self.rebalance.sealed(shard, epoch, target);
+        let (source, target) = (self.config.here.clone(), target.clone());
         let transfer = Transfer { id, shard, epoch: Epoch(epoch.0 + 1), source, target };
         let (attempt, limits) = (self.next_attempt(), self.config.limits.clone());
-        let (source, actions) = Source::resume(transfer.clone(), attempt, limits, now);
+        let (source, actions) = Source::resume(transfer.clone(), store, attempt, limits, now);
         self.sources.insert(shard, source);
         self.do_source(&transfer, actions, false, now);
     }
@@ -57,11 +57,12 @@ impl Mover {
             return;
         };
         let to = source.transfer().target.clone();
+        let store = source.store().expect("what is sealed is sealed for a store");
         let stay = match self.ownership.get(&shard) {
             Some(Ownership::Owned { stay, .. }) => *stay,
             _ => epoch,
         };
-        self.ownership.insert(shard, Ownership::Sealed { epoch, stay, number, to, transfer });
+        self.ownership.insert(shard, Ownership::Sealed { epoch, stay, number, to, store, transfer });
         self.source_event(shard, transfer, SourceEvent::Sealed, now);
     }
 
@@ -86,9 +87,9 @@ impl Mover {
                     let (epoch, transfer) = (owned, id);
                     self.actions.push(MoverAction::ReadRows { shard, epoch, transfer, attempt, from, bytes });
                 }
-                SourceAction::Seal => {
+                SourceAction::Seal(store) => {
                     self.rebalance.sealed(shard, owned, &transfer.target);
-                    let order = Order::Seal { transfer: id, to: transfer.target.clone() };
+                    let order = Order::Seal { transfer: id, to: transfer.target.clone(), store };
                     self.actions.push(MoverAction::Order(shard, order));
                 }
                 SourceAction::WriteMoved => self.write_moved(transfer),
@@ -134,7 +135,7 @@ impl Mover {
         if let Some(source) = self.sources.get(&shard).filter(|source| source.is_sealed()) {
             let Transfer { id, epoch: given, .. } = *source.transfer();
             if given < epoch && !self.is_held(shard, id) {
-                self.source_event(shard, id, SourceEvent::Heard(Message::Accepted), now);
+                self.source_event(shard, id, SourceEvent::Outrun, now);
             }
         }
         if self.targets.get(&shard).is_some_and(|target| target.transfer().epoch <= epoch) {

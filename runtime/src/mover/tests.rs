@@ -25,6 +25,10 @@ fn name(node: usize) -> NodeName {
     format!("n{node}").parse().unwrap()
 }
 
+fn store_of(node: usize) -> u128 {
+    node as u128 + 1
+}
+
 struct Node {
     store: MemoryStore,
     mover: Mover,
@@ -63,7 +67,7 @@ impl World {
             voids: 0,
         };
         for node in 0..nodes {
-            let store = node as u128 + 1;
+            let store = store_of(node);
             let founding = if node == 0 {
                 Founding::founder(1, store, shards())
             } else {
@@ -87,7 +91,7 @@ impl World {
         let pace = rebalance::Settings { rest: Duration::from_secs(5), ..rebalance::Settings::default() };
         let config = MoverConfig {
             here: name(node),
-            store: node as u128 + 1,
+            store: store_of(node),
             boot,
             shards: shards(),
             limits: HandOffLimits { chunk_bytes: 8, ..HandOffLimits::default() },
@@ -171,14 +175,14 @@ impl World {
                 self.nodes[node].gives.remove(&shard);
                 HandOffNews::Voided(transfer)
             }
-            Order::Seal { transfer, to } => {
+            Order::Seal { transfer, to, store } => {
                 self.nodes[node].gives.remove(&shard);
                 let owned = self.nodes[node].store.owned().unwrap();
                 let owned = owned.into_iter().find(|owned| owned.shard == shard).expect("it is owned here");
                 let (epoch, number) = (owned.epoch, owned.number + 1);
                 let hot = HandOffNews::Hot(transfer, vec![b"hot".to_vec()]);
                 self.tell(node, MoverEvent::News(shard, hot));
-                self.commit(node, shard, epoch, number, &OwnershipRecord::Seal { transfer, to });
+                self.commit(node, shard, epoch, number, &OwnershipRecord::Seal { transfer, to, store });
                 // It was written, and then the lane was void.
                 if is_lost {
                     HandOffNews::Voided(transfer)
@@ -203,11 +207,13 @@ impl World {
     fn perform(&mut self, node: usize, actions: Vec<MoverAction>) {
         for action in actions {
             match action {
-                MoverAction::Send { to, shard, transfer, message } => {
+                MoverAction::Send { to, store, shard, transfer, message } => {
                     let to = to.as_str()[1..].parse().unwrap();
+                    assert!(store.is_none_or(|store| store == store_of(to)));
                     let from = name(node);
                     self.send(to, || MoverEvent::Heard {
                         from: from.clone(),
+                        store: store_of(node),
                         shard,
                         transfer,
                         message: message.clone(),
@@ -406,13 +412,24 @@ fn what_is_said_of_no_shard_or_by_a_stranger_changes_nothing() {
     let offer = |shard, source, from| {
         let transfer = transfer(shard, source);
         let message = Message::Offer { transfer, attempt: 1, table: 0, is_sealed: true };
-        MoverEvent::Heard { from: name(from), shard: ShardId(shard), transfer: TransferId(1), message }
+        MoverEvent::Heard {
+            from: name(from),
+            store: store_of(from),
+            shard: ShardId(shard),
+            transfer: TransferId(1),
+            message,
+        }
     };
     let mut said = |event| world.nodes[1].mover.step(event, world.now);
     assert!(matches!(&said(offer(SHARDS, 0, 0))[..], [MoverAction::Alarm(_)]));
     assert_eq!(said(offer(0, 0, 7)), [], "offered by another than its source");
-    let of_nothing =
-        |message| MoverEvent::Heard { from: name(0), shard: ShardId(1), transfer: TransferId(9), message };
+    let of_nothing = |message| MoverEvent::Heard {
+        from: name(0),
+        store: store_of(0),
+        shard: ShardId(1),
+        transfer: TransferId(9),
+        message,
+    };
     assert_eq!(said(of_nothing(Message::Accepted)), []);
     assert_eq!(said(of_nothing(Message::Staged { attempt: 1, place: 1, through: u64::MAX })), []);
     assert_eq!(said(of_nothing(Message::Withdrawn)), []);

@@ -44,6 +44,8 @@ const ASKED_MAX: usize = 1 << 20;
 pub(crate) struct Outbound {
     /// Who is at the other end; `None`: a client.
     pub(crate) node: Option<NodeName>,
+    /// UUID of its store, as its hello said.
+    pub(crate) store: Option<u128>,
     link: Link,
     gathered: Mutex<Gathered>,
     filled: Notify,
@@ -117,10 +119,16 @@ pub(crate) enum NotSent {
 }
 
 impl Outbound {
-    /// `durable`: of the node's own log, where the other end is to hear of it.
-    pub(crate) fn new(node: Option<NodeName>, link: Link, durable: Option<Arc<AtomicU64>>) -> Arc<Self> {
+    /// `node`: with the UUID of its store. `durable`: of the node's own log, where the other end is to hear of it.
+    pub(crate) fn new(
+        node: Option<(NodeName, u128)>,
+        link: Link,
+        durable: Option<Arc<AtomicU64>>,
+    ) -> Arc<Self> {
+        let (node, store) = node.unzip();
         Arc::new(Self {
             node,
+            store,
             durable,
             durable_there: AtomicU64::new(0),
             link,

@@ -2,7 +2,7 @@
 
 use super::{
     FaultClass, Faults, Moves, Random, Seen, Sim, deal,
-    machine::Machine,
+    machine::{Machine, store_of},
     network::Network,
     oracle::Owners,
     schedule::Schedule,
@@ -181,7 +181,7 @@ impl Builder {
         let layout = Shards::new(self.shards).expect("the number of shards is a power of two");
         let mut machines: Vec<Machine> = (0..self.nodes)
             .map(|at| {
-                let (cluster, store) = (u128::from(self.seed) + 1, at as u128 + 1);
+                let (cluster, store) = (u128::from(self.seed) + 1, store_of(at));
                 let founding = match at {
                     0 => Founding::founder(cluster, store, layout),
                     _ => Founding::joined(cluster, store, layout),

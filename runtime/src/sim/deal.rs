@@ -1,7 +1,7 @@
 //! Several owners from the start: shards of a fresh cluster handed from its founder to other nodes, by the records of a
 //! hand-off and before any of them has a row.
 
-use super::machine::Machine;
+use super::machine::{Machine, store_of};
 use crate::{
     placement::{Epoch, ShardId, Shards},
     store::{Batch, FOUNDED, Lane, LaneId, OwnershipRecord, Store, TransferId, batch::own},
@@ -18,7 +18,8 @@ pub(super) fn deal(machines: &mut [Machine], layout: Shards, owner: &dyn Fn(Shar
         }
         let (from, to) = (machines[0].name.clone(), machines[at].name.clone());
         let (transfer, epoch) = (TransferId(u128::from(shard.0) + 1), Epoch(FOUNDED.0 + 1));
-        hands[0].commit(shard, FOUNDED, 1, &OwnershipRecord::Seal { transfer, to });
+        let store = store_of(at);
+        hands[0].commit(shard, FOUNDED, 1, &OwnershipRecord::Seal { transfer, to, store });
         let store = &hands[at].store;
         store
             .begin_staging(shard, epoch, transfer)

@@ -3,6 +3,11 @@
 use super::{CLOCK_JUMP_MAX, Due, ring::Node, storage::Storage};
 use crate::placement::NodeName;
 
+/// UUID of a machine's store: it never has another.
+pub(super) fn store_of(at: usize) -> u128 {
+    at as u128 + 1
+}
+
 pub(super) struct Machine {
     /// What its node is called.
     pub(super) name: NodeName,

@@ -1,6 +1,6 @@
 //! Shards that move while a simulation runs: a mover on each node, and views that change.
 
-use super::{Chore, Moves, Sim, network::Frame};
+use super::{Chore, Moves, Sim, machine::store_of, network::Frame};
 use crate::{
     handoff::HandOffLimits,
     kernel::{Event, HandOffNews},
@@ -44,7 +44,7 @@ impl Sim {
         let machine = &self.machines[at];
         let config = MoverConfig {
             here: machine.name.clone(),
-            store: at as u128 + 1,
+            store: store_of(at),
             boot: machine.life,
             shards: self.layout,
             limits,
@@ -137,7 +137,8 @@ impl Sim {
         self.trace.note(self.now, format_args!("n{at} moves: {action:?}"));
         let store = Arc::clone(&self.machines[at].node.as_ref().expect("checked by the caller").store);
         match action {
-            MoverAction::Send { to, shard, transfer, message } => {
+            // Whose store it is for plays no part: none is ever lost.
+            MoverAction::Send { to, shard, transfer, message, .. } => {
                 let to = self.machine_named(&to);
                 self.transmit(at, to, &Frame::HandOff { shard, transfer, message });
             }

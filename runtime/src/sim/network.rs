@@ -4,7 +4,7 @@
 //! doubles it, lets it be overtaken, or keeps it for minutes as a resend of a connection long gone would be. A cut link loses
 //! everything, in its one direction.
 
-use super::{Due, Sim};
+use super::{Due, Sim, machine::store_of};
 use crate::{
     handoff::Message,
     kernel::{Arrival, Event, Opening, Provenance, Receipt},
@@ -286,8 +286,8 @@ impl Sim {
             }
             Frame::Announce(announcements) => self.step_mover(to, MoverEvent::Announced(announcements)),
             Frame::HandOff { shard, transfer, message } => {
-                let from = self.machines[from].name.clone();
-                self.step_mover(to, MoverEvent::Heard { from, shard, transfer, message });
+                let (from, store) = (self.machines[from].name.clone(), store_of(from));
+                self.step_mover(to, MoverEvent::Heard { from, store, shard, transfer, message });
             }
             Frame::Request { arrival, hops } => {
                 self.arrive(to, hops, arrival);

@@ -3,11 +3,11 @@
 //! Encoded once, by the worker that ran the turns, in the form in which it lies in the log:
 //!
 //! ```text
-//! batch   := format:u8 = 1, section*
+//! batch   := format:u8 = 2, section*
 //! section := shard:varint, epoch:varint, number:varint, len:u32le, own?, write*     len counts all that follows it
 //! own     := 3:u8, record                                                      change of ownership
 //! record  := 1:u8, transfer:u128le, from:name, rows:varint, hash:u64le         accept
-//!          | 2:u8, transfer:u128le, to:name                                    seal
+//!          | 2:u8, transfer:u128le, to:name, store:u128le                      seal
 //!          | 3:u8, transfer:u128le, epoch:varint                               moved
 //!          | 4:u8, transfer:u128le                                             reopen
 //! name    := len:varint, text
@@ -27,7 +27,7 @@ use super::ownership::OwnershipRecord;
 use super::row::{Write, put_varint, take, take_varint};
 use crate::placement::{Epoch, ShardId};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const PUT: u8 = 0;
 const DELETE: u8 = 1;
 const DELETE_RANGE: u8 = 2;
@@ -298,7 +298,11 @@ mod tests {
 
     #[test]
     fn a_change_of_ownership_stands_first_and_alone() {
-        let record = OwnershipRecord::Seal { transfer: TransferId(u128::MAX), to: "b".parse().unwrap() };
+        let record = OwnershipRecord::Seal {
+            transfer: TransferId(u128::MAX),
+            to: "b".parse().unwrap(),
+            store: u128::MAX,
+        };
         let section = |write: &dyn Fn(&mut Vec<u8>)| {
             let mut batch = Batch::new();
             batch.section(ShardId(1), Epoch(1), 1, write);

@@ -192,7 +192,7 @@ mod tests {
         change(
             epoch,
             number,
-            &OwnershipRecord::Seal { transfer: TransferId(epoch.into()), to: "b".parse().unwrap() },
+            &OwnershipRecord::Seal { transfer: TransferId(epoch.into()), to: "b".parse().unwrap(), store: 8 },
         )
     }
 
@@ -293,6 +293,7 @@ mod tests {
             stay: Epoch(7),
             number: 3,
             to: "b".parse().unwrap(),
+            store: 8,
             transfer: TransferId(9),
         };
         assert_eq!(fence.get(ShardId(0)), Some(&sealed));

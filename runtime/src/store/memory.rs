@@ -508,7 +508,7 @@ mod tests {
             };
             let leaves = [
                 batch(0, 1),
-                own(0, 1, 2, &OwnershipRecord::Seal { transfer, to: node.clone() }),
+                own(0, 1, 2, &OwnershipRecord::Seal { transfer, to: node.clone(), store: 8 }),
                 own(0, 1, 3, &OwnershipRecord::Moved { transfer, epoch: Epoch(2) }),
             ];
             unknown(&mut *lane, &leaves);

@@ -9,9 +9,10 @@
 //!           section                Reopen        Accept
 //! ```
 //!
-//! The source seals a shard for one target and one transfer; from then on nothing but the end of that transfer, or an
-//! operator's word, changes it. The target accepts under an epoch above all it knows of the shard. So of all stores at most
-//! one has it OWNED, whatever crashes between.
+//! The source seals a shard for one store and one transfer; from then on nothing but the end of that transfer, or an
+//! operator's word, changes it. The store is named beside its node, for an operator may give the node's name to another store,
+//! which cannot know what the first had accepted. The target accepts under an epoch above all it knows of the shard. So of all
+//! stores at most one has it OWNED, whatever crashes between.
 
 use crate::placement::{Epoch, NodeName, ShardId};
 
@@ -58,8 +59,10 @@ pub enum Ownership {
         stay: Epoch,
         /// The number of its last section, which sealed it.
         number: u64,
-        /// The only node that may accept it.
+        /// The only node that may accept it,
         to: NodeName,
+        /// and the UUID of its store: no other store of this name may.
+        store: u128,
         /// The only transfer by which it may.
         transfer: TransferId,
     },
@@ -90,8 +93,10 @@ pub enum OwnershipRecord {
     Seal {
         /// The transfer.
         transfer: TransferId,
-        /// The target.
+        /// The target,
         to: NodeName,
+        /// and the UUID of its store.
+        store: u128,
     },
     /// At the source: the target has accepted. The section holds no rows, for those of the shard end with it.
     Moved {
@@ -145,10 +150,10 @@ impl Ownership {
             (Self::Owned { epoch, stay, number }, None) if continues(*epoch, *number) => {
                 Some(Self::Owned { epoch: *epoch, stay: *stay, number: section.number })
             }
-            (Self::Owned { epoch, stay, number }, Some(OwnershipRecord::Seal { transfer, to }))
+            (Self::Owned { epoch, stay, number }, Some(OwnershipRecord::Seal { transfer, to, store }))
                 if continues(*epoch, *number) =>
             {
-                Some(Self::Sealed { epoch: *epoch, stay: *stay, number: section.number, to, transfer })
+                Some(Self::Sealed { epoch: *epoch, stay: *stay, number: section.number, to, store, transfer })
             }
             (
                 Self::Sealed { epoch, number, to, transfer, .. },
@@ -216,7 +221,10 @@ impl OwnershipRecord {
                 put_varint(*rows, out);
                 out.extend_from_slice(&hash.to_le_bytes());
             }
-            Self::Seal { to, .. } => put_name(to, out),
+            Self::Seal { to, store, .. } => {
+                put_name(to, out);
+                out.extend_from_slice(&store.to_le_bytes());
+            }
             Self::Moved { epoch, .. } => put_varint(epoch.0, out),
             Self::Reopen { .. } => {}
         }
@@ -232,7 +240,10 @@ impl OwnershipRecord {
                 let hash = u64::from_le_bytes(take(bytes, 8)?.try_into().expect("eight bytes"));
                 Self::Accept { transfer, from, rows, hash }
             }
-            SEAL => Self::Seal { transfer, to: take_name(bytes)? },
+            SEAL => {
+                let to = take_name(bytes)?;
+                Self::Seal { transfer, to, store: take_store(bytes)? }
+            }
             MOVED => Self::Moved { transfer, epoch: Epoch(take_varint(bytes)?) },
             REOPEN => Self::Reopen { transfer },
             _ => return None,
@@ -262,9 +273,14 @@ pub(super) fn take_name(bytes: &mut &[u8]) -> Option<NodeName> {
     std::str::from_utf8(take(bytes, len)?).ok()?.parse().ok()
 }
 
+/// Takes the UUID of a store.
+pub(super) fn take_store(bytes: &mut &[u8]) -> Option<u128> {
+    take(bytes, 16).map(|bytes| u128::from_le_bytes(bytes.try_into().expect("sixteen bytes")))
+}
+
 /// Takes a transfer's id.
 pub(super) fn take_transfer(bytes: &mut &[u8]) -> Option<TransferId> {
-    take(bytes, 16).map(|bytes| TransferId(u128::from_le_bytes(bytes.try_into().expect("sixteen bytes"))))
+    take_store(bytes).map(TransferId)
 }
 
 #[cfg(test)]
@@ -284,7 +300,7 @@ mod tests {
         let transfer = TRANSFER;
         let record = match what {
             "accept" => Some(OwnershipRecord::Accept { transfer, from: node("a"), rows: 3, hash: 9 }),
-            "seal" => Some(OwnershipRecord::Seal { transfer, to: node("b") }),
+            "seal" => Some(OwnershipRecord::Seal { transfer, to: node("b"), store: 8 }),
             "moved" => Some(OwnershipRecord::Moved { transfer, epoch: Epoch(epoch + 1) }),
             "reopen" => Some(OwnershipRecord::Reopen { transfer }),
             _ => None,
@@ -310,7 +326,7 @@ mod tests {
         [
             Ownership::Foreign,
             Ownership::Owned { epoch, stay, number },
-            Ownership::Sealed { epoch, stay, number, to: node("b"), transfer: TRANSFER },
+            Ownership::Sealed { epoch, stay, number, to: node("b"), store: 8, transfer: TRANSFER },
             Ownership::Moved { epoch, to: node("b") },
         ]
     }

@@ -78,7 +78,7 @@ impl Coordinator {
         }
         tracing::info!(node = %name, address = link.address(), boot, "connected");
         let durable = Some(Arc::clone(&self.shared.durable));
-        let outbound = Outbound::new(Some(name.clone()), link, durable);
+        let outbound = Outbound::new(Some((name.clone(), store)), link, durable);
         let connected = Connected::new(&outbound, (store, boot), is_dialled, now);
         self.connected.insert(name.clone(), connected);
         self.refused = None;

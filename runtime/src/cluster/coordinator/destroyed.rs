@@ -11,11 +11,14 @@
 //! In this order, for safety: the shards are held, so that nothing of their old hand-offs gets in between; then the store is
 //! forgotten, and every other node hears of that before the question, on the same connection. What it answers holds from
 //! then on, because it lets in nobody who could change it.
+//!
+//! A store that was forgotten before may have an *heir*: another store under its name. That one is not forgotten, and it is asked
+//! like any other.
 
 use super::{Asker, Coordinator};
 use crate::{
     cluster::{CommandAnswer, HeldShard},
-    membership::{MembershipAction, MembershipEvent},
+    membership::{Exchange, MembershipAction, MembershipEvent},
     mover::{MoverEvent, Standing},
     node::Outbound,
     placement::{Epoch, NodeName, ShardId},
@@ -25,6 +28,7 @@ use crate::{
         frame::{AskedShard, KnownEpoch, Route},
     },
 };
+use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -43,6 +47,8 @@ const EPOCH_BYTES: usize = 300;
 pub(in crate::cluster) struct Inquiry {
     asker: Asker,
     dead: NodeName,
+    /// The store that has its name by now.
+    heir: Option<u128>,
     purpose: Purpose,
     stage: Stage,
     /// The shards, each with the epoch that counts for it, and what is known of it so far.
@@ -132,14 +138,14 @@ impl Asked {
 impl Coordinator {
     /// Owns the shards again that are sealed here for a node whose disk is gone.
     pub(super) fn reopen(&mut self, asker: Asker, dead: NodeName) {
-        let shards: BTreeMap<_, _> = self.mover.sealed_for(&dead).into_iter().collect();
+        let (heir, shards) = self.lost_with(&dead);
         if shards.is_empty() {
             let here = &self.config.name;
             return asker.tell(CommandAnswer::Refused(format!(
                 "no shard of {here} is on its way to {dead}; ask each node that `status` shows with shards that are going"
             )));
         }
-        self.inquire(asker, dead, Purpose::Reopen, shards);
+        self.inquire(asker, (dead, heir), Purpose::Reopen, shards);
     }
 
     /// Says which of these shards of a destroyed node are newer elsewhere than in a copy of its disk.
@@ -156,11 +162,17 @@ impl Coordinator {
             )));
         }
         let shards = shards.iter().map(|held| (ShardId(held.shard), Epoch(held.epoch))).collect();
-        self.inquire(asker, dead, Purpose::Tell, shards);
+        self.inquire(asker, (dead, None), Purpose::Tell, shards);
     }
 
-    fn inquire(&mut self, asker: Asker, dead: NodeName, purpose: Purpose, shards: BTreeMap<ShardId, Epoch>) {
-        if let Err(why) = self.may_inquire(&dead) {
+    fn inquire(
+        &mut self,
+        asker: Asker,
+        (dead, heir): (NodeName, Option<u128>),
+        purpose: Purpose,
+        shards: BTreeMap<ShardId, Epoch>,
+    ) {
+        if let Err(why) = self.may_inquire(&dead, heir) {
             return asker.tell(CommandAnswer::Refused(why));
         }
         if purpose == Purpose::Reopen {
@@ -169,8 +181,8 @@ impl Coordinator {
         let shards = shards.into_iter().map(|(shard, epoch)| (shard, Asked::new(epoch))).collect();
         let now = self.now();
         let stage = Stage::Forgetting { until: now + ANSWERED_WITHIN };
-        self.inquiry = Some(Inquiry { asker, dead: dead.clone(), purpose, stage, shards });
-        if !self.membership().known().is_bound(&dead) {
+        self.inquiry = Some(Inquiry { asker, dead: dead.clone(), heir, purpose, stage, shards });
+        if self.membership().known().store_of(&dead) == heir {
             // Forgotten already, as whoever repeats a command finds it; or that is on its way to the disk.
             if !self.forgetting.contains_key(&dead) {
                 self.ask_others();
@@ -192,7 +204,7 @@ impl Coordinator {
     }
 
     /// Whether the others can be asked at all: found out before anything is changed.
-    fn may_inquire(&self, dead: &NodeName) -> Result<(), String> {
+    fn may_inquire(&self, dead: &NodeName, heir: Option<u128>) -> Result<(), String> {
         if let Some(running) = &self.inquiry {
             return Err(format!(
                 "the same is asked of {} already: try again when that is done",
@@ -211,15 +223,16 @@ impl Coordinator {
             return Err(format!("no node {dead} is known: ask for the `status` to see the names"));
         }
         let away: Vec<NodeName> =
-            self.others(dead).into_iter().filter(|name| !self.connected.contains_key(name)).collect();
+            self.others(dead, heir).into_iter().filter(|name| !self.connected.contains_key(name)).collect();
         if away.is_empty() { Ok(()) } else { Err(not_answered(&away)) }
     }
 
     /// Every other known node, alive or not, here or gone: each may have what the destroyed one had (P18).
-    fn others(&self, dead: &NodeName) -> BTreeSet<NodeName> {
+    fn others(&self, dead: &NodeName, heir: Option<u128>) -> BTreeSet<NodeName> {
         let membership = self.membership();
         let names = membership.known().names();
-        names.filter(|name| *name != dead && **name != self.config.name).cloned().collect()
+        let is_other = |name: &&NodeName| **name != self.config.name && (*name != dead || heir.is_some());
+        names.filter(is_other).cloned().collect()
     }
 
     /// It is durable here that a store is not let in again.
@@ -233,13 +246,23 @@ impl Coordinator {
 
     fn ask_others(&mut self) {
         let Some(mut inquiry) = self.inquiry.take() else { return };
-        let waiting = self.others(&inquiry.dead);
+        let waiting = self.others(&inquiry.dead, inquiry.heir);
         self.tickets += 1;
         let slot = self.tickets;
         let shards: Vec<AskedShard> = inquiry.shards.keys().map(|shard| AskedShard(*shard)).collect();
+        // One that was forgotten before, or elsewhere, may be connected to some of them still.
+        let forgotten: Vec<_> = {
+            let membership = self.membership();
+            let stores = membership.known().forgotten_of(&inquiry.dead);
+            stores.map(|store| (store, inquiry.dead.clone())).collect()
+        };
+        let forgotten = Exchange::Entries { entries: Vec::new(), forgotten, answer: false };
         for name in &waiting {
             // One that is not reached does not answer.
             if let Some(connected) = self.connected.get(name) {
+                let bytes: Bytes = forgotten.encode().into();
+                let len = bytes.len();
+                let _ = connected.outbound.frame(Frame::Members(bytes), len);
                 let frame = Frame::AskEpochs { slot, shards: shards.clone() };
                 let _ = connected.outbound.frame(frame, shards.len() * size_of::<ShardId>());
             }
@@ -305,7 +328,7 @@ impl Coordinator {
     /// Time has passed.
     pub(super) fn watch_inquiry(&mut self) {
         let now = self.now();
-        let Some(Inquiry { stage, dead, .. }) = &self.inquiry else { return };
+        let Some(Inquiry { stage, dead, heir, .. }) = &self.inquiry else { return };
         let why = match stage {
             Stage::Forgetting { until } if *until <= now => format!(
                 "{} has not yet written down that {dead} is forgotten: see whether its disk is full, and give the command \
@@ -314,7 +337,7 @@ impl Coordinator {
             ),
             Stage::Asking { until, waiting, .. } if *until <= now => {
                 let silent: Vec<NodeName> = waiting.iter().cloned().collect();
-                format!("{}; {dead} is forgotten already", not_answered(&silent))
+                format!("{}{}", not_answered(&silent), forgotten_already(dead, *heir))
             }
             // What is on its way to the disk is not taken back, but others may be asked about something else.
             Stage::Writing { until, shards, .. } if *until <= now => format!(
@@ -338,21 +361,22 @@ impl Coordinator {
 
     /// Acts, once everybody has answered.
     fn conclude(&mut self) {
-        let Some(Inquiry { dead, purpose, stage: Stage::Asking { waiting, answered, .. }, shards, .. }) =
-            &self.inquiry
+        let Some(Inquiry {
+            dead, heir, purpose, stage: Stage::Asking { waiting, answered, .. }, shards, ..
+        }) = &self.inquiry
         else {
             return;
         };
         if !waiting.is_empty() {
             return;
         }
-        let unasked: Vec<NodeName> = self.others(dead).difference(answered).cloned().collect();
+        let unasked: Vec<NodeName> = self.others(dead, *heir).difference(answered).cloned().collect();
         if !unasked.is_empty() {
-            let why = format!("{}; {dead} is forgotten already", not_answered(&unasked));
+            let why = format!("{}{}", not_answered(&unasked), forgotten_already(dead, *heir));
             return self.give_up_inquiry(why);
         }
-        if self.membership().known().is_bound(dead) {
-            let why = format!("another node is called {dead} by now");
+        if self.membership().known().store_of(dead) != *heir {
+            let why = format!("another store is called {dead} by now: give the command again");
             return self.give_up_inquiry(why);
         }
         let accepting = shards.iter().find_map(|(shard, asked)| Some((shard, asked.accepting.as_ref()?)));
@@ -382,7 +406,7 @@ impl Coordinator {
         let Some(mut inquiry) = self.inquiry.take() else { return };
         let mut newer = Vec::new();
         let mut orders = BTreeMap::new();
-        let still: BTreeMap<_, _> = self.mover.sealed_for(&inquiry.dead).into_iter().collect();
+        let still: BTreeMap<_, _> = self.mover.sealed().map(|sealed| (sealed.shard, sealed.epoch)).collect();
         for (shard, asked) in &inquiry.shards {
             match &asked.newer {
                 Some(known) => newer.push(format!("{shard} {known}")),
@@ -408,7 +432,7 @@ impl Coordinator {
         }
         let mut done = format!(
             "{here} owns {} that were on their way to {dead} again. What {dead} had accepted for them, and acknowledged, is \
-             lost if nobody else has it. The store of {dead} is never let in again",
+             lost if nobody else has it. The store it was sealed for is never let in again",
             shards_in_words(orders.len())
         );
         if !elsewhere.is_empty() {
@@ -454,6 +478,11 @@ fn uuids(stores: &[String]) -> Vec<u128> {
 
 fn shards_in_words(count: usize) -> String {
     if count == 1 { "1 shard".into() } else { format!("{count} shards") }
+}
+
+/// What has been done already for whoever is refused after all.
+fn forgotten_already(dead: &NodeName, heir: Option<u128>) -> String {
+    if heir.is_some() { String::new() } else { format!("; {dead} is forgotten already") }
 }
 
 /// Who must answer and does not, and how to go on.

@@ -147,6 +147,7 @@ impl Door {
             moves: Moves::default(),
             forgetting: BTreeMap::new(),
             inquiry: None,
+            stranded_said: BTreeSet::new(),
             refused: None,
             not_kept: None,
             has_failed: false,

@@ -39,6 +39,7 @@ pub(in crate::command) fn status(text: &str, nodes: &[MemberStatus], owners: &[&
         shards: shards.collect(),
         going: 0,
         coming: 0,
+        stranded: Vec::new(),
         moves: MoveStatus::default(),
         counters: NodeCounters::default(),
         uptime_ms: 1_000,

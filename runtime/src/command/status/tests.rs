@@ -2,7 +2,7 @@ use super::{
     super::reach::tests::{Script, member, name, status as node_status},
     *,
 };
-use crate::cluster::{MoveStatus, ShardStatus};
+use crate::cluster::{MoveStatus, ShardStatus, StrandedStatus};
 
 /// Three nodes: `a` and `b` answer, `c` is dead.
 fn three() -> [NodeStatus; 2] {
@@ -64,6 +64,16 @@ async fn the_highest_epoch_owns_and_two_owners_of_one_are_told() {
     let text = render(&answers, None, &BTreeMap::new());
     assert!(text.contains("\nShard 1 has two owners under epoch 1, a and b. That must not be"), "{text}");
     assert!(!text.contains("Shard 0 has"), "{text}");
+}
+
+#[tokio::test]
+async fn shards_that_wait_for_a_store_that_is_given_up_are_told_with_what_to_do() {
+    let [mut a, b] = three();
+    a.stranded = vec![StrandedStatus { node: name("c"), store: "0b".into(), shards: 9 }];
+    let text = render(&answers_of(&[a, b]).await, None, &BTreeMap::new());
+    let told = "\nNode a: 9 of its shards are sealed for store 0b of c, which is given up";
+    assert!(text.contains(told) && text.contains("`reopen --destroyed c`"), "{text}");
+    assert!(!text.contains("Node b:"), "{text}");
 }
 
 #[test]

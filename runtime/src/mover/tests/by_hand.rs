@@ -1,10 +1,10 @@
 //! One mover, every word of which is the test's: what comes late, twice or of before.
 
-use super::{name, shards};
+use super::{name, shards, store_of};
 use crate::{
     handoff::{HandOffLimits, Message, Piece, Transfer},
     kernel::{HandOffNews, Order},
-    mover::{Mover, MoverAction, MoverConfig, MoverEvent},
+    mover::{Mover, MoverAction, MoverConfig, MoverEvent, SealedShard},
     placement::{Epoch, ShardId, Table, Weight},
     rebalance,
     router::Announcement,
@@ -39,7 +39,7 @@ impl Hand {
     fn new(ownership: Vec<(ShardId, Ownership)>) -> Self {
         let config = MoverConfig {
             here: name(0),
-            store: 1,
+            store: store_of(0),
             boot: 1,
             shards: shards(),
             limits: HandOffLimits::default(),
@@ -67,9 +67,20 @@ impl Hand {
         self.step(MoverEvent::News(shard, news))
     }
 
+    /// Node 1 says something, with this store.
+    fn hear_store(
+        &mut self,
+        store: u128,
+        shard: ShardId,
+        transfer: TransferId,
+        message: Message,
+    ) -> Vec<MoverAction> {
+        self.step(MoverEvent::Heard { from: name(1), store, shard, transfer, message })
+    }
+
     /// Node 1 says something.
     fn hear(&mut self, shard: ShardId, transfer: TransferId, message: Message) -> Vec<MoverAction> {
-        self.step(MoverEvent::Heard { from: name(1), shard, transfer, message })
+        self.hear_store(store_of(1), shard, transfer, message)
     }
 
     /// It offers its shard, and node 1 is ready. Returns the hand-off and its attempt.
@@ -102,7 +113,13 @@ impl Hand {
 }
 
 fn seal_order(transfer: TransferId) -> Order {
-    Order::Seal { transfer, to: name(1) }
+    Order::Seal { transfer, to: name(1), store: store_of(1) }
+}
+
+/// By its 6th section, for node 1.
+fn sealed_under(epoch: u64, stay: u64, transfer: TransferId) -> Ownership {
+    let (epoch, stay, store) = (Epoch(epoch), Epoch(stay), store_of(1));
+    Ownership::Sealed { epoch, stay, number: 6, to: name(1), store, transfer }
 }
 
 fn read_of(actions: &[MoverAction]) -> u64 {
@@ -188,7 +205,7 @@ fn a_record_that_is_told_lost_twice_is_written_once_more() {
     let moved =
         MoverAction::Order(shard, Order::Write { epoch: Epoch(1), number: 7, record: record.clone() });
     assert_eq!(hand.hear(shard, transfer, Message::Accepted), [MoverAction::Routed(shard), moved]);
-    let sealed = Ownership::Sealed { epoch: Epoch(1), stay: Epoch(1), number: 6, to: name(1), transfer };
+    let sealed = sealed_under(1, 1, transfer);
     // Two words of a void, and both reads come back behind them.
     let reads = [(); 2].map(|()| read_of(&hand.news(shard, HandOffNews::Voided(transfer))));
     let mut written = 0;
@@ -327,10 +344,10 @@ fn a_shard_of_a_build_with_more_kinds_is_refused_until_it_is_sealed() {
 /// A shard that was found sealed for node 1, and the hand-off it is sealed by.
 fn sealed() -> (Hand, ShardId, TransferId) {
     let (shard, transfer) = (shard_of(1), TransferId(7));
-    let sealed = Ownership::Sealed { epoch: Epoch(4), stay: Epoch(2), number: 6, to: name(1), transfer };
+    let sealed = sealed_under(4, 2, transfer);
     let mut hand = Hand::new(vec![(shard, sealed)]);
-    assert_eq!(hand.mover.sealed_for(&name(1)), [(shard, Epoch(4))]);
-    assert_eq!(hand.mover.sealed_for(&name(2)), []);
+    let waiting = SealedShard { shard, epoch: Epoch(4), to: name(1), store: store_of(1) };
+    assert_eq!(hand.mover.sealed().collect::<Vec<_>>(), [waiting]);
     assert_eq!(hand.step(MoverEvent::Hold(vec![shard])), []);
     (hand, shard, transfer)
 }
@@ -349,7 +366,7 @@ fn is_served_again(hand: &Hand, shard: ShardId, actions: &[MoverAction]) {
         MoverAction::Reopened(shard),
     ];
     assert_eq!(actions, expected);
-    assert_eq!((hand.mover.running(), hand.mover.sealed_for(&name(1))), ((0, 0), Vec::new()));
+    assert_eq!((hand.mover.running(), hand.mover.sealed().count()), ((0, 0), 0));
     let owned = Ownership::Owned { epoch: Epoch(9), stay: Epoch(2), number: 1 };
     assert_eq!(hand.mover.ownership[&shard], owned);
 }
@@ -369,7 +386,7 @@ fn a_shard_that_is_held_says_and_hears_nothing_of_its_hand_off_until_it_is_relea
     let moved = hand.hear(shard, transfer, Message::Accepted);
     assert!(moved.iter().any(|action| matches!(action, MoverAction::Order(..))), "{moved:?}");
     // What is not sealed any more is not opened again.
-    assert_eq!(hand.mover.sealed_for(&name(1)), []);
+    assert_eq!(hand.mover.sealed().count(), 0);
     hand.step(MoverEvent::Hold(vec![shard]));
     assert_eq!(hand.step(MoverEvent::Reopen { shard, epoch: Epoch(9) }), []);
 }
@@ -395,7 +412,7 @@ fn a_record_that_opens_a_shard_again_and_was_lost_is_written_again() {
     let (mut hand, shard, transfer) = sealed();
     hand.step(MoverEvent::Reopen { shard, epoch: Epoch(9) });
     let read = read_of(&hand.news(shard, HandOffNews::Voided(transfer)));
-    let still = Ownership::Sealed { epoch: Epoch(4), stay: Epoch(2), number: 6, to: name(1), transfer };
+    let still = sealed_under(4, 2, transfer);
     let again = hand.step(MoverEvent::Ownership { shard, read, ownership: still });
     assert_eq!(again, [reopen_order(shard, transfer)]);
     // Or it is in the store, and only the word of that was lost.
@@ -412,7 +429,7 @@ fn an_offer_from_elsewhere_shows_that_a_held_shard_was_accepted() {
         let (id, source, target) = (TransferId(8), name(2), name(0));
         let transfer = Transfer { id, shard, epoch: Epoch(epoch), source: source.clone(), target };
         let message = Message::Offer { transfer, attempt: 1, table: 0, is_sealed: true };
-        MoverEvent::Heard { from: source, shard, transfer: id, message }
+        MoverEvent::Heard { from: source, store: store_of(2), shard, transfer: id, message }
     };
     let heard = hand.step(offer(6));
     let moved = OwnershipRecord::Moved { transfer, epoch: Epoch(5) };
@@ -535,4 +552,51 @@ fn a_shard_that_may_be_opened_again_counts_as_held_under_the_epoch_it_would_have
     let (mut hand, shard, _) = sealed();
     hand.step(MoverEvent::Release(vec![shard]));
     assert_eq!(hand.mover.standing(shard).held, Epoch(4));
+}
+
+#[test]
+fn a_shard_is_sealed_for_the_store_that_was_ready_and_no_other_of_its_name_is_told_of_it() {
+    let (mut hand, shard) = Hand::source();
+    let (transfer, attempt) = hand.give(shard);
+    hand.seal(shard, transfer, attempt);
+    // Node 1 has another store by now: what it says is no answer, before the seal is durable and behind it.
+    let another = store_of(1) + 100;
+    let ready = Message::Ready { attempt, table: 0, place: 9 };
+    let refused = Message::NotReady { attempt, table: 0, is_busy: false, reason: String::new() };
+    let answers = [ready, refused, Message::Lost { attempt }, Message::Accepted];
+    for message in &answers {
+        assert_eq!(hand.hear_store(another, shard, transfer, message.clone()), []);
+    }
+    hand.news(shard, HandOffNews::Sealed { transfer, epoch: Epoch(1), number: 6 });
+    assert_eq!(hand.mover.ownership[&shard], sealed_under(1, 1, transfer));
+    for message in answers {
+        assert_eq!(hand.hear_store(another, shard, transfer, message), []);
+    }
+    hand.now = hand.now + Duration::from_secs(5);
+    let sent = hand.step(MoverEvent::Tick);
+    let is_for_it = |action: &MoverAction| matches!(action, MoverAction::Send { store: Some(store), .. } if *store == store_of(1));
+    assert!(!sent.is_empty() && sent.iter().all(is_for_it), "{sent:?}");
+    let moved = OwnershipRecord::Moved { transfer, epoch: Epoch(2) };
+    let order = Order::Write { epoch: Epoch(1), number: 7, record: moved };
+    assert!(hand.hear(shard, transfer, Message::Accepted).contains(&MoverAction::Order(shard, order)));
+}
+
+#[test]
+fn a_source_that_starts_again_waits_for_the_store_its_seal_names() {
+    let (mut hand, shard, transfer) = sealed();
+    hand.step(MoverEvent::Release(vec![shard]));
+    hand.now = hand.now + Duration::from_secs(5);
+    let offered = hand.step(MoverEvent::Tick);
+    let [MoverAction::Send { store, message: Message::Offer { attempt, is_sealed: true, .. }, .. }] =
+        offered[..]
+    else {
+        panic!("{offered:?}")
+    };
+    assert_eq!(store, Some(store_of(1)));
+    let ready = Message::Ready { attempt, table: 0, place: 1 };
+    for message in [Message::Accepted, ready.clone()] {
+        assert_eq!(hand.hear_store(store_of(1) + 100, shard, transfer, message), []);
+    }
+    let asked = hand.hear(shard, transfer, ready);
+    assert!(matches!(asked[..], [MoverAction::ReadRows { .. }]), "{asked:?}");
 }

@@ -41,7 +41,7 @@ async fn connection() -> (Arc<Outbound>, (Incoming, Connection)) {
     let from = endpoint("a");
     let (near, far) = tokio::join!(from.dial("b", None), listening.accept());
     let Connection { link, incoming, .. } = near.unwrap();
-    (Outbound::new(Some(other()), link, None), (incoming, far.unwrap()))
+    (Outbound::new(Some((other(), 1)), link, None), (incoming, far.unwrap()))
 }
 
 fn other() -> NodeName {

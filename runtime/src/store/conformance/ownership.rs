@@ -8,7 +8,7 @@ use crate::store::{Batch, Founding, Ownership, OwnershipRecord, TransferId};
 
 fn sealed(epoch: u64, stay: u64, number: u64, transfer: u128) -> Ownership {
     let (epoch, stay, transfer) = (Epoch(epoch), Epoch(stay), TransferId(transfer));
-    Ownership::Sealed { epoch, stay, number, to: "b".parse().unwrap(), transfer }
+    Ownership::Sealed { epoch, stay, number, to: "b".parse().unwrap(), store: 8, transfer }
 }
 
 fn owned(epoch: u64, stay: u64, number: u64) -> Ownership {
@@ -60,7 +60,7 @@ fn a_sealed_shard_is_read_and_never_written_to() {
         // The last section of a shard seals it and has rows like any other.
         let mut last = Batch::new();
         last.section(ShardId(3), Epoch(1), 2, |out| {
-            own(&OwnershipRecord::Seal { transfer: TransferId(7), to: "b".parse().unwrap() }, out);
+            own(&OwnershipRecord::Seal { transfer: TransferId(7), to: "b".parse().unwrap(), store: 8 }, out);
             put(&[&[1]], &[b"last"], out);
             put(&[&[IMAGE], b"k"], &[b"image"], out);
         });

@@ -131,7 +131,7 @@ pub(super) fn write(shard: u32, epoch: u64, number: u64, key: &[u8], value: &[u8
 }
 
 pub(super) fn seal(shard: u32, epoch: u64, number: u64, transfer: u128) -> Batch {
-    let record = OwnershipRecord::Seal { transfer: TransferId(transfer), to: "b".parse().unwrap() };
+    let record = OwnershipRecord::Seal { transfer: TransferId(transfer), to: "b".parse().unwrap(), store: 8 };
     change(shard, epoch, number, &record)
 }
 

@@ -61,7 +61,8 @@ fn owned_row((key, value): (&Vec<u8>, &Vec<u8>)) -> Row {
 /// Seals a shard, for the other store.
 fn seal(shard: u32, epoch: Epoch, number: u64, transfer: u128) -> Batch {
     let mut batch = Batch::new();
-    let record = OwnershipRecord::Seal { transfer: TransferId(transfer), to: "other".parse().unwrap() };
+    let record =
+        OwnershipRecord::Seal { transfer: TransferId(transfer), to: "other".parse().unwrap(), store: 8 };
     batch.section(ShardId(shard), epoch, number, |out| own(&record, out));
     batch
 }

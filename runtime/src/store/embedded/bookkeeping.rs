@@ -7,7 +7,8 @@
 //!              | 0xffff_ffff, 0:u64, 3:u8, shard:u32be, epoch:u64be -> layout:u32le, transfer:u128le   staged, not accepted
 //!              | 0xffff_ffff, 0:u64, 4:u8, shard:u32be, stay:u64be  -> layout:u32le                    ended, to be dropped
 //! ownership   := 1:u8, epoch:u64le, stay:u64le, number:u64le                                           OWNED
-//!              | 2:u8, epoch:u64le, stay:u64le, number:u64le, transfer:u128le, len:varint, name        SEALED
+//!              | 2:u8, epoch:u64le, stay:u64le, number:u64le, transfer:u128le, len:varint, name,
+//!                store:u128le                                                                        SEALED
 //!              | 3:u8, epoch:u64le, len:varint, name                                                   MOVED
 //! ```
 
@@ -15,11 +16,11 @@ use std::io;
 
 use super::checkpoint::{Checkpoint, PREFIX, SortedRows, prefix};
 use crate::placement::{Epoch, ShardId};
-use crate::store::ownership::{put_name, take_name, take_transfer};
+use crate::store::ownership::{put_name, take_name, take_store, take_transfer};
 use crate::store::row::{take, take_u32, take_u64};
 use crate::store::{Ownership, TransferId};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const LAYOUT: u32 = 0;
 const OWNED: u8 = 1;
 const SEALED: u8 = 2;
@@ -59,10 +60,11 @@ pub(super) fn shard(shard: ShardId, ownership: &Ownership) -> Bookkeeping {
     match ownership {
         Ownership::Foreign => unreachable!("a shard that was here is foreign no more"),
         Ownership::Owned { epoch, stay, number } => put_stay(OWNED, *epoch, *stay, *number, &mut value),
-        Ownership::Sealed { epoch, stay, number, to, transfer } => {
+        Ownership::Sealed { epoch, stay, number, to, store, transfer } => {
             put_stay(SEALED, *epoch, *stay, *number, &mut value);
             value.extend_from_slice(&transfer.0.to_le_bytes());
             put_name(to, &mut value);
+            value.extend_from_slice(&store.to_le_bytes());
         }
         Ownership::Moved { epoch, to } => {
             value.push(MOVED);
@@ -192,8 +194,8 @@ fn take_ownership(value: &mut &[u8]) -> Option<Ownership> {
     match kind {
         OWNED => Some(Ownership::Owned { epoch, stay, number }),
         SEALED => {
-            let transfer = take_transfer(value)?;
-            Some(Ownership::Sealed { epoch, stay, number, to: take_name(value)?, transfer })
+            let (transfer, to) = (take_transfer(value)?, take_name(value)?);
+            Some(Ownership::Sealed { epoch, stay, number, to, store: take_store(value)?, transfer })
         }
         _ => None,
     }

@@ -11,7 +11,7 @@ use super::walk::Walk;
 use crate::store::disk::Disk;
 
 /// The version of segments, for messages; the segment module has the constant it compares.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Segment files as their headers sort them.
 struct Found {

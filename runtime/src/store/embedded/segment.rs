@@ -17,7 +17,7 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 const MAGIC: &[u8; 8] = b"ENTITLOG";
 /// Version of the log's format, in every segment header.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// See P17: shards are never renumbered, but may one day be split.
 const LAYOUT: u32 = 0;
 /// The generation of a file that has never been part of the log.

@@ -204,7 +204,7 @@ fn a_log_of_another_version_is_refused_by_number() {
     header[60..].copy_from_slice(&checksum.to_le_bytes());
     let handle = disk.open(&file).unwrap();
     handle.write_at(&header, 0).unwrap();
-    assert!(matches!(open(&disk), Err(OpenError::Format { found: 9, known: 1, .. })));
+    assert!(matches!(open(&disk), Err(OpenError::Format { found: 9, known: 2, .. })));
 }
 
 #[test]

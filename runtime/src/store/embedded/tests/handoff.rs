@@ -51,7 +51,11 @@ fn change(epoch: u64, number: u64, record: &OwnershipRecord) -> Batch {
 }
 
 fn seal(epoch: u64, number: u64, transfer: u128) -> Batch {
-    change(epoch, number, &OwnershipRecord::Seal { transfer: TransferId(transfer), to: "b".parse().unwrap() })
+    change(
+        epoch,
+        number,
+        &OwnershipRecord::Seal { transfer: TransferId(transfer), to: "b".parse().unwrap(), store: 8 },
+    )
 }
 
 fn moved(epoch: u64, number: u64, transfer: u128) -> Batch {
@@ -487,8 +491,10 @@ fn a_shard_that_fits_is_staged_beside_one_that_does_not() {
     let store = open(&disk).unwrap();
     let mut lane = store.open_lane(LANE);
     let (transfer, to) = (TransferId(10), "b".parse().unwrap());
-    let records =
-        [OwnershipRecord::Seal { transfer, to }, OwnershipRecord::Moved { transfer, epoch: Epoch(2) }];
+    let records = [
+        OwnershipRecord::Seal { transfer, to, store: 8 },
+        OwnershipRecord::Moved { transfer, epoch: Epoch(2) },
+    ];
     for shard in [ShardId(0), ShardId(1)] {
         for (number, record) in (1..).zip(&records) {
             let mut batch = Batch::new();
