@@ -15,7 +15,8 @@ pub enum Command {
     /// Give a node and its store up for good: its name is free for another store.
     Forget(NodeName),
     /// Own the shards again that are sealed for a node whose disk is destroyed, where every other known node says that it
-    /// holds no higher epoch (P18). What the node had accepted and nobody else has is lost. It is forgotten.
+    /// holds no higher epoch (P18). What the node had accepted and nobody else has is lost. It is forgotten; where it was before,
+    /// and another store has its name by now, that one keeps it and is asked like any other.
     Reopen {
         /// The node.
         destroyed: NodeName,

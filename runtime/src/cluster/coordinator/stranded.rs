@@ -10,7 +10,7 @@ use crate::{
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Coordinator {
-    /// Which shards of this node wait for a store that has not the name any more it was sealed under.
+    /// Which shards of this node wait for a store that was forgotten, or whose name another store has by now.
     pub(in crate::cluster) fn stranded(&self) -> Vec<StrandedStatus> {
         let sealed: Vec<SealedShard> = self.mover.sealed().collect();
         if sealed.is_empty() {
@@ -18,8 +18,14 @@ impl Coordinator {
         }
         let mut stranded: BTreeMap<(NodeName, u128), u64> = BTreeMap::new();
         let membership = self.membership();
+        let known = membership.known();
         for SealedShard { to, store, .. } in sealed {
-            if membership.known().store_of(&to) != Some(store) {
+            // Of one that has never been heard of, as by a copy that has just started, nothing is known.
+            let is_given_up = match known.store_of(&to) {
+                Some(bound) => bound != store,
+                None => known.forgotten_of(&to).any(|forgotten| forgotten == store),
+            };
+            if is_given_up {
                 *stranded.entry((to, store)).or_default() += 1;
             }
         }
