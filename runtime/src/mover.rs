@@ -324,10 +324,14 @@ impl Mover {
     /// How many shards are on their way from here to a node that takes no more: offered to it, ordered to be sealed, sealed, or accepted
     /// there while MOVED is not durable here. `None`: the table here names that node, so further ones may be offered to it. Once there
     /// are none, there are none while the table does not name it again: a hand-off begins with the table or with a seal in the store.
-    pub fn going_to(&self, node: &NodeName) -> Option<u64> {
+    /// What is sealed for another store that had its name is not for it.
+    pub fn going_to(&self, node: &NodeName, store: u128) -> Option<u64> {
         let members = self.table.as_ref().map_or(&[][..], |table| table.members());
         let is_named = members.binary_search_by(|(name, _)| name.cmp(node)).is_ok();
-        let going = self.sources.values().filter(|source| source.transfer().target == *node).count();
+        let is_going = |source: &&Source| {
+            source.transfer().target == *node && source.store().is_none_or(|of| of == store)
+        };
+        let going = self.sources.values().filter(is_going).count();
         (!is_named).then_some(going as u64)
     }
 

@@ -381,7 +381,7 @@ impl Coordinator {
                 self.step_mover(MoverEvent::Announced(announced.collect()));
             }
             Frame::LastQuestion { boot, emptied } => {
-                self.answer_last(&from, LastQuestion { boot, emptied });
+                self.answer_last(&from, outbound, LastQuestion { boot, emptied });
             }
             Frame::LastAnswer { boot, emptied, coming } => {
                 let (question, now) = (LastQuestion { boot, emptied }, self.now());

@@ -6,6 +6,7 @@
 use super::{
     Chore, Sim,
     connections::{Guest, Link},
+    machine::store_of,
     network::{Frame, Packet},
 };
 use crate::{
@@ -240,7 +241,8 @@ impl Sim {
     pub(super) fn answer_last(&mut self, from: usize, at: usize, question: LastQuestion) {
         let Some(member) = self.member(at) else { return };
         let asker = &self.machines[from].name;
-        let going = self.machines[at].node.as_ref().expect("it has a member").mover.going_to(asker);
+        let mover = &self.machines[at].node.as_ref().expect("it has a member").mover;
+        let going = mover.going_to(asker, store_of(from));
         if let Some(answer) = question.answer(asker, member.membership.view(), going) {
             self.transmit(at, from, &Frame::LastAnswer(answer));
         }

@@ -104,8 +104,9 @@ impl Coordinator {
     }
 
     /// Another node has nothing left, and asks whether something is on its way to it.
-    pub(super) fn answer_last(&mut self, from: &NodeName, question: LastQuestion) {
-        let going = self.mover.going_to(from);
+    pub(super) fn answer_last(&mut self, from: &NodeName, outbound: &Outbound, question: LastQuestion) {
+        let Some(store) = outbound.store else { return };
+        let going = self.mover.going_to(from, store);
         let answer = question.answer(from, self.membership().view(), going);
         if let Some(LastAnswer { question: LastQuestion { boot, emptied }, coming }) = answer {
             self.say(from, Frame::LastAnswer { boot, emptied, coming });

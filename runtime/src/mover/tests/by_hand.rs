@@ -171,7 +171,7 @@ fn a_seal_that_never_was_lets_the_shard_be_served_again() {
 #[test]
 fn what_is_on_its_way_to_a_node_counts_until_moved_is_durable_and_nothing_comes_to_it() {
     let (mut hand, shard) = Hand::source();
-    let going = |hand: &Hand| hand.mover.going_to(&name(1));
+    let going = |hand: &Hand| hand.mover.going_to(&name(1), store_of(1));
     let (transfer, attempt) = hand.give(shard);
     hand.seal(shard, transfer, attempt);
     assert_eq!(going(&hand), None, "the table names it, so there may be more");
@@ -180,8 +180,9 @@ fn what_is_on_its_way_to_a_node_counts_until_moved_is_durable_and_nothing_comes_
     assert_eq!(going(&hand), Some(1));
     hand.news(shard, HandOffNews::Sealed { transfer, epoch: Epoch(1), number: 6 });
     assert_eq!(going(&hand), Some(1));
+    assert_eq!(hand.mover.going_to(&name(1), store_of(1) + 1), Some(0), "of its name, and another store");
     hand.hear(shard, transfer, Message::Accepted);
-    assert_eq!((going(&hand), hand.mover.going_to(&name(2))), (Some(1), Some(0)));
+    assert_eq!((going(&hand), hand.mover.going_to(&name(2), store_of(2))), (Some(1), Some(0)));
     hand.news(shard, HandOffNews::Written(OwnershipRecord::Moved { transfer, epoch: Epoch(2) }));
     assert_eq!(going(&hand), Some(0));
 
