@@ -100,3 +100,6 @@ mod peers_are_not_believed;
 
 // Shards on their way to a disk that is destroyed are served again, when everybody has answered.
 mod destroyed_disks;
+
+// What a lost disk has parked goes on when an operator accepts the loss.
+mod parked_streams_can_be_settled;

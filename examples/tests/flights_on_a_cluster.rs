@@ -450,7 +450,7 @@ fn every_subcommand_teaches_by_examples() {
         assert!(told.contains("Examples:\n  flights "), "{told}");
     }
     // What the runtime brings along calls the program by its name.
-    for subcommand in ["node", "status", "leave", "adopt", "reopen", "forget"] {
+    for subcommand in ["node", "status", "leave", "adopt", "reopen", "unpark", "forget"] {
         let told = done(flights(&[subcommand, "--help"]));
         assert!(told.contains(&format!("\n  flights {subcommand}")), "{told}");
         assert!(!told.contains(" app "), "{told}");

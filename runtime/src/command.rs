@@ -16,7 +16,7 @@
 //! }
 //! ```
 //!
-//! The program then has the subcommands `node`, `status`, `leave`, `adopt`, `reopen` and `forget`; `--help` teaches them. A
+//! The program then has the subcommands `node`, `status`, `leave`, `adopt`, `reopen`, `unpark` and `forget`; `--help` teaches them. A
 //! program with subcommands of its own takes these among them: [`NodeCommand`] is flattened, [`run`] carries it out.
 //!
 //! ```no_run
@@ -69,9 +69,10 @@ mod settings;
 mod status;
 mod stop;
 mod table;
+mod unpark;
 
 pub use args::{
-    AdoptArgs, ConnectArgs, ForgetArgs, LeaveArgs, NodeArgs, ReopenArgs, SecurityArgs, StatusArgs,
+    AdoptArgs, ConnectArgs, ForgetArgs, LeaveArgs, NodeArgs, ReopenArgs, SecurityArgs, StatusArgs, UnparkArgs,
 };
 
 use crate::runtime::Builder;
@@ -94,6 +95,8 @@ pub enum NodeCommand {
     Adopt(AdoptArgs),
     /// Own the shards again that were on their way to a node whose disk is destroyed
     Reopen(ReopenArgs),
+    /// Show the streams that are parked because a disk is lost, and let them go on without what it had
+    Unpark(UnparkArgs),
     /// Give a node up for good, so that its name is free
     Forget(ForgetArgs),
 }
@@ -172,6 +175,10 @@ async fn carry_out(builder: Builder, command: NodeCommand, lookup: Lookup<'_>) -
             let (reach, addresses) = operate::way(args.to, lookup)?;
             operate::reopen(&reach, &addresses, args.destroyed, args.yes).await
         }
+        NodeCommand::Unpark(args) => {
+            let (reach, addresses) = operate::way(args.to, lookup)?;
+            unpark::unpark(&reach, &addresses, args.accept_loss).await
+        }
         NodeCommand::Forget(args) => {
             let (reach, addresses) = operate::way(args.to, lookup)?;
             operate::forget(&reach, &addresses, args.name).await
@@ -220,8 +227,16 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_help_can_be_said() {
-        let texts =
-            [help::APP, help::NODE, help::STATUS, help::LEAVE, help::ADOPT, help::REOPEN, help::FORGET];
+        let texts = [
+            help::APP,
+            help::NODE,
+            help::STATUS,
+            help::LEAVE,
+            help::ADOPT,
+            help::REOPEN,
+            help::UNPARK,
+            help::FORGET,
+        ];
         let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("  {app} "));
         let mut said = 0;
         for line in lines {

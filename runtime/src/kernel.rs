@@ -42,6 +42,7 @@ mod streams;
 mod stuck;
 mod trouble;
 mod turns;
+mod unpark;
 
 pub use careful::NextTurn;
 pub use counters::{Audit, Counters};
@@ -54,6 +55,7 @@ pub use handoff::{HandOffNews, Order};
 pub use hot::HOT_MAX;
 pub use seat::Seat;
 pub use stuck::{Stuck, StuckPage};
+pub use unpark::{Numbers, ParkedPage, ParkedState, ParkedStream};
 
 use crate::{
     activation::{Activations, Mail, Origin, ReplyTo, Slot},
@@ -71,7 +73,7 @@ use counters::Counts;
 use feed::OpenFeed;
 pub use lane::OPERATIONS_MAX;
 use lane::{LaneWork, MARK_LEN, MARKS_LEN, Operated, Operation, ROW_LEN, SECTION_LEN};
-use openings::Ends;
+use openings::Parked;
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
@@ -128,7 +130,7 @@ pub struct Kernel {
     /// Streams refused from some number on, as (source, target): their senders wait to hear that there is room.
     starved: BTreeSet<(ShardId, ShardId)>,
     /// Streams whose ends do not fit, as (source, target): nothing is sent or taken in them.
-    parked: BTreeMap<(ShardId, ShardId), Ends>,
+    parked: BTreeMap<(ShardId, ShardId), Parked>,
     /// Number of the last opening; the first one is anywhere.
     opening: u64,
     /// Openings of streams to shards that are loading, the newest of each.
@@ -257,6 +259,10 @@ impl Kernel {
                 self.operator_asks(Operation { shard, what: Operated::DropFeed { name, step }, to });
             }
             Event::ListStuck { from, to } => self.list_stuck(from, to),
+            Event::ListParked { to } => self.list_parked(to),
+            Event::Unpark { source, target, to } => {
+                self.operator_asks(Operation { shard: target, what: Operated::Unpark { source }, to });
+            }
             Event::Host { shard } => self.host_shard(shard),
             Event::Warm { shard, images } => self.warm(shard, images),
             Event::InNode { shard, is } => self.is_in_node(shard, is),

@@ -18,6 +18,7 @@ mod maintainer;
 mod outbound;
 mod patience;
 mod ports;
+mod questions;
 mod remote;
 mod slots;
 mod suspects;

@@ -102,12 +102,40 @@ impl Inbox {
         assert!(number <= self.arrived, "only what was taken is consumed");
         if number == self.floor + 1 {
             self.floor = number;
-            while self.window.first() == Some(&(self.floor + 1)) {
-                self.window.pop_first();
-                self.floor += 1;
-            }
+            self.close_up();
         } else {
             self.window.insert(number);
+        }
+    }
+
+    /// A disk is lost for good at one end, and an operator accepts that: goes on from where the sender is, which keeps messages from
+    /// `first` on and had told up to `last`. Only while no message of the stream is in memory.
+    ///
+    /// Up to `last` both ends mean the same messages, for what the sender has told is older than the loss: what was consumed of
+    /// them stays so. Numbers above it are given to other messages now. What the sender keeps no more was acknowledged by an
+    /// owner whose disk is gone, and never comes again.
+    pub fn accept_loss(&mut self, first: u64, last: u64) {
+        assert_eq!(
+            self.held, 0,
+            "what is in memory would be consumed under a number that means another message"
+        );
+        assert!(
+            0 < first && first - 1 <= last && last < u64::MAX,
+            "a sender keeps none that it has not told"
+        );
+        self.floor = self.floor.min(last).max(first - 1);
+        self.window.retain(|number| self.floor < *number && *number <= last);
+        self.close_up();
+        self.arrived = self.floor;
+        assert!(first <= self.floor + 1, "the next message is one that the sender keeps");
+        assert!(self.mark() <= last, "nothing was seen that the sender has not told");
+    }
+
+    /// The floor rises over what was consumed right above it.
+    fn close_up(&mut self) {
+        while self.window.first() == Some(&(self.floor + 1)) {
+            self.window.pop_first();
+            self.floor += 1;
         }
     }
 
@@ -515,6 +543,78 @@ mod tests {
         inbox.take(5, 7);
         assert_eq!(inbox.judge(6, 8), Verdict::Duplicate);
         assert_eq!(inbox.judge(8, 8), Verdict::Fresh);
+    }
+
+    fn inbox(floor: u64, window: &[u64]) -> Inbox {
+        Inbox { floor, window: window.iter().copied().collect(), arrived: floor, held: 0 }
+    }
+
+    #[test]
+    fn where_the_sender_has_forgotten_numbers_it_gives_them_anew() {
+        let mut inbox = inbox(9, &[11, 14]);
+        inbox.accept_loss(4, 6);
+        assert_eq!((inbox.floor(), inbox.mark()), (6, 6));
+        assert_eq!((inbox.judge(6, 8), inbox.judge(7, 8)), (Verdict::Duplicate, Verdict::Fresh));
+    }
+
+    #[test]
+    fn where_the_receiver_has_forgotten_marks_it_waits_for_what_is_kept() {
+        let mut inbox = inbox(2, &[4, 8, 9, 11]);
+        inbox.accept_loss(8, 12);
+        // Eight and nine were consumed here, and are not again.
+        assert_eq!((inbox.floor(), inbox.mark()), (9, 11));
+        assert_eq!(inbox.judge(10, 8), Verdict::Fresh);
+        inbox.take(10, 7);
+        assert_eq!((inbox.judge(11, 8), inbox.judge(12, 8)), (Verdict::Duplicate, Verdict::Fresh));
+    }
+
+    #[test]
+    fn a_loss_at_both_ends_leaves_what_both_know() {
+        let mut inbox = inbox(2, &[5, 20]);
+        inbox.accept_loss(5, 9);
+        assert_eq!((inbox.floor(), inbox.mark()), (5, 5));
+    }
+
+    #[test]
+    #[should_panic(expected = "what is in memory")]
+    fn a_loss_is_not_accepted_over_a_message_in_memory() {
+        let mut inbox = Inbox::default();
+        inbox.take(1, 7);
+        inbox.accept_loss(1, 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn after_a_loss_what_both_ends_know_is_kept_and_all_else_comes_once(
+            floor in 0_u64..20,
+            window in proptest::collection::btree_set(1_u64..40, 0..10),
+            first in 1_u64..30,
+            kept in 0_u64..10,
+        ) {
+            let window = window.into_iter().filter(|number| floor + 1 < *number).collect();
+            let mut inbox = Inbox { floor, window, arrived: floor, held: 0 };
+            let before = inbox.clone();
+            let last = first - 1 + kept;
+            inbox.accept_loss(first, last);
+            for number in 1..50 {
+                let is_known = number < first || number <= last && before.is_consumed(number);
+                proptest::prop_assert_eq!(inbox.is_consumed(number), is_known, "{}", number);
+            }
+            // It comes back from its row as it is, and takes all the sender keeps or gives from now on.
+            let mut row = Vec::new();
+            inbox.encode(&mut row);
+            proptest::prop_assert_eq!(Inbox::decode(&row), Some(inbox.clone()));
+            for number in first..50 {
+                match inbox.judge(number, 64) {
+                    Verdict::Fresh => {
+                        inbox.take(number, 1);
+                        inbox.consume(number, 1);
+                    }
+                    verdict => proptest::prop_assert_eq!(verdict, Verdict::Duplicate, "{}", number),
+                }
+            }
+            proptest::prop_assert_eq!((inbox.floor(), inbox.window_len()), (49, 0));
+        }
     }
 
     #[test]

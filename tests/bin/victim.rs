@@ -5,14 +5,17 @@
 //! asks the killer entity for a deed, and its neighbours for a sign of life. `victim overload DIR ROUNDS...`: each round
 //! every one of many callers asks so often, all of them at once and far more than there is room for; says what was done and
 //! refused since the start, and the most memory the process has had. `victim node NAME ADDRESS DIR [SEED]`: a node of a
-//! cluster in the clear, which founds it or joins at SEED, until the end of its input.
+//! cluster in the clear, which founds it or joins at SEED, until the end of its input. `victim adopt ...` and `victim unpark
+//! ...` are the operator's commands of the same name.
 
 use anyhow::{Context, Result, bail};
 use entity_runtime::cluster::{Begin, Departure, Security};
 use entity_runtime::{AskError, Refusal};
 use entity_runtime::{Runtime, message::RequestId, prelude::*, timestamp::Timestamp};
 use entity_runtime_tests::nodes;
-use entity_runtime_tests::running::{Deed, Do, Killer, Ledger, Note, Reject, builder, id, small_limits};
+use entity_runtime_tests::running::{
+    Deed, Do, Killer, Ledger, Mirror, Note, Reject, builder, id, small_limits,
+};
 use std::{io::Write, path::Path, time::Duration};
 
 /// Requests on their way at a time.
@@ -33,8 +36,16 @@ async fn main() -> Result<()> {
         ["node", name, address, directory, seed] => {
             node(name, address, directory, Begin::Join(vec![seed.to_owned()])).await
         }
+        ["adopt" | "unpark", ..] => operate().await,
         _ => bail!("see the head of this file"),
     }
+}
+
+/// Does what the command line says, and ends with its exit code.
+async fn operate() -> Result<()> {
+    let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>().workers(2);
+    let ended = tokio::task::spawn_blocking(|| builder.segment_bytes(32 << 20).run_from_args()).await?;
+    if ended == std::process::ExitCode::SUCCESS { Ok(()) } else { bail!("it came to nothing") }
 }
 
 fn at(issued: &str) -> Result<Timestamp> {

@@ -1,6 +1,9 @@
 //! What an operator asks of a running node, and what it answers.
 
-use crate::{kernel::Counters, placement::NodeName};
+use crate::{
+    kernel::{self, Counters},
+    placement::NodeName,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -31,6 +34,11 @@ pub enum Command {
         /// What the copy could hand over, each with the epoch above which it is the past.
         shards: Vec<HeldShard>,
     },
+    /// Say which streams to its shards are parked, for a disk has lost what one of their ends knows of (P19).
+    Unpark {
+        /// Let them go on from where their senders are: what is lost is lost.
+        accept_loss: bool,
+    },
 }
 
 /// What a node answers.
@@ -45,6 +53,13 @@ pub enum CommandAnswer {
     Refused(String),
     /// To [`Command::Bury`]: what is not to be taken from the copy.
     Newer(Vec<HeldShard>),
+    /// To [`Command::Unpark`].
+    Parked {
+        /// The streams, as they were found or as they are now.
+        streams: Vec<ParkedStream>,
+        /// There are more: ask again when these go on.
+        more: bool,
+    },
 }
 
 /// A shard under an epoch.
@@ -56,6 +71,53 @@ pub struct HeldShard {
     pub epoch: u64,
     /// Who holds it under this one, or is said to; of a copy nobody is asked.
     pub node: Option<NodeName>,
+}
+
+/// A parked stream of one node's shards: nothing is sent or taken in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedStream {
+    /// Number of the sending shard.
+    pub source: u32,
+    /// Number of the receiving shard, which is the node's.
+    pub target: u32,
+    /// First and last number of what was taken, and its sender has forgotten that it sent it: it gives them to other messages.
+    pub lost_by_sender: Option<(u64, u64)>,
+    /// First and last number of what was taken by a disk that is gone: of these, messages not taken here are nowhere.
+    pub lost_by_receiver: Option<(u64, u64)>,
+    /// What can be done, or was.
+    pub state: ParkedState,
+}
+
+/// What can be done about a parked stream, or was: the [`kernel::ParkedState`](crate::kernel::ParkedState) of the same name, as it
+/// travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is the state of the same name")]
+pub enum ParkedState {
+    Ready,
+    Comparing,
+    Handling,
+    Unparking,
+    Unparked,
+}
+
+impl From<kernel::ParkedStream> for ParkedStream {
+    fn from(stream: kernel::ParkedStream) -> Self {
+        let numbers = |numbers: kernel::Numbers| (numbers.first, numbers.last);
+        Self {
+            source: stream.source.0,
+            target: stream.target.0,
+            lost_by_sender: stream.lost_by_sender.map(numbers),
+            lost_by_receiver: stream.lost_by_receiver.map(numbers),
+            state: match stream.state {
+                kernel::ParkedState::Ready => ParkedState::Ready,
+                kernel::ParkedState::Comparing => ParkedState::Comparing,
+                kernel::ParkedState::Handling => ParkedState::Handling,
+                kernel::ParkedState::Unparking => ParkedState::Unparking,
+                kernel::ParkedState::Unparked => ParkedState::Unparked,
+            },
+        }
+    }
 }
 
 /// What a node knows and does.

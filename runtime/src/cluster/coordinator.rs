@@ -5,6 +5,7 @@ mod destroyed;
 mod door;
 mod operating;
 mod stranded;
+mod unparking;
 
 pub(crate) use door::Door;
 
@@ -192,6 +193,8 @@ pub(super) struct Coordinator {
     inquiry: Option<Inquiry>,
     /// Stores that shards are stranded for, as was said.
     stranded_said: BTreeSet<String>,
+    /// What asks the workers for parked streams, in the name of an operator.
+    unparking: Option<tokio::task::JoinHandle<()>>,
     /// Why another node did not let it in, until one does.
     pub(super) refused: Option<String>,
     /// What found no room on the disk.

@@ -135,6 +135,17 @@ pub struct ReopenArgs {
     pub(super) to: ConnectArgs,
 }
 
+/// Which streams are to go on without what was lost: `unpark`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(after_help = help::of_program(help::UNPARK))]
+pub struct UnparkArgs {
+    /// Let all of them go on, knowing what is lost
+    #[arg(long)]
+    pub(super) accept_loss: bool,
+    #[command(flatten)]
+    pub(super) to: ConnectArgs,
+}
+
 /// Who is to be forgotten: `forget`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = help::of_program(help::FORGET))]

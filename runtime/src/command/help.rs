@@ -92,6 +92,24 @@ Ask each node that has shards going: `status` shows them.
 Example:
   {app} reopen --destroyed c --connect 10.0.0.1:7001 --yes";
 
+pub(super) const UNPARK: &str = "\
+Between two shards messages are numbered. After the loss of a disk, when a shard was opened again by `reopen` or adopted from a
+copy, the two ends may disagree on what was sent and taken; nothing goes between them then: their stream is parked. This asks
+all nodes for such streams, and changes nothing. If a disk that was put back is only too old, and there is a newer directory of
+its node, start the node on that: nothing is lost then.
+
+With --accept-loss every stream in the list goes on from where its sender is:
+  lost by sender    these messages were taken, and what became of them stays; the sender does not know that it sent them, and
+                    may send what they said again, as new messages
+  lost by receiver  these messages were taken on the disk that is gone, and nobody has them any more; those that its receiver
+                    here had taken stay taken
+What waits to be sent is sent then, once. Give it before the sending shards' nodes are started again: what waits would count as
+told by then. Exit code 1 if something is left to do or a node does not answer.
+
+Examples:
+  {app} unpark --connect 10.0.0.1:7001
+  {app} unpark --connect 10.0.0.1:7001 --accept-loss";
+
 pub(super) const FORGET: &str = "\
 Frees the name for another data directory. The store that had it is refused for good, should it come back.
 

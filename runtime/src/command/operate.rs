@@ -209,7 +209,7 @@ fn done(answer: Result<CommandAnswer, String>, target: &Target) -> Result<String
         Ok(CommandAnswer::Refused(why)) => {
             Err(Failure::Failed(format!("refused by the node at {address}: {why}")))
         }
-        Ok(CommandAnswer::Status(_) | CommandAnswer::Newer(_)) => {
+        Ok(CommandAnswer::Status(_) | CommandAnswer::Newer(_) | CommandAnswer::Parked { .. }) => {
             Err(Failure::Failed(format!("the node at {address} answered another question")))
         }
         Err(why) => Err(Failure::Failed(format!(

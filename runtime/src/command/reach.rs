@@ -61,7 +61,9 @@ pub(super) async fn status_of(reach: &impl Reach, target: &Target) -> Result<Nod
     match reach.ask(target, Command::Status).await? {
         CommandAnswer::Status(status) => Ok(*status),
         CommandAnswer::Refused(why) => Err(why),
-        CommandAnswer::Done(_) | CommandAnswer::Newer(_) => Err("it gave no status".into()),
+        CommandAnswer::Done(_) | CommandAnswer::Newer(_) | CommandAnswer::Parked { .. } => {
+            Err("it gave no status".into())
+        }
     }
 }
 

@@ -75,6 +75,11 @@ impl Kernel {
             let consumed = std::mem::take(&mut shard.changes.inboxes);
             let fed = std::mem::take(&mut shard.changes.feeds);
             for &source in &consumed {
+                // Of a parked stream its sender may not know the messages, and would take this for a word on those that it
+                // gives their numbers to next.
+                if self.parked.contains_key(&(source, id)) {
+                    continue;
+                }
                 let receipt = super::Receipt {
                     source,
                     target: id,
@@ -169,6 +174,7 @@ impl Kernel {
             // What left the waiting queue was counted as accepted when it came in.
         }
         self.has_left(index, through);
+        self.has_unparked(index, through);
     }
 
     /// The lane's batches from some number on did not become durable: forgets everything of its shards and loads them
@@ -199,6 +205,7 @@ impl Kernel {
         work.output_bytes = 0;
         work.counts = Counts::default();
         work.leaving.clear();
+        let unparking = std::mem::take(&mut work.unparking);
         let records = std::mem::take(&mut work.records);
         let mut handed_off: BTreeSet<(ShardId, TransferId)> =
             records.iter().map(|(shard, _, _, record)| (*shard, transfer_of(record))).collect();
@@ -236,6 +243,9 @@ impl Kernel {
         }
         for (feed, shard) in lost_feeds {
             self.lose_feed(feed, shard);
+        }
+        for (_, stream) in unparking {
+            self.stays_parked(stream);
         }
         for (shard, transfer) in handed_off {
             self.put_now(Output::HandOff(shard, HandOffNews::Voided(transfer)));

@@ -179,6 +179,22 @@ pub enum Event {
         /// Who is told.
         to: ReplyTo,
     },
+    /// An operator asks which streams to shards of this kernel are parked; the reply's body is a
+    /// [`ParkedPage`](super::ParkedPage).
+    ListParked {
+        /// Who is told.
+        to: ReplyTo,
+    },
+    /// An operator accepts that a disk is lost at one end of a parked stream: it goes on from where its sender is. The reply's body is
+    /// a [`ParkedPage`](super::ParkedPage) of that stream, or of none where it is not parked any more.
+    Unpark {
+        /// The sending shard.
+        source: ShardId,
+        /// The receiving shard, of this kernel.
+        target: ShardId,
+        /// Who is told, once it is durable.
+        to: ReplyTo,
+    },
     /// A shard that came here: load the images with these row keys before anybody asks for them.
     Warm {
         /// The shard.

@@ -62,6 +62,8 @@ pub(super) struct LaneWork {
     pub(super) records: Vec<(ShardId, Epoch, u64, OwnershipRecord)>,
     /// Shards that were let go: the batch their seal is in, and how many messages waited in them.
     pub(super) leaving: VecDeque<(u64, u64)>,
+    /// Streams that go on when the batch of this number is durable, as (source, target).
+    pub(super) unparking: VecDeque<(u64, (ShardId, ShardId))>,
 }
 
 /// What is asked of one shard, beside messages.
@@ -79,6 +81,8 @@ pub(super) enum Operated {
     Feed { feed: FeedId, question: FeedQuestion },
     /// See [`Event::DropFeed`](super::Event::DropFeed).
     DropFeed { name: Arc<str>, step: DropStep },
+    /// See [`Event::Unpark`](super::Event::Unpark).
+    Unpark { source: ShardId },
 }
 
 impl LaneWork {
@@ -112,6 +116,7 @@ impl LaneWork {
             orders: VecDeque::new(),
             records: Vec::new(),
             leaving: VecDeque::new(),
+            unparking: VecDeque::new(),
         }
     }
 }

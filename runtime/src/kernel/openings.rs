@@ -21,7 +21,7 @@
 //! Where the ends do not fit, a disk has forgotten what it told: the sender would give numbers a second time, which the receiver
 //! takes for repeats, or the receiver wait for what nobody has. So both park that stream and say so, and everything else goes
 //! on. What waits for it stays in the outbox, whose bound holds clients back as ever. They compare again after a while, for it
-//! may have been the word of an owner of before.
+//! may have been the word of an owner of before. Where they never will fit, an operator accepts the loss (`unpark.rs`).
 
 use super::{Kernel, Opening, OpeningWord, Output};
 use crate::{
@@ -38,13 +38,13 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ends {
     /// First number the sender keeps.
-    first: u64,
+    pub(super) first: u64,
     /// The highest number that the receiver can have seen.
-    last: u64,
+    pub(super) last: u64,
     /// Up to here the receiver has consumed everything.
-    floor: u64,
+    pub(super) floor: u64,
     /// The highest number it has seen.
-    mark: u64,
+    pub(super) mark: u64,
 }
 
 impl Ends {
@@ -55,6 +55,39 @@ impl Ends {
     fn has_lost_marks(self) -> bool {
         self.floor + 1 < self.first
     }
+
+    fn are_fit(self) -> bool {
+        !self.has_lost_numbers() && !self.has_lost_marks()
+    }
+
+    /// What a sender says can be: it keeps none that it has not told, and has not told all numbers there are.
+    fn may_be(first: u64, last: u64) -> bool {
+        0 < first && first - 1 <= last && last < u64::MAX
+    }
+}
+
+/// A stream in which nothing is sent or taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parked {
+    pub(super) ends: Ends,
+    pub(super) standing: Standing,
+}
+
+/// How sure it is that the ends will never fit.
+///
+/// ```text
+///   Said ──the same asked again──► Confirmed ──operator──► Unparking ──durable──► (gone)
+///     ▲───── other numbers ───────────┘ ▲────────void─────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// A word has come that they do not. It may be a late one, of an owner of before.
+    Said,
+    /// Its sender has asked again since, and is where it was: this is the one that has the shard.
+    Confirmed,
+    /// An operator has accepted the loss, which is on its way to the disk. Nothing is told before it is there: the sender would
+    /// hand over under numbers that a crash brings back as consumed.
+    Unparking,
 }
 
 impl Kernel {
@@ -142,12 +175,23 @@ impl Kernel {
         let Opening { source, target, .. } = opening;
         // Its sender hears of the owner, and opens the stream to that one.
         let Some(shard) = self.shard(target) else { return };
-        if shard.phase == ShardPhase::Loading {
-            self.held_openings.insert((source, target), opening);
+        if !Ends::may_be(first, last) {
+            return;
+        }
+        let before = self.parked.get(&(source, target)).copied();
+        let is_unparking = before.is_some_and(|parked| parked.standing == Standing::Unparking);
+        if shard.phase == ShardPhase::Loading || is_unparking {
+            // What was found of this end as it was counts no more.
+            if !(parks && is_unparking) {
+                self.held_openings.insert((source, target), opening);
+            }
             return;
         }
         let (floor, mark) = shard.inboxes.get(&source).map_or((0, 0), |inbox| (inbox.floor(), inbox.mark()));
         let ends = Ends { first, last, floor, mark };
+        if !parks && !ends.are_fit() {
+            self.asks_again(source, target, ends);
+        }
         if parks || ends.has_lost_marks() {
             self.park_stream(source, target, ends);
         } else if !ends.has_lost_numbers() {
@@ -193,21 +237,43 @@ impl Kernel {
         self.park_stream(source, target, ends);
     }
 
+    /// A sender asks, and does not fit. If it is where it was when the stream was parked, that was no late word.
+    fn asks_again(&mut self, source: ShardId, target: ShardId, asked: Ends) {
+        if let Some(parked) = self.parked.get_mut(&(source, target))
+            && (parked.ends.first, parked.ends.last) == (asked.first, asked.last)
+        {
+            parked.standing = Standing::Confirmed;
+        }
+    }
+
     fn park_stream(&mut self, source: ShardId, target: ShardId, ends: Ends) {
+        let before = self.parked.get(&(source, target)).copied();
+        let is_same_sender =
+            before.is_some_and(|parked| (parked.ends.first, parked.ends.last) == (ends.first, ends.last));
+        let standing = match before.map(|parked| parked.standing) {
+            Some(Standing::Unparking) => return,
+            Some(standing) if is_same_sender => standing,
+            _ => Standing::Said,
+        };
+        self.parked.insert((source, target), Parked { ends, standing });
         // Said once, however often it is compared.
-        if self.parked.insert((source, target), ends) != Some(ends) {
+        if before.map(|parked| parked.ends) != Some(ends) {
             let Ends { first, last, floor, mark } = ends;
             tracing::error!(
                 %source, %target, first, last, floor, mark,
                 "the two ends of a stream do not fit, and it is parked: {} has lost what its disk had synced. If the \
                  node was put back from a copy, start it on its newest directory. If the shard was opened again or adopted \
-                 because a disk is gone, nothing mends this stream; everything else goes on",
+                 because a disk is gone, this stream goes on when an operator accepts the loss, by `unpark`; everything else goes on",
                 if ends.has_lost_numbers() { "its sender" } else { "its receiver" }
             );
         }
     }
 
     fn fits_again(&mut self, source: ShardId, target: ShardId) {
+        let is_unparking = |parked: &Parked| parked.standing == Standing::Unparking;
+        if self.parked.get(&(source, target)).is_some_and(is_unparking) {
+            return;
+        }
         if self.parked.remove(&(source, target)).is_some() {
             tracing::info!(%source, %target, "the ends of a parked stream fit again: it goes on");
         }

@@ -420,6 +420,10 @@ impl Kernel {
                 self.drop_feed(lane, id, name, *step, to);
                 return;
             }
+            Operated::Unpark { source } => {
+                self.unpark(lane, *source, id, to);
+                return;
+            }
             Operated::Feed { .. } => unreachable!("a feed is answered before"),
         };
         let known = self.shard(id).is_some_and(|shard| shard.dead.contains(&number));

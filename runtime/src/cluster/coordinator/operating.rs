@@ -66,6 +66,7 @@ impl Coordinator {
             Command::Bury { destroyed, stores, shards } => {
                 return self.bury(asker, destroyed, &stores, &shards);
             }
+            Command::Unpark { accept_loss } => return self.unpark(asker, accept_loss),
         };
         asker.tell(said);
     }

@@ -1,0 +1,74 @@
+//! An operator asks for parked streams, and accepts what they have lost. The workers are asked beside the coordinator, which has
+//! others to see to.
+
+use super::{Asker, Coordinator};
+use crate::{
+    cluster::CommandAnswer,
+    kernel::{Event, Outcome, ParkedPage, ParkedState, ParkedStream},
+    node::Front,
+};
+use std::{sync::Arc, time::Duration};
+
+/// How long the workers have for their answers. Shorter than operators wait for theirs.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+/// Most streams of one answer; and so, of those that are unparked at once.
+const STREAMS_MAX: usize = 1_000;
+
+impl Coordinator {
+    /// One operator at a time is answered.
+    pub(super) fn unpark(&mut self, asker: Asker, accepts_loss: bool) {
+        if self.unparking.as_ref().is_some_and(|running| !running.is_finished()) {
+            let why = format!("{} is asked for its parked streams already: try again", self.config.name);
+            return asker.tell(CommandAnswer::Refused(why));
+        }
+        let front = Arc::clone(&self.shared.front);
+        let asking = async move {
+            let answer = tokio::time::timeout(ANSWERED_WITHIN, answer(&front, accepts_loss)).await;
+            let silent =
+                "its workers did not answer in time, and some streams may go on: ask again".to_owned();
+            asker.tell(answer.unwrap_or(Err(silent)).unwrap_or_else(CommandAnswer::Refused));
+        };
+        self.unparking = Some(self.network.spawn(asking));
+    }
+}
+
+async fn answer(front: &Front, accepts_loss: bool) -> Result<CommandAnswer, String> {
+    let workers = (0..front.intakes.len()).map(|worker| (worker, ()));
+    let mut found = read(front.ask_workers(workers, |(), to| Event::ListParked { to }).await)?;
+    found.streams.sort_by_key(|stream| (stream.state != ParkedState::Ready, stream.target, stream.source));
+    found.more |= STREAMS_MAX < found.streams.len();
+    found.streams.truncate(STREAMS_MAX);
+    if accepts_loss {
+        let (ready, mut others): (Vec<_>, Vec<_>) =
+            found.streams.into_iter().partition(|stream| stream.state == ParkedState::Ready);
+        let streams = ready.iter().map(|stream| (front.worker_of(stream.target), stream));
+        let event = |stream: &ParkedStream, to| {
+            let ParkedStream { source, target, .. } = *stream;
+            Event::Unpark { source, target, to }
+        };
+        found.streams = read(front.ask_workers(streams, event).await)?.streams;
+        found.streams.append(&mut others);
+    }
+    found.streams.sort_by_key(|stream| (stream.target, stream.source));
+    let streams = found.streams.into_iter().map(Into::into).collect();
+    Ok(CommandAnswer::Parked { streams, more: found.more })
+}
+
+/// All pages in one; or why there is one missing.
+fn read(outcomes: Vec<Outcome>) -> Result<ParkedPage, String> {
+    let mut all = ParkedPage::default();
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Done(reply) => {
+                let page = ParkedPage::decode(&reply.body).expect("just encoded");
+                all.more |= page.more;
+                all.streams.extend(page.streams);
+            }
+            // Its shard has gone elsewhere, or has no room: what is not told is asked for again.
+            Outcome::Elsewhere | Outcome::Refused(_) => all.more = true,
+            Outcome::Unknown(why) => return Err(format!("some streams may go on: {why}")),
+            Outcome::Waiting => unreachable!("only a message waits"),
+        }
+    }
+    Ok(all)
+}
