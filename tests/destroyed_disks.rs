@@ -373,7 +373,7 @@ mod in_time {
         let epochs = shards.into_iter().map(known).collect();
         b.link.send(Frame::Epochs { slot, epochs }).unwrap();
         let CommandAnswer::Refused(why) = asking.await.unwrap() else { panic!("it was opened") };
-        assert_eq!(why, "another node is called c by now");
+        assert_eq!(why, "another store is called c by now: give the command again");
         assert!(matches!(ownership(&store, 0), Ownership::Sealed { .. }));
         drop((b, c));
         a.shutdown().await;

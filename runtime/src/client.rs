@@ -24,7 +24,7 @@ use crate::{
     kernel::{self, Arrival, Outcome},
     message::{self, ClientId, Envelope, Message, RequestId},
     node::Front,
-    placement::NodeName,
+    placement::{self, NodeName},
     requests::{Reply, ReplyClass},
     timestamp::Timestamp,
 };
@@ -279,12 +279,12 @@ impl Drop for Inner {
     }
 }
 
-/// Encodes a client's message, once.
+/// Encodes a client's message, once; with the hash of its entity.
 fn envelope<E: Entity, M: Message>(
     target: &EntityRef<E>,
     message: &M,
     len_max: usize,
-) -> Result<Envelope, Refusal> {
+) -> Result<(u64, Envelope), Refusal> {
     EntityId::check(E::KIND, target.key())?;
     let mut bytes = Vec::with_capacity(128);
     Envelope::write_head(E::KIND, target.key(), M::NAME, None, &mut bytes);
@@ -292,7 +292,8 @@ fn envelope<E: Entity, M: Message>(
     if len_max < bytes.len() {
         return Err(Refusal::TooLarge { what: "the message", len: bytes.len(), max: len_max });
     }
-    Ok(Envelope::from_bytes(bytes.into()).expect("just written"))
+    let envelope = Envelope::from_bytes(bytes.into()).expect("just written");
+    Ok((placement::hash(E::KIND, target.key()), envelope))
 }
 
 /// What the caller knows of a request's id.
@@ -313,7 +314,8 @@ enum Knows {
 #[must_use = "a request is sent when it is awaited"]
 pub struct Ask<R> {
     client: Client,
-    envelope: Result<Envelope, Refusal>,
+    /// With the hash of its entity.
+    envelope: Result<(u64, Envelope), Refusal>,
     is_query: bool,
     wants_reply: bool,
     id: Option<RequestId>,
@@ -379,10 +381,8 @@ impl<R> Ask<R> {
     }
 
     async fn outcome(mut self) -> Result<Reply, AskError> {
-        let envelope = self.envelope.clone()?;
+        let (hash, envelope) = self.envelope.clone()?;
         let inner = Arc::clone(&self.client.inner);
-        let view = envelope.view();
-        let hash = crate::placement::hash(view.kind, view.key);
         let shard = inner.shared.layout.place(hash);
         // A query is its own repeat: it needs no id.
         let id = if self.is_query { None } else { Some(self.allot()) };
@@ -557,7 +557,7 @@ mod tests {
         Envelope::write_head("kind", "key", "Message", None, &mut bytes);
         Ask {
             client: client.clone(),
-            envelope: Ok(Envelope::from_bytes(bytes.into()).unwrap()),
+            envelope: Ok((placement::hash("kind", "key"), Envelope::from_bytes(bytes.into()).unwrap())),
             is_query: false,
             wants_reply: true,
             id: None,

@@ -193,6 +193,8 @@ pub(super) struct Coordinator {
     inquiry: Option<Inquiry>,
     /// Stores that shards are stranded for, as was said.
     stranded_said: BTreeSet<String>,
+    /// When it was said last.
+    stranded_said_at: Timestamp,
     /// What asks the workers for parked streams, in the name of an operator.
     unparking: Option<tokio::task::JoinHandle<()>>,
     /// Why another node did not let it in, until one does.
@@ -358,16 +360,11 @@ impl Coordinator {
         match frame {
             Frame::Membership(bytes) => self.step_membership(MembershipEvent::Packet { from, bytes }),
             Frame::Members(bytes) => match Exchange::decode(&bytes) {
-                Ok(exchange) => {
-                    self.leaving.hear(&exchange, lock(&self.membership).known());
-                    self.step_membership(MembershipEvent::Exchange { from, exchange });
-                }
+                Ok(exchange) => self.step_membership(MembershipEvent::Exchange { from, exchange }),
                 Err(error) => close(outbound, &error),
             },
             Frame::HandOff(bytes) => {
-                // Of a store that is forgotten nothing begins again.
-                let bound = self.membership().known().store_of(&from);
-                let Some(store) = outbound.store.filter(|store| bound == Some(*store)) else { return };
+                let Some(store) = self.bound_store(&from, outbound) else { return };
                 match crate::handoff::Message::decode(&bytes) {
                     Ok((shard, transfer, message)) => {
                         self.step_mover(MoverEvent::Heard { from, store, shard, transfer, message });
@@ -387,6 +384,9 @@ impl Coordinator {
                 self.answer_last(&from, outbound, LastQuestion { boot, emptied });
             }
             Frame::LastAnswer { boot, emptied, coming } => {
+                if self.bound_store(&from, outbound).is_none() {
+                    return;
+                }
                 let (question, now) = (LastQuestion { boot, emptied }, self.now());
                 let answer = LastAnswer { question, coming };
                 self.leaving.answered(&from, answer, lock(&self.membership).own(), now);

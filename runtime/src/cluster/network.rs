@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 /// each four cores: an executor wakes a sleeping thread of its own for much of what becomes ready, and where workers want the
 /// core that costs more than a second thread brings (on two cores about a seventh of what a remote ask takes).
 const CORES_PER_THREAD: usize = 4;
-/// A connection is written by one task; more threads than that have nothing to do.
+/// A bound for machines with many cores, where it was not measured.
 const THREADS_MAX: usize = 8;
 
 /// An executor with sockets and timers. Dropped, it ends what runs on it, and waits for that.

@@ -5,7 +5,7 @@ use crate::{
     activation::{KindIndex, Listener, Mail, Origin, Phase, ReplyTo, Slot},
     error::{Bound, Refusal},
     feeds::{FeedId, FeedVerdict},
-    message::{Envelope, RequestId},
+    message::{Envelope, EnvelopeView, RequestId},
     placement::ShardId,
     requests::RequestVerdict,
     shard::ShardPhase,
@@ -431,9 +431,11 @@ impl Kernel {
     /// Finds room for a message with its entity, bringing the entity into memory. `None`: there is none, and a
     /// request or query was told so; streams and feeds are told by the caller.
     fn door(&mut self, arrival: &Arrival, is_request: bool) -> Option<Slot> {
-        let found = self.find(arrival);
+        let view = arrival.envelope.view();
+        let found =
+            self.activations.find(arrival.hash, view.kind, view.key, |kind| self.kinds.get(kind).name());
         let is_client = is_request || matches!(arrival.from, Provenance::Query(_));
-        if is_client && let Some(refusal) = self.unanswerable(arrival, is_request) {
+        if is_client && let Some(refusal) = self.unanswerable(&view, is_request) {
             self.refuse(arrival, refusal);
             return None;
         }
@@ -459,14 +461,8 @@ impl Kernel {
         Some(slot)
     }
 
-    fn find(&self, arrival: &Arrival) -> Option<Slot> {
-        let view = arrival.envelope.view();
-        self.activations.find(arrival.hash, view.kind, view.key, |kind| self.kinds.get(kind).name())
-    }
-
     /// Why a client's message has nobody to handle it.
-    fn unanswerable(&self, arrival: &Arrival, is_request: bool) -> Option<Refusal> {
-        let view = arrival.envelope.view();
+    fn unanswerable(&self, view: &EnvelopeView<'_>, is_request: bool) -> Option<Refusal> {
         let Some(kind) = self.kinds.find(view.kind) else {
             return Some(Refusal::UnknownKind(view.kind.to_owned()));
         };

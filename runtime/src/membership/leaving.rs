@@ -6,10 +6,15 @@
 //! answered that nothing is on its way.
 //!
 //! That answer holds for good. The asked node counts what it has offered to the one that goes, what it has ordered to be sealed and what
-//! is sealed, until MOVED is durable; and it answers only once its table names that node no more, so nothing comes to the count. Nor
-//! could anything: what is offered to a node that goes, and is not sealed, it refuses.
+//! is sealed, until MOVED is durable; and it answers only once it has heard that the other one has left and its table names that node no
+//! more, so nothing comes to the count. Nor could anything: a node that goes refuses what is offered to it anew and is not sealed.
+//!
+//! # Caveats
+//! * Who says nothing is waited for no longer than a minute. Should it have sealed a shard for this node, the shard waits until this node
+//!   is started again, or until an operator opens it again at its source.
+//! * The same holds for a node that has left itself, was sent a late shard, gives it to this one, and is not connected just then.
 
-use super::{Exchange, Known, NodeEntry, NodeInView, NodeState, View};
+use super::{Exchange, NodeEntry, NodeInView, NodeState, View};
 use crate::{placement::NodeName, timestamp::Timestamp};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -55,8 +60,6 @@ pub struct Farewell {
     next_tell: Timestamp,
     /// By node, when it has answered last, and how many of its shards were on their way here then.
     answers: BTreeMap<NodeName, (Timestamp, u64)>,
-    /// Another node knows as much as this one, so it knows that this one has left.
-    is_known: bool,
 }
 
 /// What a node with nothing left asks each of the others: is anything on its way to it?
@@ -79,10 +82,12 @@ pub struct LastAnswer {
 
 impl LastQuestion {
     /// The answer to `from`, where `going` is what this node's mover says of what goes there. `None`: this node has
-    /// not heard yet that it goes in that run; it asks again.
+    /// not heard yet that it has left in that run; it asks again.
     pub fn answer(self, from: &NodeName, view: &View, going: Option<u64>) -> Option<LastAnswer> {
-        let is_its_run = view.get(from).is_some_and(|node| node.entry.boot == self.boot);
-        going.filter(|_| is_its_run).map(|coming| LastAnswer { question: self, coming })
+        let has_left = view
+            .get(from)
+            .is_some_and(|node| node.entry.boot == self.boot && node.entry.state == NodeState::Left);
+        going.filter(|_| has_left).map(|coming| LastAnswer { question: self, coming })
     }
 }
 
@@ -94,8 +99,10 @@ pub enum LeavingStep {
     Wait,
     /// Say that all is handed over: [`MembershipEvent::Drained`](super::MembershipEvent::Drained).
     Drained,
-    /// Send each node in `whom` [`Leaving::introduction`], so that it knows that this one goes, and the question behind it.
+    /// Send each node in `whom` what this one says of itself, so that it knows that this one has left, and the question behind it.
     Ask {
+        /// What it says of itself. The first time it asks for whom the others know and it does not.
+        introduction: Exchange,
         /// What is asked.
         question: LastQuestion,
         /// Whom, each with the number of shards that are on their way from there, if it has answered.
@@ -126,18 +133,6 @@ impl Leaving {
             *self = Self::Draining { emptied: 0 };
         }
         may
-    }
-
-    /// What the others are told before they are asked: it tells of this node, and brings whom they know and this one does not.
-    pub fn introduction(own: &NodeEntry) -> Exchange {
-        Exchange::Entries { entries: vec![own.clone()], forgotten: Vec::new(), answer: true }
-    }
-
-    /// Another node says what it knows.
-    pub fn hear(&mut self, exchange: &Exchange, known: &Known) {
-        if let Self::Empty(farewell) = self {
-            farewell.is_known |= *exchange == Exchange::Digest(known.digest());
-        }
     }
 
     /// Another node answers the last question.
@@ -177,14 +172,7 @@ impl Leaving {
 
 impl Farewell {
     fn new(emptied: u64, now: Timestamp) -> Self {
-        Self {
-            emptied,
-            since: now,
-            next_ask: now,
-            next_tell: now + TELL_AFTER,
-            answers: BTreeMap::new(),
-            is_known: false,
-        }
+        Self { emptied, since: now, next_ask: now, next_tell: now + TELL_AFTER, answers: BTreeMap::new() }
     }
 
     fn question(&self, own: &NodeEntry) -> LastQuestion {
@@ -202,7 +190,9 @@ impl Farewell {
             **name != own.name && (node.entry.state != NodeState::Left || is_connected(name))
         };
         let mut whom = BTreeMap::new();
-        let mut is_over = self.is_known || self.since + SILENCE_MAX <= now;
+        // Who has answered knows that this node has left.
+        let is_known = !self.answers.is_empty();
+        let mut is_over = is_known || self.since + SILENCE_MAX <= now;
         for (name, _) in view.nodes().filter(may_have_any) {
             let (heard_at, coming) = match self.answers.get(name) {
                 Some((_, 0)) => continue,
@@ -213,17 +203,20 @@ impl Farewell {
             whom.insert(name.clone(), coming);
         }
         if is_over {
-            return LeavingStep::Depart { is_known: self.is_known, silent: whom.into_keys().collect() };
+            return LeavingStep::Depart { is_known, silent: whom.into_keys().collect() };
         }
         if whom.is_empty() || now < self.next_ask {
             return LeavingStep::Wait;
         }
+        let is_first = self.next_ask == self.since;
         self.next_ask = now + ASK_EVERY;
+        let introduction =
+            Exchange::Entries { entries: vec![own.clone()], forgotten: Vec::new(), answer: is_first };
         let is_long = self.next_tell <= now;
         if is_long {
             self.next_tell = now + TELL_EVERY;
         }
-        LeavingStep::Ask { question: self.question(own), whom, is_long }
+        LeavingStep::Ask { introduction, question: self.question(own), whom, is_long }
     }
 }
 
@@ -264,7 +257,6 @@ mod tests {
         leaving: Leaving,
         own: NodeEntry,
         view: View,
-        known: Known,
         connected: Vec<NodeName>,
     }
 
@@ -274,8 +266,8 @@ mod tests {
             nodes.extend(others);
             let view = view(&nodes);
             let own = NodeEntry::clone(&view.get(&name("a")).unwrap().entry);
-            let (leaving, known) = (Leaving::Draining { emptied: 0 }, Known::default());
-            let mut empty = Self { leaving, own, view, known, connected: Vec::new() };
+            let leaving = Leaving::Draining { emptied: 0 };
+            let mut empty = Self { leaving, own, view, connected: Vec::new() };
             assert_eq!(empty.is_empty(false, 0), LeavingStep::Wait);
             assert_eq!(empty.step(0), LeavingStep::Drained);
             empty
@@ -303,11 +295,6 @@ mod tests {
         fn answered(&mut self, from: &str, question: LastQuestion, coming: u64, millis: u64) {
             self.leaving.answered(&name(from), LastAnswer { question, coming }, &self.own, at(millis));
         }
-
-        /// Another node knows as much.
-        fn known(&mut self) {
-            self.leaving.hear(&Exchange::Digest(self.known.digest()), &self.known);
-        }
     }
 
     #[test]
@@ -317,7 +304,6 @@ mod tests {
         let (question, whom) = empty.asks(0);
         assert_eq!(whom, ["b", "c"]);
         assert_eq!(empty.step(100), LeavingStep::Wait);
-        empty.known();
         empty.answered("b", question, 0, 100);
         // However long its seal takes.
         for millis in (1_000..200_000).step_by(1_000) {
@@ -331,20 +317,27 @@ mod tests {
     #[test]
     fn a_node_that_nobody_knows_to_have_left_waits_for_that() {
         let mut empty = Empty::with(&[("b", NodeState::Up)]);
-        let (question, _) = empty.asks(0);
-        empty.answered("b", question, 0, 100);
-        let other = !empty.known.digest();
-        empty.leaving.hear(&Exchange::Digest(other), &empty.known);
-        assert_eq!(empty.step(5_000), LeavingStep::Wait);
-        empty.known();
-        assert_eq!(empty.step(5_100), LeavingStep::Depart { is_known: true, silent: Vec::new() });
+        empty.asks(0);
+        empty.view = view(&[("a", NodeState::Left)]);
+        assert_eq!(empty.step(5_000), LeavingStep::Wait, "b was forgotten, and nobody has heard of it");
+        assert_eq!(empty.step(60_000), LeavingStep::Depart { is_known: false, silent: Vec::new() });
+    }
+
+    #[test]
+    fn whom_the_others_know_is_asked_for_once() {
+        let mut empty = Empty::with(&[("b", NodeState::Up)]);
+        let own = empty.own.clone();
+        for (millis, answer) in [(0, true), (250, false), (500, false)] {
+            let LeavingStep::Ask { introduction, .. } = empty.step(millis) else { panic!("it asks") };
+            let (entries, forgotten) = (vec![own.clone()], Vec::new());
+            assert_eq!(introduction, Exchange::Entries { entries, forgotten, answer });
+        }
     }
 
     #[test]
     fn one_that_has_left_is_asked_while_it_is_still_there() {
         let mut empty = Empty::with(&[("b", NodeState::Up), ("c", NodeState::Left)]);
         empty.connected = vec![name("b"), name("c")];
-        empty.known();
         let (question, whom) = empty.asks(0);
         assert_eq!(whom, ["b", "c"]);
         empty.answered("b", question, 0, 100);
@@ -361,7 +354,7 @@ mod tests {
         empty.answered("c", question, 2, 30_000);
         assert_eq!(empty.asks(60_000).1, ["c"]);
         assert_eq!(empty.asks(89_999).1, ["c"]);
-        assert_eq!(empty.step(90_000), LeavingStep::Depart { is_known: false, silent: vec![name("c")] });
+        assert_eq!(empty.step(90_000), LeavingStep::Depart { is_known: true, silent: vec![name("c")] });
     }
 
     #[test]
@@ -384,14 +377,13 @@ mod tests {
     fn a_shard_that_comes_late_goes_on_first() {
         let mut empty = Empty::with(&[("b", NodeState::Up)]);
         let (first, _) = empty.asks(0);
-        empty.answered("b", first, 0, 0);
+        empty.answered("b", first, 1, 0);
         assert_eq!(empty.step(100), LeavingStep::Wait);
         assert_eq!(empty.is_empty(false, 1_100), LeavingStep::Wait);
         assert_eq!(empty.step(3_000), LeavingStep::Drained);
         // What was heard before says nothing of what has come since.
         let (second, _) = empty.asks(5_000);
         empty.answered("b", first, 0, 5_000);
-        empty.known();
         assert_eq!(empty.asks(6_000).0, second);
         empty.answered("b", LastQuestion { boot: second.boot - 1, ..second }, 0, 6_000);
         assert_eq!(empty.asks(7_000).0, second);
@@ -402,7 +394,8 @@ mod tests {
     #[test]
     fn only_who_has_heard_of_the_going_in_this_run_answers() {
         let question = LastQuestion { boot: 1, emptied: 1 };
-        let view = view(&[("a", NodeState::Left)]);
+        let (leaving, view) = (view(&[("a", NodeState::Leaving)]), view(&[("a", NodeState::Left)]));
+        assert_eq!(question.answer(&name("a"), &leaving, Some(0)), None);
         let answer = |question: LastQuestion, going| question.answer(&name("a"), &view, going);
         assert_eq!(answer(question, Some(2)), Some(LastAnswer { question, coming: 2 }));
         assert_eq!(answer(question, None), None, "it may still be offered something");

@@ -69,7 +69,9 @@ impl Front {
     }
 }
 
-/// Messages that came in one frame, gathered: each worker is woken once for all of them.
+/// Messages that came in one frame, gathered: each worker is woken once for all of them. What other connections gather in the same moment
+/// is not seen, so the bound may be passed by a frame of each. Dropped, as where the frame breaks the rules further on, nothing of what was
+/// gathered was accepted, and whoever asked hears that its connection has ended.
 pub(crate) struct Admitted<'f> {
     front: &'f Front,
     /// By worker, with their bytes.

@@ -206,10 +206,9 @@ impl Sim {
         match leaving.step(is_empty, membership.own(), membership.view(), is_connected, now) {
             LeavingStep::Wait => {}
             LeavingStep::Drained => self.step_member(at, MembershipEvent::Drained),
-            LeavingStep::Ask { question, whom, .. } => {
-                let exchange = Leaving::introduction(membership.own());
+            LeavingStep::Ask { introduction, question, whom, .. } => {
                 for to in whom.keys().map(|to| self.machine_named(to)).collect::<Vec<_>>() {
-                    self.transmit(at, to, &Frame::Members(exchange.clone()));
+                    self.transmit(at, to, &Frame::Members(introduction.clone()));
                     self.transmit(at, to, &Frame::LastQuestion(question));
                 }
             }
@@ -231,9 +230,6 @@ impl Sim {
             return;
         }
         let from = self.machines[from].name.clone();
-        if let Some(member) = self.member_mut(at) {
-            member.leaving.hear(&exchange, member.membership.known());
-        }
         self.step_member(at, MembershipEvent::Exchange { from, exchange });
     }
 

@@ -404,11 +404,14 @@ impl Coordinator {
 
     fn reopen_asked(&mut self) {
         let Some(mut inquiry) = self.inquiry.take() else { return };
-        let mut newer = Vec::new();
+        let (mut newer, mut again) = (Vec::new(), 0);
         let mut orders = BTreeMap::new();
         let still: BTreeMap<_, _> = self.mover.sealed().map(|sealed| (sealed.shard, sealed.epoch)).collect();
         for (shard, asked) in &inquiry.shards {
+            let owner = self.mover.routes().get(*shard).map(|(_, owner)| owner);
             match &asked.newer {
+                // What an earlier command has ordered was written meanwhile.
+                _ if owner == Some(&self.config.name) => again += 1,
                 Some(known) => newer.push(format!("{shard} {known}")),
                 // It was found accepted meanwhile.
                 None if still.get(shard) != Some(&asked.epoch) => {}
@@ -423,7 +426,9 @@ impl Coordinator {
         let elsewhere = newer.join(", ");
         let (here, dead) = (&self.config.name, &inquiry.dead);
         if orders.is_empty() {
-            let why = if elsewhere.is_empty() {
+            let why = if 0 < again {
+                format!("{here} owns {} again already, from an earlier command", shards_in_words(again))
+            } else if elsewhere.is_empty() {
                 format!("what was on its way to {dead} has been accepted")
             } else {
                 format!("what was on its way to {dead} is known under a higher epoch: {elsewhere}")

@@ -148,6 +148,7 @@ impl Door {
             forgetting: BTreeMap::new(),
             inquiry: None,
             stranded_said: BTreeSet::new(),
+            stranded_said_at: Timestamp::EPOCH,
             unparking: None,
             refused: None,
             not_kept: None,

@@ -3,7 +3,7 @@
 use super::{Coordinator, Departure};
 use crate::{
     cluster::{Command, CommandAnswer},
-    membership::{LastAnswer, LastQuestion, Leaving, LeavingStep, MembershipAction, MembershipEvent},
+    membership::{LastAnswer, LastQuestion, LeavingStep, MembershipAction, MembershipEvent},
     mover::MoverEvent,
     node::Outbound,
     placement::NodeName,
@@ -106,19 +106,20 @@ impl Coordinator {
 
     /// Another node has nothing left, and asks whether something is on its way to it.
     pub(super) fn answer_last(&mut self, from: &NodeName, outbound: &Outbound, question: LastQuestion) {
-        let Some(store) = outbound.store else { return };
+        let Some(store) = self.bound_store(from, outbound) else { return };
         let going = self.mover.going_to(from, store);
         let answer = question.answer(from, self.membership().view(), going);
         if let Some(LastAnswer { question: LastQuestion { boot, emptied }, coming }) = answer {
-            self.say(from, Frame::LastAnswer { boot, emptied, coming });
+            // Lost, it is asked for again.
+            let _ = outbound.frame(Frame::LastAnswer { boot, emptied, coming }, LAST_WORD_BYTES);
         }
     }
 
-    /// A word about leaving. Lost, it is asked for again.
-    fn say(&self, to: &NodeName, frame: Frame) {
-        if let Some(connected) = self.connected.get(to) {
-            let _ = connected.outbound.frame(frame, LAST_WORD_BYTES);
-        }
+    /// The store at the other end, if the node's name is bound to it: of one that is forgotten nothing begins again, and nothing it
+    /// says counts.
+    pub(super) fn bound_store(&self, from: &NodeName, outbound: &Outbound) -> Option<u128> {
+        let bound = self.membership().known().store_of(from);
+        outbound.store.filter(|store| bound == Some(*store))
     }
 
     pub(super) fn depart_when_empty(&mut self) {
@@ -134,7 +135,7 @@ impl Coordinator {
         match self.leaving.step(self.mover.is_empty(), &own, &view, is_connected, now) {
             LeavingStep::Wait => {}
             LeavingStep::Drained => self.step_membership(MembershipEvent::Drained),
-            LeavingStep::Ask { question: LastQuestion { boot, emptied }, whom, is_long } => {
+            LeavingStep::Ask { introduction, question: LastQuestion { boot, emptied }, whom, is_long } => {
                 if is_long {
                     let waits_for = in_words(&whom);
                     tracing::info!(
@@ -143,9 +144,12 @@ impl Coordinator {
                     );
                 }
                 for to in whom.into_keys() {
-                    let exchange = Leaving::introduction(&own);
+                    let exchange = introduction.clone();
                     self.perform(MembershipAction::SendExchange { to: to.clone(), exchange });
-                    self.say(&to, Frame::LastQuestion { boot, emptied });
+                    if let Some(connected) = self.connected.get(&to) {
+                        let _ =
+                            connected.outbound.frame(Frame::LastQuestion { boot, emptied }, LAST_WORD_BYTES);
+                    }
                 }
             }
             LeavingStep::Depart { is_known, silent } => {

@@ -7,7 +7,13 @@ use crate::{
     mover::SealedShard,
     placement::{Epoch, NodeName, ShardId},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// How often it is said what a node that leaves waits for.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 impl Coordinator {
     /// Which shards of this node wait for a store that was forgotten, or whose name another store has by now.
@@ -35,11 +41,16 @@ impl Coordinator {
             .collect()
     }
 
-    /// Says it once of each store.
+    /// Says it once of each store; again and again while this node leaves, which ends only when they are settled.
     pub(super) fn say_if_stranded(&mut self) {
         let stranded = self.stranded();
+        let now = self.now();
+        if self.leaving.is_going() && self.stranded_said_at + SAY_AGAIN <= now {
+            self.stranded_said.clear();
+        }
         for one in stranded.iter().filter(|one| !self.stranded_said.contains(&one.store)) {
-            tracing::error!("{one}");
+            tracing::error!(is_leaving = self.leaving.is_going(), "{one}");
+            self.stranded_said_at = now;
         }
         self.stranded_said = stranded.into_iter().map(|one| one.store).collect();
     }
