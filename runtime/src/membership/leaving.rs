@@ -190,7 +190,7 @@ impl Farewell {
             **name != own.name && (node.entry.state != NodeState::Left || is_connected(name))
         };
         let mut whom = BTreeMap::new();
-        // Who has answered knows that this node has left.
+        // Who has answered has heard that this node has left, and keeps it with what it notes next.
         let is_known = !self.answers.is_empty();
         let mut is_over = is_known || self.since + SILENCE_MAX <= now;
         for (name, _) in view.nodes().filter(may_have_any) {

@@ -129,7 +129,8 @@ impl Mover {
             Some(Ownership::Owned { stay, .. } | Ownership::Sealed { stay, .. }) => *stay,
             _ => epoch,
         };
-        self.owns(shard, Ownership::Owned { epoch, stay, number: 1 }, Timestamp::EPOCH, now);
+        // It rests as one that has come: an operator who is to look at its streams has time for that before it moves.
+        self.owns(shard, Ownership::Owned { epoch, stay, number: 1 }, now, now);
         self.actions.push(MoverAction::Host(shard));
         let owner = self.config.here.clone();
         self.actions.push(MoverAction::Announce(Announcement { shard, epoch, owner }));
