@@ -90,11 +90,7 @@ impl Liveness {
 
     /// This node says something else of itself.
     pub(super) fn change(&mut self, own: NodeEntry, now: Timestamp) -> Vec<Outgoing> {
-        self.run(now, |foca, out| {
-            foca.change_identity(Id(Arc::new(own)), &mut *out)?;
-            // A changed identity probes nobody until it hears a packet; this makes it go on at once.
-            foca.apply_many(std::iter::empty(), false, out)
-        })
+        self.run(now, |foca, out| foca.change_identity(Id(Arc::new(own)), out))
     }
 
     /// Tells the others that this node is going.
@@ -135,9 +131,13 @@ impl Liveness {
         ) -> Result<(), foca::Error>,
     ) -> Vec<Outgoing> {
         let mut out = Out::default();
-        if call(&mut self.foca, &mut out).is_err() {
-            self.errors += 1;
+        let before = self.foca.identity().clone();
+        let mut has_failed = call(&mut self.foca, &mut out).is_err();
+        if *self.foca.identity() != before {
+            // Under another identity foca looks after nobody until it hears of somebody alive; this makes it go on at once.
+            has_failed |= self.foca.apply_many(std::iter::empty(), false, &mut out).is_err();
         }
+        self.errors += u64::from(has_failed);
         for (store, is_alive) in out.turns {
             self.has_changed |= if is_alive { self.alive.insert(store) } else { self.alive.remove(&store) };
         }

@@ -10,7 +10,7 @@ use crate::{
 use bytes::Bytes;
 use foca::{Header, Member, Message, State};
 use proptest::prelude::*;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -78,6 +78,41 @@ fn a_packet_counts_for_who_has_sent_it() {
     // From itself it is news.
     victim.step(MembershipEvent::Packet { from: name("n1"), bytes }, NOW);
     assert_eq!(victim.view().ring_members()["n1"], 9);
+}
+
+/// n2 cannot be told that it is taken for down, and n1 can: with a cluster of these, a node went on holding a gone one for alive, and
+/// heard of nobody any more.
+#[test]
+fn a_node_that_comes_back_under_a_new_revision_goes_on_looking_after_the_others() {
+    let mut victim = victim();
+    let (own, [n1, n2]) = (entry("own", 3, 0), ["n1", "n2"].map(|name| entry(name, 2, 0)));
+    let mut hear = |from: &NodeEntry, message, members| {
+        let bytes = packet(from, &own, message, members);
+        victim.step(MembershipEvent::Packet { from: from.name.clone(), bytes }, NOW);
+    };
+    let down = Member::down(Id(Arc::new(n1.clone())));
+    hear(&n2, Message::Gossip, vec![down]);
+    hear(&n1, Message::TurnUndead, Vec::new());
+    let alive = |victim: &Membership| {
+        victim
+            .view()
+            .nodes()
+            .filter(|(_, node)| node.is_alive)
+            .map(|(name, _)| name.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(alive(&victim), ["n2", "own"]);
+    assert!(0 < victim.own().rev, "it has come back");
+    // Nobody says anything any more.
+    let mut now = NOW;
+    while alive(&victim).len() > 1 {
+        now = now + Duration::from_millis(100);
+        victim.step(MembershipEvent::Tick, now);
+        assert!(now < NOW + Duration::from_mins(1), "it holds {:?} for alive", alive(&victim));
+    }
+    // So it asks whoever it can send to.
+    let actions = victim.step(MembershipEvent::Tick, now + MembershipSettings::default().announce_period);
+    assert!(actions.iter().any(|action| matches!(action, MembershipAction::Send { .. })), "{actions:?}");
 }
 
 #[test]
