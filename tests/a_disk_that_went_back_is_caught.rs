@@ -7,11 +7,10 @@ use entity_runtime::{
     transport::{Connection, Frame, handshake::NodeIdentity},
 };
 use entity_runtime_tests::{
-    nodes::{Rows, addresses, come, node, shards_of, status, told, until},
+    nodes::{Rows, addresses, come, copy, node, shards_of, status, told, until},
     running::{Ledger, Mirror},
 };
 use std::{
-    fs,
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -64,18 +63,6 @@ impl Drop for Process {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (from, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            fs::copy(&from, &to).unwrap();
-        }
-    }
-}
-
 /// Starts a store once more, on a machine that reaches nobody.
 async fn open_alone(directory: &Path) {
     let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>().workers(2);
@@ -100,7 +87,7 @@ async fn what_a_node_has_acknowledged_since_its_handshake_is_held_against_an_old
     until(&client, "a", "b has its share", |status| 12 <= shards_of(status, "b")).await;
     ROWS.feed(&client, 240).await;
     b.stop();
-    copy(&present, &past);
+    copy(&present, &past).unwrap();
 
     // In its next run b shakes hands as the copy would, and only then acknowledges more.
     let b = Process::start(&present, &seed);

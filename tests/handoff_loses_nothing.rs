@@ -326,7 +326,9 @@ fn a_message_of_a_voided_turn_is_not_taken_for_another_nodes() {
     let (goes, stays) = (a.key_in("account", SHARD.0, 0), a.key_in("account", 0, 0));
     let fund = |key: &str, cents| envelope::<Account, _>(key, &Fund { cents });
     let transfer = |cents| envelope::<Account, _>(&goes, &Transfer { to: stays.clone(), cents });
-    a.request(1, 1, fund(&goes, 100), true);
+    a.request(1, 1, fund(&goes, 101), true);
+    // The stream is open.
+    a.request(2, 1, transfer(1), true);
     a.settle();
     begin(&mut a, &b, Epoch(1));
     // It is handed within the lane before it is durable, and held on its way; then its shard is sealed and the lane void.
@@ -345,15 +347,15 @@ fn a_message_of_a_voided_turn_is_not_taken_for_another_nodes() {
         a.arrive(arrival);
     }
     a.settle();
-    assert_eq!(books(&mut a, &stays), Some((0, 0)), "the turn that sent it never was");
+    assert_eq!(books(&mut a, &stays), Some((1, 0)), "the turn that sent it never was");
     let worker = a.worker_of(SHARD);
     a.step(worker, Event::Host { shard: SHARD });
     a.settle();
     a.request(1, 3, transfer(7), true);
     a.settle();
     exchange(&mut a, &mut nodes().1);
-    assert_eq!(books(&mut a, &goes), Some((93, 100)));
-    assert_eq!(books(&mut a, &stays), Some((7, 0)));
+    assert_eq!(books(&mut a, &goes), Some((93, 101)));
+    assert_eq!(books(&mut a, &stays), Some((8, 0)));
 }
 
 #[test]

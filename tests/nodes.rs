@@ -8,7 +8,7 @@ use entity_runtime::{
     prelude::*,
     transport::{Connection, Endpoint, Frame, Introduction, Tcp, TransportLimits, handshake::NodeIdentity},
 };
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
 /// A node whose shards move soon, on a directory of its own or in memory.
 pub async fn node(name: &str, begin: Begin, directory: Option<&Path>) -> Runtime {
@@ -53,6 +53,24 @@ pub async fn start(config: ClusterConfig, directory: Option<&Path>) -> Result<Ru
         None => builder.in_memory(),
     };
     builder.start().await
+}
+
+/// Copies a directory with all that is in it.
+///
+/// # Errors
+/// What the file system says.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is fed: each number to its ledger, which tells its mirror.

@@ -288,7 +288,7 @@ fn tight() -> Limits {
     limits.stream_window = 2;
     limits.outbox_bytes_max = 8_000;
     limits.outbox_memory_max = 2_000;
-    limits.activation_bytes_max = 16_000;
+    limits.activation_bytes_max = 12_000;
     limits.replies_max = 50;
     limits.waiting_len_max = 8;
     limits

@@ -3,13 +3,12 @@
 
 use entity_runtime::{cluster::Begin, prelude::*};
 use entity_runtime_tests::{
-    nodes::{Rows, addresses, at, node, shards_of, status, until},
+    nodes::{Rows, addresses, at, copy, node, shards_of, status, until},
     running::{Counts, Ledger, Mirror, Note},
 };
 use std::{
     cell::Cell,
     fs,
-    path::Path,
     process::{Command, Output},
     time::Duration,
 };
@@ -17,18 +16,6 @@ use std::{
 const ROWS: Rows = Rows { ledgers: 24, mirrors: 12 };
 /// Numbers from here on were noted after the loss.
 const NEW: u64 = 1_000_000;
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (from, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            fs::copy(&from, &to).unwrap();
-        }
-    }
-}
 
 /// An operator's command, in a process of its own, and what it says.
 async fn operator(line: String) -> (bool, String) {
@@ -101,7 +88,7 @@ async fn what_a_lost_disk_has_parked_goes_on_when_an_operator_accepts_the_loss()
     ROWS.feed(&client, 480).await;
     ROWS.check(&client, 480).await;
     c.shutdown().await;
-    copy(&present, &past);
+    copy(&present, &past).unwrap();
     let c = node("c", at(&[&a]), Some(&present)).await;
     ROWS.feed(&client, 1_920).await;
     ROWS.check(&client, 1_920).await;

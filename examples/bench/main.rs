@@ -97,7 +97,10 @@ async fn main() -> Result<()> {
         return cluster::serve(name, &arguments.listen, dir, arguments.join, workers).await;
     }
     let place = match &arguments.dir {
-        Some(dir) => tempfile::tempdir_in(dir)?,
+        Some(dir) => {
+            std::fs::create_dir_all(dir)?;
+            tempfile::tempdir_in(dir)?
+        }
         None => tempfile::tempdir_in(".")?,
     };
     let load = Load {

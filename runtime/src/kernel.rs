@@ -107,8 +107,6 @@ pub struct Kernel {
     lane_of: Vec<LaneId>,
     /// By shard number: whether a worker of this node hosts it, so that its lane is one of this node's.
     in_node: Vec<bool>,
-    /// By shard number: whether it came to this node in this run.
-    came: Vec<bool>,
     /// By shard number: resets of those that were hosted here and have left, so that no late answer to an earlier stay
     /// meets a later one (P12).
     left: BTreeMap<ShardId, u64>,
@@ -183,7 +181,6 @@ impl Kernel {
             lanes: lane_ids.into_iter().map(LaneWork::new).collect(),
             lane_of,
             in_node,
-            came: layout.iter().map(|_| false).collect(),
             left: BTreeMap::new(),
             activations: Activations::default(),
             activation_bytes: 0,
@@ -260,8 +257,8 @@ impl Kernel {
             }
             Event::ListStuck { from, to } => self.list_stuck(from, to),
             Event::ListParked { to } => self.list_parked(to),
-            Event::Unpark { source, target, to } => {
-                self.operator_asks(Operation { shard: target, what: Operated::Unpark { source }, to });
+            Event::Unpark { shown, to } => {
+                self.operator_asks(Operation { shard: shown.target, what: Operated::Unpark { shown }, to });
             }
             Event::Host { shard } => self.host_shard(shard),
             Event::Warm { shard, images } => self.warm(shard, images),
@@ -314,7 +311,8 @@ impl Kernel {
         let waits = self.limits.undurable_bytes_max <= lane.undurable_bytes;
         let asked = !lane.operations.is_empty() || !lane.orders.is_empty();
         let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty() || asked;
-        let chores = lane.trim_at.is_some_and(|at| at <= self.now) || self.expires(lane);
+        let trims = lane.trim_at.is_some_and(|at| at <= self.now);
+        let chores = trims || !lane.opened.is_empty() || self.expires(lane);
         let built = !lane.touched.is_empty() || !lane.records.is_empty();
         let unsent = built || !lane.outputs.is_empty() || !lane.sending.is_empty();
         ((turns || chores) && !waits) || unsent || !lane.loads.is_empty()
@@ -523,6 +521,7 @@ impl Kernel {
             self.fire_reminders();
             self.resend();
             self.ask_again();
+            self.forget_silent();
         }
         self.retry_failing();
         self.passivate();
@@ -580,6 +579,7 @@ impl Kernel {
         }
         // Before the turns: those may leave no room in any batch.
         self.run_orders(lane);
+        self.forget_told(lane);
         if self.lanes[lane].trim_at.is_some_and(|at| at <= self.now) {
             self.trim(lane);
         }

@@ -275,6 +275,9 @@ impl Shard {
                 .ok_or(RowError { shard: self.id, row_type: RowType::Outbox as u8 })?;
             self.outbox_bytes += rest.bytes;
         }
+        if !self.outboxes.values().all(Outbox::is_sound) {
+            return Err(RowError { shard: self.id, row_type: RowType::Sent as u8 });
+        }
         self.phase = ShardPhase::Serving;
         Ok(())
     }
@@ -366,9 +369,7 @@ impl Shard {
                 let prefix: [&[u8]; 2] = [&[RowType::Outbox as u8], &target.0.to_be_bytes()];
                 crate::store::batch::delete_range(&prefix, from, through, out);
             }
-            value.clear();
-            outbox.encode(&mut value);
-            put(&[&[RowType::Sent as u8], &target.0.to_be_bytes()], &[&value], out);
+            put_sent(target, outbox, out);
         }
         if std::mem::take(&mut self.changes.head) {
             value.clear();
@@ -376,6 +377,12 @@ impl Shard {
             self.head.encode(&mut value);
             put(&[&[RowType::Head as u8]], &[&value], out);
         }
+    }
+
+    /// Appends the row of a stream's sending end, as it is now.
+    pub fn write_sent(&mut self, target: ShardId) {
+        let outbox = &self.outboxes[&target];
+        put_sent(target, outbox, &mut self.changes.writes);
     }
 
     /// Appends the row of a feed's name, which lies beside its marks and beside its claim, for operators.
@@ -406,6 +413,12 @@ impl Shard {
         }
         delete(&[&[RowType::Feed as u8], &feed.0.to_be_bytes(), &[part]], &mut self.changes.writes);
     }
+}
+
+fn put_sent(target: ShardId, outbox: &Outbox, out: &mut Vec<u8>) {
+    let mut value = Vec::with_capacity(20);
+    outbox.encode(&mut value);
+    put(&[&[RowType::Sent as u8], &target.0.to_be_bytes()], &[&value], out);
 }
 
 /// Hash of an envelope's target.

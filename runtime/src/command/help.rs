@@ -103,8 +103,8 @@ With --accept-loss every stream in the list goes on from where its sender is:
                     may send what they said again, as new messages
   lost by receiver  these messages were taken on the disk that is gone, and nobody has them any more; those that its receiver
                     here had taken stay taken
-What waits to be sent is sent then, once. Give it before the sending shards' nodes are started again: what waits would count as
-told by then. Exit code 1 if something is left to do or a node does not answer.
+What waits to be sent is sent then, once. A stream whose sender has not asked twice, or not for a while, is left for the next
+time. Exit code 1 if something is left to do or a node does not answer.
 
 Examples:
   {app} unpark --connect 10.0.0.1:7001

@@ -31,11 +31,10 @@ pub(super) async fn unpark(
     }
     for (name, answer) in answers.nodes {
         let target = Target { node: Some(name.clone()), address: answer.address };
-        match reach.ask(&target, Command::Unpark { accept_loss: accepts_loss }).await {
-            Ok(CommandAnswer::Parked { streams, more }) => said.push((name, streams, more)),
-            Ok(CommandAnswer::Refused(why)) | Err(why) => open.push(format!("node {name}: {why}")),
-            Ok(_) => open.push(format!("node {name} answered another question")),
-        }
+        let mut all = (Vec::new(), false);
+        let ended = ask_one(reach, &target, accepts_loss, &mut all).await;
+        open.extend(ended.err().map(|why| format!("node {name}: {why}")));
+        said.push((name, all.0, all.1));
     }
     let lines = rows(&said);
     if lines.len() > 1 {
@@ -63,6 +62,32 @@ pub(super) async fn unpark(
         ));
     }
     if open.is_empty() { Ok(()) } else { Err(Failure::Failed(open.join("\n"))) }
+}
+
+/// All that one node says. Where the loss is accepted it is asked again as long as that sets more streams going.
+async fn ask_one(
+    reach: &impl Reach,
+    target: &Target,
+    accepts_loss: bool,
+    (all, has_more): &mut (Vec<ParkedStream>, bool),
+) -> Result<(), String> {
+    loop {
+        match reach.ask(target, Command::Unpark { accept_loss: accepts_loss }).await? {
+            CommandAnswer::Parked { streams, more } => {
+                let goes_on = |stream: &ParkedStream| stream.state == ParkedState::Unparked;
+                // What was left to do before is told anew.
+                all.retain(goes_on);
+                let has_done_some = streams.iter().any(goes_on);
+                all.extend(streams);
+                *has_more = more;
+                if !(accepts_loss && more && has_done_some) {
+                    return Ok(());
+                }
+            }
+            CommandAnswer::Refused(why) => return Err(why),
+            _ => return Err("it answered another question".to_owned()),
+        }
+    }
 }
 
 fn streams_of(count: usize) -> String {
@@ -136,6 +161,31 @@ mod tests {
 
     async fn unparks(script: &Script, accepts_loss: bool) -> Result<(), Failure> {
         unpark(script, &["a:7001".into()], accepts_loss).await
+    }
+
+    #[tokio::test]
+    async fn a_node_is_asked_until_it_has_set_all_of_them_going() {
+        let nodes = [member("a", "up", true)];
+        let page = |state, more| CommandAnswer::Parked { streams: vec![stream(state)], more };
+        let answers = || {
+            let status = CommandAnswer::Status(Box::new(status("a", &nodes, &[])));
+            [status, page(ParkedState::Unparked, true), page(ParkedState::Unparked, true)]
+        };
+        let last = page(ParkedState::Unparked, false);
+        let script = Script::default().at("a:7001", answers().into_iter().chain([last]));
+        assert_eq!(unparks(&script, true).await, Ok(()));
+        assert_eq!(script.commands().len(), 3);
+        // It does not go on for ever where nothing is done.
+        let last = page(ParkedState::Handling, true);
+        let script = Script::default().at("a:7001", answers().into_iter().chain([last]));
+        let left = unparks(&script, true).await;
+        let why = "1 stream, and more still parked: give the command again";
+        assert_eq!(left, Err(Failure::Failed(why.into())));
+        // What was done before an error is told all the same.
+        let last = CommandAnswer::Refused("some streams may go on: the disk is full".into());
+        let script = Script::default().at("a:7001", answers().into_iter().chain([last]));
+        let Err(Failure::Failed(why)) = unparks(&script, true).await else { panic!("it was refused") };
+        assert!(why.contains("node a: some streams may go on: the disk is full"), "{why}");
     }
 
     fn nothing() -> CommandAnswer {

@@ -196,6 +196,7 @@ impl Kernel {
         work.ready.clear();
         work.touched.clear();
         work.sending.clear();
+        work.opened.clear();
         work.backed.clear();
         work.outbox_asked = 0;
         work.loads.clear();

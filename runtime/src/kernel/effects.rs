@@ -130,13 +130,16 @@ impl Kernel {
         let len = envelope.len();
         let outbox = shard.outboxes.entry(target).or_default();
         let number = outbox.push(envelope.bytes().clone(), batch, front_len_max);
-        let has_back = outbox.has_back();
+        let (has_back, is_to_note) = (outbox.has_back(), outbox.note_told());
         shard.outbox_bytes += len;
         put(
             &[&[RowType::Outbox as u8], &target.0.to_be_bytes(), &number.to_be_bytes()],
             &[envelope.bytes()],
             &mut shard.changes.writes,
         );
+        if is_to_note {
+            shard.write_sent(target);
+        }
         self.outbox_memory += len;
         if has_back {
             self.lanes[lane].backed.insert((source, target));

@@ -188,10 +188,8 @@ pub enum Event {
     /// An operator accepts that a disk is lost at one end of a parked stream: it goes on from where its sender is. The reply's body is
     /// a [`ParkedPage`](super::ParkedPage) of that stream, or of none where it is not parked any more.
     Unpark {
-        /// The sending shard.
-        source: ShardId,
-        /// The receiving shard, of this kernel.
-        target: ShardId,
+        /// The stream, to a shard of this kernel, with what was shown to be lost. Where it is not so any more, nothing is done.
+        shown: super::ParkedStream,
         /// Who is told, once it is durable.
         to: ReplyTo,
     },
@@ -338,7 +336,7 @@ pub struct Receipt {
     pub go_on: bool,
 }
 
-/// Said before the first message of a stream goes to another node or a shard that has come: the two ends compare how far they are (P19).
+/// Said before the first message of a stream is handed over: the two ends compare how far they are (P19).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
     /// The sending shard.
@@ -347,6 +345,9 @@ pub struct Opening {
     pub target: ShardId,
     /// Names the opening; the answer carries it back.
     pub number: u64,
+    /// Within a lane, how often it was voided before this was asked. To another lane, or to another node, `None`: there only
+    /// what is durable was told.
+    pub voids: Option<u64>,
     /// Which end says what.
     pub says: OpeningWord,
 }

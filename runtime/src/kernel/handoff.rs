@@ -165,6 +165,7 @@ impl Kernel {
         work.ready.retain(is_other);
         work.loads.retain(|ticket| ticket.key.shard != id);
         work.sending.retain(|(source, _)| *source != id);
+        work.opened.retain(|(source, _)| *source != id);
         work.backed.retain(|(source, _)| *source != id);
         work.outbox_asked -= asked;
         work.at_door = None;

@@ -29,6 +29,8 @@ pub(super) struct LaneWork {
     pub(super) touched: Vec<ShardId>,
     /// Streams with something to hand over, as (source, target).
     pub(super) sending: BTreeSet<(ShardId, ShardId)>,
+    /// Streams that are open again and go on when their rows, which name how far they were told, are written anew.
+    pub(super) opened: BTreeSet<(ShardId, ShardId)>,
     /// Streams with messages that are in memory only until a load would find them.
     pub(super) backed: BTreeSet<(ShardId, ShardId)>,
     pub(super) outputs: Vec<Output>,
@@ -82,7 +84,7 @@ pub(super) enum Operated {
     /// See [`Event::DropFeed`](super::Event::DropFeed).
     DropFeed { name: Arc<str>, step: DropStep },
     /// See [`Event::Unpark`](super::Event::Unpark).
-    Unpark { source: ShardId },
+    Unpark { shown: super::ParkedStream },
 }
 
 impl LaneWork {
@@ -96,6 +98,7 @@ impl LaneWork {
             ready: VecDeque::new(),
             touched: Vec::new(),
             sending: BTreeSet::new(),
+            opened: BTreeSet::new(),
             backed: BTreeSet::new(),
             outputs: Vec::new(),
             loads: Vec::new(),

@@ -13,10 +13,12 @@
 //! to this opening; numbers of openings begin anywhere, so an answer to an earlier run is not taken for one. A question without
 //! an answer is put again, whatever else is heard of the stream.
 //!
-//! A stream to another node is opened anew when it is sent on for the first time after a start, a new connection, a move of its
-//! receiver, or a while without a receipt. Within a node the shards that were there at the start lie in one store, which goes
-//! back as a whole, and are not compared. One that came since may be older than the others know: it was opened again or adopted
-//! from a copy. Its streams are opened as those to another node.
+//! Every stream is opened anew when it is sent on for the first time after a start, a move of either end, a new connection, or a
+//! while without a receipt: within a node as well, for a shard that was opened again or adopted from a copy is older than its
+//! new neighbours know.
+//!
+//! What is sent before the answer is durable like all else, and would count as told after a crash. So with its first message the
+//! row of the stream notes how far it was told, and before the first one is handed over it is written without that.
 //!
 //! Where the ends do not fit, a disk has forgotten what it told: the sender would give numbers a second time, which the receiver
 //! takes for repeats, or the receiver wait for what nobody has. So both park that stream and say so, and everything else goes
@@ -28,6 +30,7 @@ use crate::{
     placement::ShardId,
     shard::{Asking, ShardPhase},
     stream::Outbox,
+    timestamp::Timestamp,
 };
 use std::time::Duration;
 
@@ -47,6 +50,11 @@ pub(super) struct Ends {
     pub(super) mark: u64,
 }
 
+/// After how many further questions that do not come a parked stream is not heard of any more.
+const SILENT_FOR: u32 = 12;
+/// After how many it is not known whether its sender is still where it was.
+const UNSURE_FOR: u32 = 3;
+
 impl Ends {
     fn has_lost_numbers(self) -> bool {
         self.last < self.mark
@@ -61,8 +69,13 @@ impl Ends {
     }
 
     /// What a sender says can be: it keeps none that it has not told, and has not told all numbers there are.
-    fn may_be(first: u64, last: u64) -> bool {
+    fn can_be_sent(first: u64, last: u64) -> bool {
         0 < first && first - 1 <= last && last < u64::MAX
+    }
+
+    /// What a receiver says can be: it has seen what it has consumed, and not all numbers there are.
+    fn can_be_seen(floor: u64, mark: u64) -> bool {
+        floor <= mark && mark < u64::MAX
     }
 }
 
@@ -71,6 +84,8 @@ impl Ends {
 pub(super) struct Parked {
     pub(super) ends: Ends,
     pub(super) standing: Standing,
+    /// When its sender was heard of last.
+    pub(super) heard: Timestamp,
 }
 
 /// How sure it is that the ends will never fit.
@@ -83,7 +98,7 @@ pub(super) struct Parked {
 pub(super) enum Standing {
     /// A word has come that they do not. It may be a late one, of an owner of before.
     Said,
-    /// Its sender has asked again since, and is where it was: this is the one that has the shard.
+    /// Its sender has asked again since, and is where it was: this is the one that has the shard, as long as it goes on asking.
     Confirmed,
     /// An operator has accepted the loss, which is on its way to the disk. Nothing is told before it is there: the sender would
     /// hand over under numbers that a crash brings back as consumed.
@@ -94,17 +109,17 @@ impl Kernel {
     /// Whether messages of a stream may be handed over now. Where that is not known yet the other end is asked.
     pub(super) fn may_hand_over(&mut self, source: ShardId, target: ShardId) -> bool {
         let is_parked = self.is_parked(source, target);
-        if self.is_of_one_store(source, target) && !is_parked {
-            return true;
-        }
         let (now, number, longest) = (self.now, self.opening.wrapping_add(1), self.limits.resend_after);
+        let voids = self.voids_of_both(source, target);
         let shard = self.host(source);
         let outbox = shard.outboxes.get_mut(&target).expect("a stream to send on has an outbox");
         if outbox.is_open() && !is_parked {
-            return true;
+            // It goes on when its row is written anew.
+            return !outbox.is_told_noted();
         }
         let asked = shard.asking.get(&target);
-        if outbox.is_empty() || asked.is_some_and(|asked| now < asked.again) {
+        // A parked one asks even so: the other end is to know that it still is.
+        if outbox.is_empty() && !is_parked || asked.is_some_and(|asked| now < asked.again) {
             return false;
         }
         let pause = asked.map_or(ASK_AGAIN_AFTER, |asked| asked.pause * 2).min(longest);
@@ -113,8 +128,31 @@ impl Kernel {
         outbox.ask(number);
         let says = OpeningWord::Sender { first: outbox.first(), last: outbox.told(), parks: false };
         self.opening = number;
-        self.put_now(Output::Opening(Opening { source, target, number, says }));
+        self.put_now(Output::Opening(Opening { source, target, number, voids, says }));
         false
+    }
+
+    /// Streams that are open again: their rows are written without how far they were told, and then they go on. Only with room.
+    pub(super) fn forget_told(&mut self, lane: usize) {
+        while !self.is_batch_full(lane)
+            && let Some((source, target)) = self.lanes[lane].opened.pop_first()
+        {
+            let outbox = self.host(source).outboxes.get_mut(&target).expect("it was opened");
+            // Shut since, it is opened once more.
+            if outbox.is_open() {
+                outbox.forget_told();
+                self.touch(source).write_sent(target);
+                self.measure(source);
+                self.lanes[lane].sending.insert((source, target));
+            }
+        }
+    }
+
+    /// How often the lane of both ends was voided; `None` where they are in two. What is said before the void is no word on what is
+    /// read anew (P13).
+    fn voids_of_both(&self, source: ShardId, target: ShardId) -> Option<u64> {
+        let lane = &self.lanes[self.shard(source).expect("hosted").lane];
+        self.is_in_lane(target, lane.id).then_some(lane.voids)
     }
 
     /// Puts questions again that had no answer for a while, and those of parked streams.
@@ -127,13 +165,37 @@ impl Kernel {
                 continue;
             }
             let lane = shard.lane;
-            let outboxes = &shard.outboxes;
             // What is sent later is asked for then.
-            shard.asking.retain(|target, _| !outboxes[target].is_empty());
+            let mut asking = std::mem::take(&mut shard.asking);
+            asking.retain(|target, _| {
+                self.is_parked(id, *target)
+                    || self.shard(id).is_some_and(|shard| !shard.outboxes[target].is_empty())
+            });
+            let shard = self.host(id);
+            shard.asking = asking;
             let due = shard.asking.iter().filter(|(_, asked)| asked.again <= now);
             let due: Vec<_> = due.map(|(target, _)| (id, *target)).collect();
             self.lanes[lane].sending.extend(due);
         }
+    }
+
+    /// Streams parked here whose sender was heard of no more: it has found its newest directory, or nobody has the shard. Whoever
+    /// sends on them next opens them first.
+    pub(super) fn forget_silent(&mut self) {
+        let (now, after) = (self.now, self.limits.resend_after * SILENT_FOR);
+        let mut parked = std::mem::take(&mut self.parked);
+        parked.retain(|(source, _), parked| {
+            parked.standing == Standing::Unparking
+                || now < parked.heard + after
+                || self.shard(*source).is_some()
+        });
+        self.parked = parked;
+    }
+
+    /// Whether the sender of a parked stream is where it was, as far as can be known.
+    pub(super) fn is_confirmed(&self, parked: &Parked) -> bool {
+        parked.standing == Standing::Confirmed
+            && self.now < parked.heard + self.limits.resend_after * UNSURE_FOR
     }
 
     /// A stream that waits to be opened, and for which nothing will ask. There should be none.
@@ -141,20 +203,15 @@ impl Kernel {
         let shards = self.hosted.iter().filter_map(|id| self.shard(*id));
         shards.filter(|shard| shard.is_serving() && !self.draining).find_map(|shard| {
             let is_forgotten = |(target, outbox): &(&ShardId, &Outbox)| {
-                let is_shut = !outbox.is_empty() && !outbox.is_open();
+                let is_shut = !outbox.is_empty() && (!outbox.is_open() || outbox.is_told_noted());
                 let is_asked = shard.asking.contains_key(target) || shard.unanswered.contains_key(target);
+                let (lane, stream) = (&self.lanes[shard.lane], (shard.id, **target));
                 let goes_on =
-                    outbox.is_loading() || self.lanes[shard.lane].sending.contains(&(shard.id, **target));
-                is_shut && !self.is_of_one_store(shard.id, **target) && !is_asked && !goes_on
+                    outbox.is_loading() || lane.sending.contains(&stream) || lane.opened.contains(&stream);
+                is_shut && !is_asked && !goes_on
             };
             shard.outboxes.iter().find(is_forgotten).map(|(target, _)| (shard.id, *target))
         })
-    }
-
-    /// Whether both ends were here when this run began.
-    fn is_of_one_store(&self, source: ShardId, target: ShardId) -> bool {
-        let [source, target] = [source, target].map(|shard| shard.0 as usize);
-        self.in_node[target] && !self.came[target] && !self.came[source]
     }
 
     /// Whether nothing is sent or taken in this stream.
@@ -175,7 +232,8 @@ impl Kernel {
         let Opening { source, target, .. } = opening;
         // Its sender hears of the owner, and opens the stream to that one.
         let Some(shard) = self.shard(target) else { return };
-        if !Ends::may_be(first, last) {
+        let is_of_before = opening.voids.is_some_and(|voids| voids != self.lanes[shard.lane].voids);
+        if is_of_before || !Ends::can_be_sent(first, last) {
             return;
         }
         let before = self.parked.get(&(source, target)).copied();
@@ -209,16 +267,17 @@ impl Kernel {
         let Opening { source, target, number, .. } = opening;
         let Some(shard) = self.shard_mut(source) else { return };
         let Some(outbox) = shard.outboxes.get_mut(&target) else { return };
-        if !outbox.answered(number) {
+        if !Ends::can_be_seen(floor, mark) || !outbox.answered(number) {
             return;
         }
         let lane = shard.lane;
-        let (first, last) = (outbox.first(), outbox.told());
+        let (first, last, is_noted) = (outbox.first(), outbox.told(), outbox.is_told_noted());
         let ends = Ends { first, last, floor, mark };
         if !parks && !ends.has_lost_numbers() {
             shard.asking.remove(&target);
             self.fits_again(source, target);
-            self.lanes[lane].sending.insert((source, target));
+            let work = &mut self.lanes[lane];
+            if is_noted { &mut work.opened } else { &mut work.sending }.insert((source, target));
             return;
         }
         self.park_sending(source, target, ends);
@@ -239,10 +298,12 @@ impl Kernel {
 
     /// A sender asks, and does not fit. If it is where it was when the stream was parked, that was no late word.
     fn asks_again(&mut self, source: ShardId, target: ShardId, asked: Ends) {
+        let now = self.now;
         if let Some(parked) = self.parked.get_mut(&(source, target))
             && (parked.ends.first, parked.ends.last) == (asked.first, asked.last)
         {
             parked.standing = Standing::Confirmed;
+            parked.heard = now;
         }
     }
 
@@ -255,7 +316,7 @@ impl Kernel {
             Some(standing) if is_same_sender => standing,
             _ => Standing::Said,
         };
-        self.parked.insert((source, target), Parked { ends, standing });
+        self.parked.insert((source, target), Parked { ends, standing, heard: self.now });
         // Said once, however often it is compared.
         if before.map(|parked| parked.ends) != Some(ends) {
             let Ends { first, last, floor, mark } = ends;
@@ -281,15 +342,12 @@ impl Kernel {
 
     /// A receiver has consumed what was never sent: only a store that lost what it synced does not know of it.
     pub(super) fn park_for_receipt(&mut self, source: ShardId, target: ShardId, through: u64) {
+        if !Ends::can_be_seen(through, through) {
+            return;
+        }
         let outbox = &self.shard(source).expect("it has got a receipt").outboxes[&target];
         let (first, last) = (outbox.first(), outbox.told());
         self.park_sending(source, target, Ends { first, last, floor: through, mark: through });
-    }
-
-    /// A shard has come to this node. What was known of its streams was so elsewhere.
-    pub(super) fn has_come(&mut self, id: ShardId) {
-        self.came[id.0 as usize] = true;
-        self.send_again(id);
     }
 
     /// A shard is loaded: who asked meanwhile is answered.
@@ -304,9 +362,12 @@ impl Kernel {
         }
     }
 
-    /// A shard leaves this node, and its streams with it: they are opened where it goes.
+    /// A shard leaves this node, and its streams with it: they are opened where it goes. What was set back for its sender and is
+    /// not durable yet stays unsaid, wherever that one is.
     pub(super) fn forget_parked(&mut self, id: ShardId) {
-        self.parked.retain(|(source, target), _| *source != id && *target != id);
+        self.parked.retain(|(source, target), parked| {
+            *target != id && (*source != id || parked.standing == Standing::Unparking)
+        });
     }
 }
 

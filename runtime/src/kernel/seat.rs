@@ -52,7 +52,7 @@ impl Kernel {
         if self.shard(id).is_none() {
             self.seat(id);
             self.load_shard(id);
-            self.has_come(id);
+            self.send_again(id);
         }
     }
 
@@ -60,7 +60,7 @@ impl Kernel {
     pub(super) fn is_in_node(&mut self, id: ShardId, is: bool) {
         self.in_node[id.0 as usize] = is;
         if is {
-            self.has_come(id);
+            self.send_again(id);
         }
     }
 

@@ -420,8 +420,8 @@ impl Kernel {
                 self.drop_feed(lane, id, name, *step, to);
                 return;
             }
-            Operated::Unpark { source } => {
-                self.unpark(lane, *source, id, to);
+            Operated::Unpark { shown } => {
+                self.unpark(lane, shown, to);
                 return;
             }
             Operated::Feed { .. } => unreachable!("a feed is answered before"),

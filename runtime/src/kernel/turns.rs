@@ -169,7 +169,8 @@ impl Kernel {
     /// Holds what a turn has recorded, as the rows it becomes, against the bound.
     fn check_len(&self, slot: Slot) -> Result<(), String> {
         let effects = &self.effects;
-        let mut rows = effects.sends().len() + effects.reminders().len() + effects.cancelled().len();
+        // A message has its own row, and perhaps that of its stream.
+        let mut rows = 2 * effects.sends().len() + effects.reminders().len() + effects.cancelled().len();
         if effects.is_deleted() {
             let activation = self.activations.get(slot).expect("a turn has an activation");
             let shard = self.shard(activation.shard).expect("hosted");

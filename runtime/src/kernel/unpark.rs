@@ -57,7 +57,7 @@ pub struct ParkedStream {
 pub enum ParkedState {
     /// It goes on when an operator accepts what is lost.
     Ready,
-    /// It is not known yet whether its ends will fit again: its sender has not asked a second time.
+    /// It is not known whether its ends will fit again: its sender has not asked a second time, or not for a while.
     Comparing,
     /// Messages that came before are still being handled.
     Handling,
@@ -149,15 +149,15 @@ impl Kernel {
         self.put_now(Output::Reply(to, told(&page)));
     }
 
-    /// An operator accepts what a stream has lost; in a run that has room for the row.
-    pub(super) fn unpark(&mut self, lane: usize, source: ShardId, target: ShardId, to: ReplyTo) {
+    /// An operator accepts what a stream has lost, and no other loss than was shown; in a run that has room for the row.
+    pub(super) fn unpark(&mut self, lane: usize, shown: &ParkedStream, to: ReplyTo) {
+        let (source, target) = (shown.source, shown.target);
         let stream = (source, target);
         let parked = self.parked.get(&stream).copied();
         let found = parked.and_then(|parked| self.parked_stream(stream, &parked));
         let mut page = ParkedPage { more: false, streams: found.into_iter().collect() };
-        let Some((found, Parked { ends, .. })) =
-            page.streams.first_mut().filter(|found| found.state == ParkedState::Ready).zip(parked)
-        else {
+        let is_shown = |found: &&mut ParkedStream| found.state == ParkedState::Ready && **found == *shown;
+        let Some((found, parked)) = page.streams.first_mut().filter(is_shown).zip(parked) else {
             self.put_now(Output::Reply(to, told(&page)));
             return;
         };
@@ -167,11 +167,11 @@ impl Kernel {
             %source, %target, ?by_sender, ?by_receiver,
             "an operator accepts what a parked stream has lost: it goes on from where its sender is"
         );
-        self.parked.insert(stream, Parked { ends, standing: Standing::Unparking });
+        self.parked.insert(stream, Parked { standing: Standing::Unparking, ..parked });
         let shard = self.touch(target);
         shard.changes.inboxes.insert(source);
         let inbox = shard.inboxes.entry(source).or_default();
-        inbox.accept_loss(ends.first, ends.last);
+        inbox.accept_loss(parked.ends.first, parked.ends.last);
         let marks = MARKS_LEN + inbox.window_len() * MARK_LEN;
         let work = &mut self.lanes[lane];
         work.batch_bytes += marks;
@@ -191,9 +191,9 @@ impl Kernel {
         let state = match parked.standing {
             Standing::Unparking => ParkedState::Unparking,
             _ if shard.phase == ShardPhase::Loading => ParkedState::Comparing,
-            Standing::Said => ParkedState::Comparing,
-            Standing::Confirmed if inbox.is_some_and(|inbox| 0 < inbox.held()) => ParkedState::Handling,
-            Standing::Confirmed => ParkedState::Ready,
+            _ if !self.is_confirmed(parked) => ParkedState::Comparing,
+            _ if inbox.is_some_and(|inbox| 0 < inbox.held()) => ParkedState::Handling,
+            _ => ParkedState::Ready,
         };
         Some(ParkedStream {
             source,

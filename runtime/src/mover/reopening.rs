@@ -129,7 +129,7 @@ impl Mover {
             Some(Ownership::Owned { stay, .. } | Ownership::Sealed { stay, .. }) => *stay,
             _ => epoch,
         };
-        // It rests as one that has come: an operator who is to look at its streams has time for that before it moves.
+        // It rests as one that has come (P21).
         self.owns(shard, Ownership::Owned { epoch, stay, number: 1 }, now, now);
         self.actions.push(MoverAction::Host(shard));
         let owner = self.config.here.clone();

@@ -150,18 +150,6 @@ impl Outbound {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// See [`Gathered::add`].
-    fn add<T>(
-        &self,
-        item: T,
-        len: usize,
-        bytes_max: usize,
-        list: impl for<'f> FnOnce(&'f mut Frame) -> Option<&'f mut Vec<T>>,
-        begin: impl FnOnce(Vec<T>) -> Frame,
-    ) -> Result<(), NotSent> {
-        self.gathered().add(item, len, bytes_max, list, begin)
-    }
-
     /// Adds a frame of its own.
     pub(crate) fn frame(&self, frame: Frame, len: usize) -> Result<(), NotSent> {
         let mut gathered = self.gathered();
@@ -191,7 +179,7 @@ impl Outbound {
         let _ = match arrival.from {
             Provenance::Stream { source, number, .. } => {
                 let message = StreamMessage { source, target, number, envelope };
-                self.add(
+                self.gathered().add(
                     message,
                     len,
                     DROPPED_BEYOND,
@@ -202,7 +190,7 @@ impl Outbound {
                     Frame::Messages,
                 )
             }
-            _ => self.add(
+            _ => self.gathered().add(
                 VolatileMessage { target, envelope },
                 len,
                 DROPPED_BEYOND,
@@ -216,7 +204,7 @@ impl Outbound {
     }
 
     pub(crate) fn receipt(&self, receipt: Receipt) {
-        let _ = self.add(
+        let _ = self.gathered().add(
             StreamReceipt(receipt),
             0,
             DROPPED_BEYOND,
@@ -229,7 +217,7 @@ impl Outbound {
     }
 
     pub(crate) fn opening(&self, opening: Opening) {
-        let _ = self.add(
+        let _ = self.gathered().add(
             StreamOpening(opening),
             0,
             DROPPED_BEYOND,
@@ -253,7 +241,7 @@ impl Outbound {
         let slot = self.remember(Asker::Request(to))?;
         let len = envelope.len();
         let request = Request { slot, shard, hops, way, envelope };
-        let added = self.add(
+        let added = self.gathered().add(
             request,
             len,
             BYTES_MAX,
@@ -316,7 +304,7 @@ impl Outbound {
     pub(crate) fn feed_message(&self, slot: u64, feed: crate::feeds::FeedId, message: FeedMessage) {
         let len = message.envelope.len();
         let begin = |messages| Frame::FeedMessages { slot, feed, messages };
-        let _ = self.add(
+        let _ = self.gathered().add(
             message,
             len,
             DROPPED_BEYOND,
@@ -331,7 +319,7 @@ impl Outbound {
     }
 
     pub(crate) fn feed_answer(&self, answer: FeedAnswer) {
-        let _ = self.add(
+        let _ = self.gathered().add(
             answer,
             0,
             DROPPED_BEYOND,

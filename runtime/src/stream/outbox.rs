@@ -20,6 +20,8 @@ use std::collections::VecDeque;
 /// * The front is filled up to one window and no further, so however much waits, memory holds one window of the stream and
 ///   what the store cannot give back yet (P8).
 /// * Only what is in the front is handed over, acknowledged and forgotten.
+/// * What the store would bring back as told was told, or may have been: while nothing is handed over, for the ends have not
+///   been compared, the row of the stream says how far it was told; and before anything is, it says so no more (P19).
 #[derive(Debug)]
 pub struct Outbox {
     /// Number of the first kept message; everything before it is acknowledged.
@@ -38,6 +40,8 @@ pub struct Outbox {
     handed: u64,
     /// The receiver can have seen numbers up to here: what was found in the store, and what was handed since.
     told: u64,
+    /// The row of the stream names `told`, and messages above it are of after.
+    is_told_noted: bool,
     /// Everything up to here has been deleted from the store.
     trimmed: u64,
     /// Messages behind the front are being read.
@@ -81,6 +85,7 @@ impl Outbox {
             bytes_in_memory: 0,
             handed: last,
             told: last,
+            is_told_noted: false,
             trimmed: last,
             loading: false,
             refused: None,
@@ -116,6 +121,24 @@ impl Outbox {
     /// The receiver is to be asked before anything is handed over.
     pub fn shut(&mut self) {
         self.opening = Opening::Shut;
+    }
+
+    /// A message was added. Where nothing may be handed over, its row would count as told after a crash: true says that the row of the
+    /// stream is to be written beside it, once until the stream is open again.
+    #[must_use]
+    pub fn note_told(&mut self) -> bool {
+        !self.is_open() && !std::mem::replace(&mut self.is_told_noted, true)
+    }
+
+    /// Whether the row of the stream names how far it was told. Nothing more is told as long as it does.
+    pub fn is_told_noted(&self) -> bool {
+        self.is_told_noted
+    }
+
+    /// The row of an open stream is written anew, and names no more how far it was told.
+    pub fn forget_told(&mut self) {
+        assert!(self.is_open(), "what was told is known until both ends are compared");
+        self.is_told_noted = false;
     }
 
     /// The highest number that the receiver can have seen. Messages that wait to be handed over for the first time are above
@@ -230,6 +253,10 @@ impl Outbox {
     /// The next message to hand to the receiver, within the window, marked as handed. After a refusal there is none before
     /// the receiver has room: it would be refused again, and nothing would be told of that.
     pub fn hand_next(&mut self, window: u64) -> Option<(u64, Bytes)> {
+        assert!(
+            self.is_open() && !self.is_told_noted,
+            "only an open stream is told more, and its row allows for it"
+        );
         let number = self.handed + 1;
         if self.refused.is_some() || number >= self.behind_front() || number >= self.first + window {
             return None;
@@ -295,15 +322,22 @@ impl Outbox {
         (from <= through).then_some((from, through))
     }
 
-    /// Row value beside the messages' own rows: the last number, so that it is known when no message is kept.
+    /// Row value beside the messages' own rows: the last number, so that it is known when no message is kept; and how far it
+    /// was told, where that is noted.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_varint(self.last, out);
+        if self.is_told_noted {
+            put_varint(self.told, out);
+        }
     }
 
     /// Reads the row value of a stream; `None` where it is not one.
     pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         let last = take_varint(&mut bytes)?;
-        (bytes.is_empty() && last < u64::MAX).then(|| Self::behind(last))
+        let is_told_noted = !bytes.is_empty();
+        let told = if is_told_noted { take_varint(&mut bytes)? } else { last };
+        let is_one = bytes.is_empty() && told <= last && last < u64::MAX;
+        is_one.then(|| Self { told, is_told_noted, ..Self::behind(last) })
     }
 
     /// Puts back a message found in the store, in order of number.
@@ -314,7 +348,11 @@ impl Outbox {
         }
         if self.is_empty() {
             // The row of the stream was written when messages up to its number had gone; these are later or the last.
+            let (told, is_told_noted) = (self.told, self.is_told_noted);
             *self = Self::behind(number - 1);
+            if is_told_noted {
+                (self.told, self.is_told_noted) = (told, true);
+            }
         }
         if number != self.last + 1 || self.behind_front() != number {
             return false;
@@ -322,7 +360,7 @@ impl Outbox {
         self.bytes += envelope.len();
         self.bytes_in_memory += envelope.len();
         self.front.push_back(envelope);
-        (self.last, self.told) = (number, number);
+        self.found_through(number);
         true
     }
 
@@ -332,9 +370,24 @@ impl Outbox {
         if through <= self.last || self.front.is_empty() || through == u64::MAX {
             return false;
         }
-        (self.last, self.told) = (through, through);
+        self.found_through(through);
         self.bytes += bytes;
         true
+    }
+
+    /// Messages up to here are in the store. Whether they were handed over is not known, but where it is noted.
+    fn found_through(&mut self, number: u64) {
+        self.last = number;
+        if !self.is_told_noted {
+            self.told = number;
+        }
+    }
+
+    /// Whether what was read from the store can be: nothing was told that was never sent, nor acknowledged that was never
+    /// told.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.first - 1 <= self.told && self.told <= self.last
     }
 }
 
@@ -342,12 +395,68 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    /// The ends are compared, and fit.
+    fn open(outbox: &mut Outbox) {
+        outbox.ask(1);
+        assert!(outbox.answered(1));
+        outbox.forget_told();
+    }
+
+    fn again(outbox: &Outbox) -> Outbox {
+        let mut row = Vec::new();
+        outbox.encode(&mut row);
+        Outbox::decode(&row).expect("just written")
+    }
+
+    #[test]
+    fn what_waits_until_the_ends_are_compared_is_not_taken_for_told_after_a_restart() {
+        let mut outbox = Outbox::decode(&[3]).expect("a row");
+        for number in 4..=6 {
+            assert_eq!(outbox.push(message(number), 1, 8), number);
+            assert_eq!(outbox.note_told(), number == 4, "one row does for all");
+        }
+        let mut found = again(&outbox);
+        for number in 4..=5 {
+            assert!(found.restore(number, message(number)));
+        }
+        assert!(found.restore_rest(6, 10));
+        assert_eq!((found.first(), found.told(), found.last(), found.is_sound()), (4, 3, 6, true));
+        assert!(!found.note_told(), "the store knows");
+        // Open, all of them may be told.
+        open(&mut found);
+        assert!(!found.note_told());
+        let mut found = again(&found);
+        assert!(found.restore(4, message(4)));
+        assert!(found.restore_rest(6, 20));
+        assert_eq!((found.told(), found.is_sound()), (6, true));
+        // Shut once more, it is noted how far it came.
+        open(&mut found);
+        assert_eq!(found.hand_next(8).map(|(number, _)| number), Some(4));
+        found.shut();
+        found.push(message(7), 1, 8);
+        assert!(found.note_told());
+        assert_eq!(again(&found).told(), 6, "the store had them when it was opened");
+    }
+
+    #[test]
+    fn a_row_that_no_stream_can_have_is_told() {
+        assert!(Outbox::decode(&[3, 4]).is_none(), "told and never sent");
+        assert!(Outbox::decode(&[3, 3, 0]).is_none());
+        let mut outbox = Outbox::decode(&[7, 2]).expect("a row");
+        assert!(outbox.restore(5, message(5)));
+        assert!(!outbox.is_sound(), "acknowledged and never told");
+        let mut outbox = Outbox::decode(&[7, 6]).expect("a row");
+        assert!(outbox.restore(5, message(5)));
+        assert!(!outbox.is_sound(), "the last messages are gone");
+    }
+
     #[test]
     fn acknowledged_messages_are_trimmed_once() {
         let mut outbox = Outbox::default();
         for number in 1..=3 {
             assert_eq!(outbox.push(Bytes::from_static(b"m"), 1, 8), number);
         }
+        open(&mut outbox);
         assert_eq!(outbox.hand_next(2).map(|(number, _)| number), Some(1));
         assert_eq!(outbox.hand_next(2).map(|(number, _)| number), Some(2));
         assert_eq!(outbox.hand_next(2), None);
@@ -362,6 +471,7 @@ mod tests {
     /// Hands over and acknowledges all there is, reading the store as it is asked for. Returns the numbers in order.
     fn drained(outbox: &mut Outbox, window: u64, stored: &[Bytes]) -> Vec<u64> {
         let mut seen = Vec::new();
+        open(outbox);
         while !outbox.is_empty() {
             if let Some((from, most)) = outbox.refill(window) {
                 let rows = stored[from as usize - 1..][..most as usize].to_vec();

@@ -145,6 +145,9 @@ pub(super) struct OpeningForm {
     #[serde(with = "shard")]
     target: ShardId,
     number: u64,
+    /// Lanes are a node's own.
+    #[serde(skip)]
+    voids: Option<u64>,
     #[serde(with = "OpeningWordForm")]
     says: OpeningWord,
 }

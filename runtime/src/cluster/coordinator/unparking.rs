@@ -4,7 +4,7 @@
 use super::{Asker, Coordinator};
 use crate::{
     cluster::CommandAnswer,
-    kernel::{Event, Outcome, ParkedPage, ParkedState, ParkedStream},
+    kernel::{Event, Outcome, ParkedPage, ParkedState},
     node::Front,
 };
 use std::{sync::Arc, time::Duration};
@@ -24,9 +24,11 @@ impl Coordinator {
         let front = Arc::clone(&self.shared.front);
         let asking = async move {
             let answer = tokio::time::timeout(ANSWERED_WITHIN, answer(&front, accepts_loss)).await;
-            let silent =
-                "its workers did not answer in time, and some streams may go on: ask again".to_owned();
-            asker.tell(answer.unwrap_or(Err(silent)).unwrap_or_else(CommandAnswer::Refused));
+            let silent = || {
+                let may_go_on = if accepts_loss { ", and some streams may go on" } else { "" };
+                Err(format!("its workers did not answer in time{may_go_on}: ask again"))
+            };
+            asker.tell(answer.unwrap_or_else(|_| silent()).unwrap_or_else(CommandAnswer::Refused));
         };
         self.unparking = Some(self.network.spawn(asking));
     }
@@ -41,12 +43,11 @@ async fn answer(front: &Front, accepts_loss: bool) -> Result<CommandAnswer, Stri
     if accepts_loss {
         let (ready, mut others): (Vec<_>, Vec<_>) =
             found.streams.into_iter().partition(|stream| stream.state == ParkedState::Ready);
-        let streams = ready.iter().map(|stream| (front.worker_of(stream.target), stream));
-        let event = |stream: &ParkedStream, to| {
-            let ParkedStream { source, target, .. } = *stream;
-            Event::Unpark { source, target, to }
-        };
-        found.streams = read(front.ask_workers(streams, event).await)?.streams;
+        let streams = ready.into_iter().map(|shown| (front.worker_of(shown.target), shown));
+        let answers = front.ask_workers(streams, |shown, to| Event::Unpark { shown, to }).await;
+        let settled = read(answers).map_err(|why| format!("some streams may go on: {why}"))?;
+        found.more |= settled.more;
+        found.streams = settled.streams;
         found.streams.append(&mut others);
     }
     found.streams.sort_by_key(|stream| (stream.target, stream.source));
@@ -64,11 +65,37 @@ fn read(outcomes: Vec<Outcome>) -> Result<ParkedPage, String> {
                 all.more |= page.more;
                 all.streams.extend(page.streams);
             }
-            // Its shard has gone elsewhere, or has no room: what is not told is asked for again.
-            Outcome::Elsewhere | Outcome::Refused(_) => all.more = true,
-            Outcome::Unknown(why) => return Err(format!("some streams may go on: {why}")),
+            // Its shard has gone elsewhere: what is not told is asked for again.
+            Outcome::Elsewhere => all.more = true,
+            Outcome::Refused(why) => return Err(why.to_string()),
+            Outcome::Unknown(why) => return Err(why),
             Outcome::Waiting => unreachable!("only a message waits"),
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        error::Refusal,
+        requests::{Reply, ReplyClass},
+    };
+
+    #[test]
+    fn what_cannot_be_done_is_told_with_its_reason() {
+        let page = |more| {
+            let mut body = Vec::new();
+            ParkedPage { more, streams: Vec::new() }.encode(&mut body);
+            Outcome::Done(Reply { class: ReplyClass::Applied, body: body.into() })
+        };
+        let more = |outcomes| read(outcomes).map(|page| page.more);
+        assert_eq!(more(vec![page(false), page(false)]), Ok(false));
+        assert_eq!(more(vec![page(true), page(false)]), Ok(true));
+        assert_eq!(more(vec![page(false), Outcome::Elsewhere]), Ok(true));
+        let full = more(vec![page(false), Outcome::Refused(Refusal::StorageFull)]);
+        assert_eq!(full, Err(Refusal::StorageFull.to_string()));
+        assert_eq!(more(vec![Outcome::Unknown("it has stopped".into())]), Err("it has stopped".into()));
+    }
 }

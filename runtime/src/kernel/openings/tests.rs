@@ -1,18 +1,19 @@
 use super::*;
 use crate::{
-    activation::ReplyTo,
-    kernel::{
-        Action, Event, Kernel, Numbers, Outcome, ParkedPage, ParkedState, ParkedStream, Seat, Submission,
-    },
+    kernel::{Action, Event, Kernel, Seat},
     kinds::Kinds,
     limits::Limits,
     message::Envelope,
     placement::{Epoch, Shards},
     shard::{OutboxPart, ShardRows},
-    store::{LaneId, OwnedShard, RowType, row::put_varint},
+    store::{
+        Batch, LaneId, OwnedShard, RowType,
+        batch::put,
+        row::{Write, put_varint},
+    },
     timestamp::Timestamp,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// The sender's store, and two receivers with another.
 const SOURCE: ShardId = ShardId(0);
@@ -41,9 +42,10 @@ fn consumed(source: ShardId, floor: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
     vec![([&[RowType::Inbox as u8], &source.0.to_be_bytes()[..]].concat(), value)]
 }
 
-/// A node with one worker, whose store is written by hand.
+/// A node with one worker, and a store that begins with rows written by hand.
 struct Node {
     kernel: Kernel,
+    store: BTreeMap<ShardId, BTreeMap<Vec<u8>, Vec<u8>>>,
     sent: Vec<Output>,
     now: Timestamp,
 }
@@ -63,7 +65,7 @@ impl Node {
         let kinds = Arc::new(Kinds::default());
         let now = Timestamp::from_millis(1_000);
         let kernel = Kernel::new(kinds, Limits::default(), seat, seed, now);
-        let mut node = Self { kernel, sent: Vec::new(), now };
+        let mut node = Self { kernel, store: BTreeMap::new(), sent: Vec::new(), now };
         for (shard, rows) in shards {
             node.load(*shard, rows);
         }
@@ -75,6 +77,7 @@ impl Node {
         for (key, value) in rows {
             read.push(key, value);
         }
+        self.store.insert(shard, rows.iter().cloned().collect());
         let owned = OwnedShard { shard, epoch: Epoch(1), number: 1 };
         self.step(Event::ShardLoaded { resets: 0, owned, rows: read });
     }
@@ -113,9 +116,37 @@ impl Node {
         let shard = self.kernel.shard_mut(SOURCE).unwrap();
         shard.outbox_bytes += envelope.len();
         self.kernel.outbox_memory += envelope.len();
-        let outbox = self.kernel.shard_mut(SOURCE).unwrap().outboxes.entry(target).or_default();
-        outbox.push(envelope.into(), 1, 100);
+        let number = self.kernel.lanes[lane].number + 1;
+        let shard = self.kernel.touch(SOURCE);
+        let row = shard.outboxes.entry(target).or_default().push(envelope.clone().into(), number, 100);
+        let key: [&[u8]; 3] = [&[RowType::Outbox as u8], &target.0.to_be_bytes(), &row.to_be_bytes()];
+        put(&key, &[&envelope], &mut shard.changes.writes);
+        if shard.outboxes.get_mut(&target).unwrap().note_told() {
+            shard.write_sent(target);
+        }
+        self.kernel.measure(SOURCE);
         self.kernel.lanes[lane].sending.insert((SOURCE, target));
+    }
+
+    /// What is in the store of a shard.
+    fn rows(&self, shard: ShardId) -> Rows {
+        self.store[&shard].iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    fn store(&mut self, batch: &Batch) {
+        for section in batch.sections() {
+            let rows = self.store.get_mut(&section.shard).unwrap();
+            for write in section.writes() {
+                match write.unwrap() {
+                    Write::Put { key, value } => drop(rows.insert(key.to_vec(), value.to_vec())),
+                    Write::Delete { key } => drop(rows.remove(key)),
+                    Write::DeleteRange { prefix, from, through } => {
+                        let [from, through] = [from, through].map(|at| [prefix, &at.to_be_bytes()].concat());
+                        rows.retain(|key, _| *key < from || through < *key);
+                    }
+                }
+            }
+        }
     }
 
     fn step(&mut self, event: Event) {
@@ -123,6 +154,7 @@ impl Node {
             match action {
                 Action::Put(output) => self.sent.push(output),
                 Action::Commit(submission) => {
+                    self.store(&submission.batch);
                     self.sent.extend(submission.outputs);
                     self.step(Event::Durable { lane: submission.lane, through: submission.number });
                 }
@@ -370,9 +402,12 @@ fn a_shard_that_came_is_compared_within_its_node() {
             assert_eq!(node.consumed(SOURCE, TARGET), if is_parked { 5 } else { 6 });
         }
     }
-    // In one store from the start on nobody asks.
-    let mut node = Node::start(1, &[(SOURCE, new), (TARGET, here)]);
-    assert_eq!((node.settle_alone(), node.consumed(SOURCE, TARGET)), (0, 6));
+    // In one store from the start on it is no other: a shard may have come to it before.
+    for (rows, is_parked) in [(old, true), (new, false)] {
+        let mut node = Node::start(1, &[(SOURCE, rows), (TARGET, here.clone())]);
+        node.settle_alone();
+        assert_eq!((node.parked(), node.consumed(SOURCE, TARGET)), if is_parked { (1, 5) } else { (0, 6) });
+    }
 }
 
 #[test]
@@ -411,7 +446,8 @@ fn what_a_stream_sends_while_it_is_parked_does_not_hide_what_its_sender_lost() {
 
 #[test]
 fn a_stream_that_was_parked_by_an_owner_of_before_goes_on_after_a_while() {
-    let stale = |number, says| Output::Opening(Opening { source: SOURCE, target: TARGET, number, says });
+    let stale =
+        |number, says| Output::Opening(Opening { source: SOURCE, target: TARGET, number, voids: None, says });
     // At the receiver, while messages are on their way.
     let mut a = sender(1, &[(TARGET, 1, 3)]);
     let mut b = receiver(2, [0, 0]);
@@ -435,189 +471,5 @@ fn a_stream_that_was_parked_by_an_owner_of_before_goes_on_after_a_while() {
     assert_eq!((a.parked(), b.parked(), a.kept(TARGET)), (0, 0, 0));
 }
 
-const PORT: ReplyTo = ReplyTo { connection: 1, slot: 7 };
-
-impl Node {
-    /// What an operator is told of parked streams.
-    fn parked_streams(&mut self) -> ParkedPage {
-        self.step(Event::ListParked { to: PORT });
-        self.told()
-    }
-
-    /// An operator accepts what the stream has lost. What it is told; what the shard says else stays to be carried.
-    fn unpark(&mut self) -> ParkedPage {
-        self.step(Event::Unpark { source: SOURCE, target: TARGET, to: PORT });
-        self.step(Event::Run { lane: LaneId(0), room: Ok(()) });
-        self.told()
-    }
-
-    fn told(&mut self) -> ParkedPage {
-        let is_reply = |output: &mut Output| matches!(output, Output::Reply(..));
-        let mut told: Vec<_> = self.sent.extract_if(.., is_reply).collect();
-        let Some(Output::Reply(PORT, Outcome::Done(reply))) = told.pop() else { panic!("{told:?}") };
-        assert!(told.is_empty(), "{told:?}");
-        ParkedPage::decode(&reply.body).unwrap()
-    }
-}
-
-fn page(by_sender: Option<(u64, u64)>, by_receiver: Option<(u64, u64)>, state: ParkedState) -> ParkedPage {
-    let [lost_by_sender, lost_by_receiver] =
-        [by_sender, by_receiver].map(|lost| lost.map(|(first, last)| Numbers { first, last }));
-    let stream = ParkedStream { source: SOURCE, target: TARGET, lost_by_sender, lost_by_receiver, state };
-    ParkedPage { more: false, streams: vec![stream] }
-}
-
-/// Each end compares once more.
-fn compare_again(a: &mut Node, b: &mut Node) {
-    a.wait(Limits::default().resend_after);
-    settle(a, b);
-}
-
-#[test]
-fn an_operator_lets_a_stream_go_on_whose_sender_has_lost_numbers() {
-    let mut a = sender(1, &[(TARGET, 3, 3)]);
-    let mut b = receiver(2, [5, 0]);
-    settle(&mut a, &mut b);
-    a.send(TARGET);
-    // Whoever parked it may have been its sender no more.
-    assert_eq!(b.parked_streams(), page(Some((4, 5)), None, ParkedState::Comparing));
-    assert_eq!(b.unpark(), page(Some((4, 5)), None, ParkedState::Comparing));
-    compare_again(&mut a, &mut b);
-    assert_eq!(b.parked_streams(), page(Some((4, 5)), None, ParkedState::Ready));
-    assert_eq!(b.unpark(), page(Some((4, 5)), None, ParkedState::Unparked));
-    assert_eq!((b.parked(), b.consumed(SOURCE, TARGET)), (0, 3));
-    compare_again(&mut a, &mut b);
-    // The third had been taken, the fourth is another fourth.
-    assert_eq!((a.parked(), a.kept(TARGET), b.consumed(SOURCE, TARGET)), (0, 0, 4));
-    assert_eq!(b.kernel.counters().accepted, 1);
-    a.send(TARGET);
-    settle(&mut a, &mut b);
-    assert_eq!((a.kept(TARGET), b.consumed(SOURCE, TARGET), b.kernel.counters().accepted), (0, 5, 2));
-    assert_eq!(b.parked_streams(), ParkedPage::default());
-    assert_eq!(b.unpark(), ParkedPage::default(), "there is nothing to do a second time");
-}
-
-#[test]
-fn an_operator_lets_a_stream_go_on_whose_receiver_has_lost_marks() {
-    let mut a = sender(1, &[(TARGET, 4, 5)]);
-    let mut b = receiver(2, [1, 0]);
-    settle(&mut a, &mut b);
-    assert_eq!(b.parked_streams(), page(None, Some((2, 3)), ParkedState::Comparing));
-    compare_again(&mut a, &mut b);
-    assert_eq!(b.unpark(), page(None, Some((2, 3)), ParkedState::Unparked));
-    compare_again(&mut a, &mut b);
-    assert_eq!((a.parked(), b.parked(), a.kept(TARGET), b.consumed(SOURCE, TARGET)), (0, 0, 0, 5));
-    assert_eq!(b.kernel.counters().accepted, 2, "what is kept is taken once");
-}
-
-#[test]
-fn a_stream_within_one_node_goes_on_as_well() {
-    let mut node = Node::start(1, &[(TARGET, consumed(SOURCE, 5))]);
-    node.host(SOURCE, &sent(TARGET, 3, 3));
-    node.settle_alone();
-    node.wait(Limits::default().resend_after);
-    node.settle_alone();
-    assert_eq!(node.unpark(), page(Some((4, 5)), None, ParkedState::Unparked));
-    node.send(TARGET);
-    node.wait(Limits::default().resend_after);
-    node.settle_alone();
-    assert_eq!((node.parked(), node.kept(TARGET), node.consumed(SOURCE, TARGET)), (0, 0, 4));
-}
-
-#[test]
-fn a_stream_is_not_set_back_under_messages_that_are_being_handled() {
-    let mut a = sender(1, &[(TARGET, 3, 3)]);
-    let mut b = receiver(2, [5, 0]);
-    // A message of before the loss is in memory, and its turn has yet to come.
-    b.kernel.shard_mut(TARGET).unwrap().inboxes.get_mut(&SOURCE).unwrap().take(6, 10);
-    settle(&mut a, &mut b);
-    compare_again(&mut a, &mut b);
-    assert_eq!(b.unpark(), page(Some((4, 6)), None, ParkedState::Handling));
-    assert_eq!((b.parked(), b.consumed(SOURCE, TARGET)), (1, 5));
-    b.kernel.shard_mut(TARGET).unwrap().inboxes.get_mut(&SOURCE).unwrap().consume(6, 10);
-    assert_eq!(b.unpark(), page(Some((4, 6)), None, ParkedState::Unparked));
-    assert_eq!((b.parked(), b.consumed(SOURCE, TARGET)), (0, 3));
-}
-
-#[test]
-fn what_a_parked_stream_consumes_is_not_told_to_who_has_forgotten_it() {
-    let mut a = sender(1, &[(TARGET, 3, 3)]);
-    let mut b = receiver(2, [5, 0]);
-    settle(&mut a, &mut b);
-    b.kernel.touch(TARGET).changes.inboxes.insert(SOURCE);
-    assert!(b.run().is_empty(), "five would be taken for another five");
-}
-
-#[test]
-fn nothing_is_told_of_a_stream_that_goes_on_before_it_is_durable() {
-    let mut a = sender(1, &[(TARGET, 3, 3)]);
-    let mut b = receiver(2, [5, 0]);
-    settle(&mut a, &mut b);
-    a.send(TARGET);
-    compare_again(&mut a, &mut b);
-    // The batch is on its way, and then void.
-    let unpark = Event::Unpark { source: SOURCE, target: TARGET, to: PORT };
-    let _ = b.kernel.step(unpark, b.now);
-    let actions = b.kernel.step(Event::Run { lane: LaneId(0), room: Ok(()) }, b.now);
-    let [Action::Commit(Submission { outputs, .. })] = &actions[..] else { panic!("{actions:?}") };
-    assert!(matches!(outputs[..], [Output::Reply(PORT, _)]), "{outputs:?}");
-    assert_eq!(b.parked_streams().streams[0].state, ParkedState::Unparking);
-    a.wait(Limits::default().resend_after);
-    b.hear_all(a.run());
-    assert!(b.run().is_empty());
-    b.step(Event::Voided { lane: LaneId(0), voids: 1 });
-    for (shard, floor) in [(TARGET, 5), (NEIGHBOUR, 0)] {
-        let mut rows = ShardRows::new(OutboxPart { len_max: 100, bytes_max: 1 << 20 });
-        for (key, value) in consumed(SOURCE, floor) {
-            rows.push(&key, &value);
-        }
-        let owned = OwnedShard { shard, epoch: Epoch(1), number: 1 };
-        b.step(Event::ShardLoaded { resets: 1, owned, rows });
-    }
-    settle(&mut a, &mut b);
-    assert_eq!((a.parked(), b.parked(), b.consumed(SOURCE, TARGET)), (1, 1, 5));
-    // Nothing keeps it from being done once more.
-    compare_again(&mut a, &mut b);
-    assert_eq!(b.unpark(), page(Some((4, 5)), None, ParkedState::Unparked));
-    compare_again(&mut a, &mut b);
-    assert_eq!((a.parked(), a.kept(TARGET), b.consumed(SOURCE, TARGET)), (0, 0, 4));
-}
-
-#[test]
-fn a_question_that_comes_meanwhile_is_answered_when_it_is_durable() {
-    let mut a = sender(1, &[(TARGET, 3, 4)]);
-    let mut b = receiver(2, [1, 0]);
-    settle(&mut a, &mut b);
-    compare_again(&mut a, &mut b);
-    let unpark = Event::Unpark { source: SOURCE, target: TARGET, to: PORT };
-    let _ = b.kernel.step(unpark, b.now);
-    let mut actions = b.kernel.step(Event::Run { lane: LaneId(0), room: Ok(()) }, b.now);
-    a.wait(Limits::default().resend_after);
-    b.hear_all(a.run());
-    assert!(b.run().is_empty());
-    let Some(Action::Commit(submission)) = actions.pop() else { panic!("{actions:?}") };
-    b.step(Event::Durable { lane: submission.lane, through: submission.number });
-    settle(&mut a, &mut b);
-    assert_eq!((a.parked(), b.parked(), a.kept(TARGET), b.consumed(SOURCE, TARGET)), (0, 0, 0, 4));
-}
-
-#[test]
-fn a_late_word_is_no_loss_that_could_be_accepted() {
-    let mut a = sender(1, &[(TARGET, 1, 3)]);
-    let mut b = receiver(2, [0, 0]);
-    settle(&mut a, &mut b);
-    assert_eq!(b.consumed(SOURCE, TARGET), 3);
-    let says = OpeningWord::Sender { first: 1, last: 1, parks: true };
-    b.hear(Output::Opening(Opening { source: SOURCE, target: TARGET, number: 7, says }));
-    assert_eq!(b.unpark(), page(Some((2, 3)), None, ParkedState::Comparing));
-    assert_eq!(b.consumed(SOURCE, TARGET), 3, "nothing is taken twice");
-    // What no sender can say parks nothing at all.
-    let mut b = receiver(3, [5, 0]);
-    for (first, last) in [(0, 3), (5, 3), (u64::MAX, u64::MAX)] {
-        for parks in [false, true] {
-            let says = OpeningWord::Sender { first, last, parks };
-            b.hear(Output::Opening(Opening { source: SOURCE, target: TARGET, number: 7, says }));
-        }
-    }
-    assert!(b.parked() == 0 && b.run().is_empty());
-}
+mod restarts;
+mod unparking;

@@ -82,7 +82,7 @@ async fn who_opens_a_stream_or_answers_hears_that_its_other_end_is_elsewhere() {
     let question = OpeningWord::Sender { first: 1, last: 1, parks: false };
     let answer = OpeningWord::Receiver { floor: 0, mark: 0, parks: false };
     for (source, target, says) in [(here, gone, question), (gone, here, answer)] {
-        let opening = StreamOpening(Opening { source, target, number: 1, says });
+        let opening = StreamOpening(Opening { source, target, number: 1, voids: None, says });
         let rest = remote.take(Frame::Openings(vec![opening])).await.unwrap();
         assert_eq!(rest.misplaced, [gone].into());
     }

@@ -53,7 +53,8 @@ fn the_bytes_of_a_frame_never_change() {
     assert_eq!(sealed(&Frame::Ping).to_vec(), b"\xe1\x05\0\0\0\x41\xcf\xc6\xeb\xa4ping");
     assert_eq!(body(Frame::Credit(70_000)), b"\x81\xa6credit\xce\x00\x01\x11\x70");
     let says = OpeningWord::Sender { first: 2, last: 9, parks: false };
-    let opening = StreamOpening(Opening { source: ShardId(3), target: ShardId(4), number: 7, says });
+    let opening =
+        StreamOpening(Opening { source: ShardId(3), target: ShardId(4), number: 7, voids: None, says });
     assert_eq!(
         body(Frame::Openings(vec![opening])),
         b"\x81\xa8openings\x91\x94\x03\x04\x07\x81\xa6sender\x93\x02\x09\xc2"
@@ -218,8 +219,9 @@ fn frame() -> impl Strategy<Value = Frame> {
             }
         },
     );
-    let opening = (shard(), shard(), any::<u64>(), says)
-        .prop_map(|(source, target, number, says)| StreamOpening(Opening { source, target, number, says }));
+    let opening = (shard(), shard(), any::<u64>(), says).prop_map(|(source, target, number, says)| {
+        StreamOpening(Opening { source, target, number, voids: None, says })
+    });
     let receipt = (shard(), shard(), any::<u64>(), any::<Option<u64>>(), any::<bool>()).prop_map(
         |(source, target, through, refused_from, go_on)| {
             StreamReceipt(Receipt { source, target, through, refused_from, go_on })
