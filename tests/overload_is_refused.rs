@@ -288,6 +288,7 @@ fn tight() -> Limits {
     limits.stream_window = 2;
     limits.outbox_bytes_max = 8_000;
     limits.outbox_memory_max = 2_000;
+    // Less than the entities take that are at work while the store is slow, so that it is full at times.
     limits.activation_bytes_max = 12_000;
     limits.replies_max = 50;
     limits.waiting_len_max = 8;

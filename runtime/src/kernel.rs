@@ -570,8 +570,8 @@ impl Kernel {
         }
     }
 
-    /// What is written without a message: trims, dropped replies, operators' words. Only with room, for every row needs it
-    /// (P15).
+    /// What is written without a message: trims, rows of opened streams, dropped replies, operators' words. Only with room, for
+    /// every row needs it (P15).
     fn run_chores(&mut self, lane: usize, room: Result<(), NoRoom>) {
         self.run_operations(lane, room);
         if room.is_err() {

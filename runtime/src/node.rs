@@ -166,8 +166,6 @@ impl Shared {
     pub(crate) fn put(&self, outputs: impl IntoIterator<Item = Output>) {
         let mut replies = Vec::new();
         let mut receipts: Vec<Vec<Receipt>> = self.intakes.iter().map(|_| Vec::new()).collect();
-        let mut openings: Vec<Vec<crate::kernel::Opening>> =
-            self.intakes.iter().map(|_| Vec::new()).collect();
         let mut arrivals = Vec::new();
         let mut fed = Vec::new();
         let mut far = Vec::new();
@@ -180,7 +178,7 @@ impl Shared {
                 }
                 Output::Receipt(receipt) => far.push(receipt),
                 Output::Opening(opening) if self.links.is_here(opening.to()) => {
-                    openings[self.worker_of(opening.to())].push(opening);
+                    self.intakes[self.worker_of(opening.to())].push(Event::Openings(vec![opening]));
                 }
                 Output::Opening(opening) => self.links.opening(opening),
                 Output::Hand(arrival) => arrivals.push(arrival),
@@ -194,11 +192,6 @@ impl Shared {
         }
         if !fed.is_empty() {
             self.ports.feed(fed);
-        }
-        for (intake, openings) in self.intakes.iter().zip(openings) {
-            if !openings.is_empty() {
-                intake.push(Event::Openings(openings));
-            }
         }
         for (intake, receipts) in self.intakes.iter().zip(receipts) {
             if !receipts.is_empty() {

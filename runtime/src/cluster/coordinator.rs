@@ -31,7 +31,7 @@ use operating::Asker;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering, mpsc as threads},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering, mpsc as threads},
     time::Duration,
 };
 use tokio::{
@@ -196,7 +196,7 @@ pub(super) struct Coordinator {
     /// When it was said last.
     stranded_said_at: Timestamp,
     /// What asks the workers for parked streams, in the name of an operator.
-    unparking: Option<tokio::task::JoinHandle<()>>,
+    unparking: Weak<()>,
     /// Why another node did not let it in, until one does.
     pub(super) refused: Option<String>,
     /// What found no room on the disk.

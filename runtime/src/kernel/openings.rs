@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Each end holds the other's word against what it is *now*: what was told and a floor only rise, so a word that comes late or
-//! twice finds no fault where there is none. What the sender has told is what its store had and what it has handed over since,
-//! and not the messages that wait: those would soon reach the numbers that were lost. The sender sends nothing before the answer
+//! twice finds no fault where there is none. What the sender has told is what its store had, where that does not name less, and
+//! what it has handed over since, and not the messages that wait: those would soon reach the numbers that were lost. The sender sends nothing before the answer
 //! to this opening; numbers of openings begin anywhere, so an answer to an earlier run is not taken for one. A question without
 //! an answer is put again, whatever else is heard of the stream.
 //!
@@ -110,7 +110,6 @@ impl Kernel {
     pub(super) fn may_hand_over(&mut self, source: ShardId, target: ShardId) -> bool {
         let is_parked = self.is_parked(source, target);
         let (now, number, longest) = (self.now, self.opening.wrapping_add(1), self.limits.resend_after);
-        let voids = self.voids_of_both(source, target);
         let shard = self.host(source);
         let outbox = shard.outboxes.get_mut(&target).expect("a stream to send on has an outbox");
         if outbox.is_open() && !is_parked {
@@ -128,12 +127,17 @@ impl Kernel {
         outbox.ask(number);
         let says = OpeningWord::Sender { first: outbox.first(), last: outbox.told(), parks: false };
         self.opening = number;
+        let voids = self.voids_of_both(source, target);
         self.put_now(Output::Opening(Opening { source, target, number, voids, says }));
         false
     }
 
     /// Streams that are open again: their rows are written without how far they were told, and then they go on. Only with room.
     pub(super) fn forget_told(&mut self, lane: usize) {
+        if self.draining {
+            // Nothing is handed over any more.
+            return;
+        }
         while !self.is_batch_full(lane)
             && let Some((source, target)) = self.lanes[lane].opened.pop_first()
         {
@@ -148,8 +152,8 @@ impl Kernel {
         }
     }
 
-    /// How often the lane of both ends was voided; `None` where they are in two. What is said before the void is no word on what is
-    /// read anew (P13).
+    /// How often the lane of both ends was voided; `None` where they are in two. Only one of two workers may have heard of the last
+    /// void, and what one holds from before and the other has read anew are not to be compared (P13).
     fn voids_of_both(&self, source: ShardId, target: ShardId) -> Option<u64> {
         let lane = &self.lanes[self.shard(source).expect("hosted").lane];
         self.is_in_lane(target, lane.id).then_some(lane.voids)
@@ -184,10 +188,10 @@ impl Kernel {
     pub(super) fn forget_silent(&mut self) {
         let (now, after) = (self.now, self.limits.resend_after * SILENT_FOR);
         let mut parked = std::mem::take(&mut self.parked);
-        parked.retain(|(source, _), parked| {
-            parked.standing == Standing::Unparking
-                || now < parked.heard + after
-                || self.shard(*source).is_some()
+        parked.retain(|(source, target), parked| {
+            // A sender that is here may be about to be answered.
+            let asks = self.shard(*source).is_some_and(|shard| shard.asking.contains_key(target));
+            parked.standing == Standing::Unparking || asks || now < parked.heard + after
         });
         self.parked = parked;
     }
@@ -232,8 +236,9 @@ impl Kernel {
         let Opening { source, target, .. } = opening;
         // Its sender hears of the owner, and opens the stream to that one.
         let Some(shard) = self.shard(target) else { return };
-        let is_of_before = opening.voids.is_some_and(|voids| voids != self.lanes[shard.lane].voids);
-        if is_of_before || !Ends::can_be_sent(first, last) {
+        // Also a sender that has heard of a void before this end has: this one still has seen what never was.
+        let is_of_other = opening.voids.is_some_and(|voids| voids != self.lanes[shard.lane].voids);
+        if is_of_other || !Ends::can_be_sent(first, last) {
             return;
         }
         let before = self.parked.get(&(source, target)).copied();

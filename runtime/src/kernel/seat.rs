@@ -86,13 +86,14 @@ impl Kernel {
     pub(super) fn send_again(&mut self, target: ShardId) {
         for at in 0..self.hosted.len() {
             let id = self.hosted[at];
+            let is_parked = self.is_parked(id, target);
             let shard = self.host(id);
             let lane = shard.lane;
             let Some(outbox) = shard.outboxes.get_mut(&target) else { continue };
             // Who has the receiving end now, and from which disk, is to be seen.
             outbox.shut();
             shard.asking.remove(&target);
-            if !outbox.is_empty() {
+            if !outbox.is_empty() || is_parked {
                 outbox.rewind();
                 shard.unanswered.remove(&target);
                 self.lanes[lane].sending.insert((id, target));

@@ -24,6 +24,7 @@ impl Kernel {
         if self.draining {
             // They stay in their outboxes, and go on at the next start.
             self.lanes[lane].sending.clear();
+            self.lanes[lane].opened.clear();
         }
         if self.lanes[lane].sending.is_empty() {
             return;

@@ -38,7 +38,8 @@ pub struct Outbox {
     bytes_in_memory: usize,
     /// Everything up to here has been handed to the receiver.
     handed: u64,
-    /// The receiver can have seen numbers up to here: what was found in the store, and what was handed since.
+    /// The receiver can have seen numbers up to here: what was found in the store, where its row names no less, and what was
+    /// handed since.
     told: u64,
     /// The row of the stream names `told`, and messages above it are of after.
     is_told_noted: bool,
@@ -123,8 +124,8 @@ impl Outbox {
         self.opening = Opening::Shut;
     }
 
-    /// A message was added. Where nothing may be handed over, its row would count as told after a crash: true says that the row of the
-    /// stream is to be written beside it, once until the stream is open again.
+    /// A message was added. While nothing is handed over it would count as told after a crash. True: the row of the stream is
+    /// to be written beside it, once until the stream is open again.
     #[must_use]
     pub fn note_told(&mut self) -> bool {
         !self.is_open() && !std::mem::replace(&mut self.is_told_noted, true)

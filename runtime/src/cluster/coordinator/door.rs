@@ -22,7 +22,7 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread::JoinHandle,
 };
 use tokio::sync::{mpsc, watch};
@@ -149,7 +149,7 @@ impl Door {
             inquiry: None,
             stranded_said: BTreeSet::new(),
             stranded_said_at: Timestamp::EPOCH,
-            unparking: None,
+            unparking: Weak::new(),
             refused: None,
             not_kept: None,
             has_failed: false,

@@ -17,20 +17,24 @@ const STREAMS_MAX: usize = 1_000;
 impl Coordinator {
     /// One operator at a time is answered.
     pub(super) fn unpark(&mut self, asker: Asker, accepts_loss: bool) {
-        if self.unparking.as_ref().is_some_and(|running| !running.is_finished()) {
+        if 0 < self.unparking.strong_count() {
             let why = format!("{} is asked for its parked streams already: try again", self.config.name);
             return asker.tell(CommandAnswer::Refused(why));
         }
         let front = Arc::clone(&self.shared.front);
+        let running = Arc::new(());
+        self.unparking = Arc::downgrade(&running);
         let asking = async move {
             let answer = tokio::time::timeout(ANSWERED_WITHIN, answer(&front, accepts_loss)).await;
             let silent = || {
                 let may_go_on = if accepts_loss { ", and some streams may go on" } else { "" };
                 Err(format!("its workers did not answer in time{may_go_on}: ask again"))
             };
+            // Whoever hears the answer may ask again at once.
+            drop(running);
             asker.tell(answer.unwrap_or_else(|_| silent()).unwrap_or_else(CommandAnswer::Refused));
         };
-        self.unparking = Some(self.network.spawn(asking));
+        self.network.spawn(asking);
     }
 }
 
@@ -45,7 +49,7 @@ async fn answer(front: &Front, accepts_loss: bool) -> Result<CommandAnswer, Stri
             found.streams.into_iter().partition(|stream| stream.state == ParkedState::Ready);
         let streams = ready.into_iter().map(|shown| (front.worker_of(shown.target), shown));
         let answers = front.ask_workers(streams, |shown, to| Event::Unpark { shown, to }).await;
-        let settled = read(answers).map_err(|why| format!("some streams may go on: {why}"))?;
+        let settled = read(answers)?;
         found.more |= settled.more;
         found.streams = settled.streams;
         found.streams.append(&mut others);
@@ -55,9 +59,10 @@ async fn answer(front: &Front, accepts_loss: bool) -> Result<CommandAnswer, Stri
     Ok(CommandAnswer::Parked { streams, more: found.more })
 }
 
-/// All pages in one; or why there is one missing.
+/// All pages in one. Where something was set going that is told first, and what could not be the next time; else why not.
 fn read(outcomes: Vec<Outcome>) -> Result<ParkedPage, String> {
     let mut all = ParkedPage::default();
+    let mut refused = None;
     for outcome in outcomes {
         match outcome {
             Outcome::Done(reply) => {
@@ -67,12 +72,14 @@ fn read(outcomes: Vec<Outcome>) -> Result<ParkedPage, String> {
             }
             // Its shard has gone elsewhere: what is not told is asked for again.
             Outcome::Elsewhere => all.more = true,
-            Outcome::Refused(why) => return Err(why.to_string()),
-            Outcome::Unknown(why) => return Err(why),
+            Outcome::Refused(why) => refused = Some(why.to_string()),
+            Outcome::Unknown(why) => return Err(format!("some streams may go on: {why}")),
             Outcome::Waiting => unreachable!("only a message waits"),
         }
     }
-    Ok(all)
+    let has_done_some = all.streams.iter().any(|stream| stream.state == ParkedState::Unparked);
+    all.more |= refused.is_some();
+    refused.filter(|_| !has_done_some).map_or(Ok(all), Err)
 }
 
 #[cfg(test)]
@@ -80,22 +87,31 @@ mod tests {
     use super::*;
     use crate::{
         error::Refusal,
+        kernel::ParkedStream,
+        placement::ShardId,
         requests::{Reply, ReplyClass},
     };
 
     #[test]
     fn what_cannot_be_done_is_told_with_its_reason() {
-        let page = |more| {
+        let page_of = |more, streams| {
             let mut body = Vec::new();
-            ParkedPage { more, streams: Vec::new() }.encode(&mut body);
+            ParkedPage { more, streams }.encode(&mut body);
             Outcome::Done(Reply { class: ReplyClass::Applied, body: body.into() })
         };
+        let page = |more| page_of(more, Vec::new());
         let more = |outcomes| read(outcomes).map(|page| page.more);
         assert_eq!(more(vec![page(false), page(false)]), Ok(false));
         assert_eq!(more(vec![page(true), page(false)]), Ok(true));
         assert_eq!(more(vec![page(false), Outcome::Elsewhere]), Ok(true));
         let full = more(vec![page(false), Outcome::Refused(Refusal::StorageFull)]);
         assert_eq!(full, Err(Refusal::StorageFull.to_string()));
-        assert_eq!(more(vec![Outcome::Unknown("it has stopped".into())]), Err("it has stopped".into()));
+        let stopped = more(vec![Outcome::Unknown("it has stopped".into())]);
+        assert_eq!(stopped, Err("some streams may go on: it has stopped".into()));
+        // What was given up is told first.
+        let (source, target, state) = (ShardId(3), ShardId(7), ParkedState::Unparked);
+        let stream = ParkedStream { source, target, lost_by_sender: None, lost_by_receiver: None, state };
+        let both = read(vec![Outcome::Refused(Refusal::StorageFull), page_of(false, vec![stream])]);
+        assert_eq!(both, Ok(ParkedPage { more: true, streams: vec![stream] }));
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    kernel::{Action, Event, Kernel, Seat},
+    kernel::{Action, Arrival, Event, Kernel, Seat},
     kinds::Kinds,
     limits::Limits,
     message::Envelope,
@@ -54,12 +54,17 @@ type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Node {
     fn start(seed: u64, shards: &[(ShardId, Rows)]) -> Self {
+        Self::beside(&[], seed, shards)
+    }
+
+    /// In one lane with shards that another worker has.
+    fn beside(others: &[ShardId], seed: u64, shards: &[(ShardId, Rows)]) -> Self {
         let hosted: Vec<ShardId> = shards.iter().map(|(shard, _)| *shard).collect();
         let layout = Shards::new(4).unwrap();
         let seat = Seat {
             layout,
             lane_of: vec![LaneId(0); 4],
-            in_node: layout.iter().map(|shard| hosted.contains(&shard)).collect(),
+            in_node: layout.iter().map(|shard| hosted.contains(&shard) || others.contains(&shard)).collect(),
             hosted,
         };
         let kinds = Arc::new(Kinds::default());
@@ -128,6 +133,20 @@ impl Node {
         self.kernel.lanes[lane].sending.insert((SOURCE, target));
     }
 
+    /// The lane is void, and everything read anew.
+    fn void(&mut self) {
+        let voids = self.kernel.lanes[0].voids + 1;
+        self.step(Event::Voided { lane: LaneId(0), voids });
+        for shard in self.kernel.hosted.clone() {
+            let mut rows = ShardRows::new(OutboxPart { len_max: 100, bytes_max: 1 << 20 });
+            for (key, value) in self.rows(shard) {
+                rows.push(&key, &value);
+            }
+            let owned = OwnedShard { shard, epoch: Epoch(1), number: 1 };
+            self.step(Event::ShardLoaded { resets: voids, owned, rows });
+        }
+    }
+
     /// What is in the store of a shard.
     fn rows(&self, shard: ShardId) -> Rows {
         self.store[&shard].iter().map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -158,7 +177,12 @@ impl Node {
                     self.sent.extend(submission.outputs);
                     self.step(Event::Durable { lane: submission.lane, through: submission.number });
                 }
-                Action::Hand(near) => self.step(Event::Arrived(near)),
+                Action::Hand(near) => {
+                    let is_here = |arrival: &Arrival| self.kernel.shard(arrival.shard).is_some();
+                    let (here, there) = near.into_iter().partition(is_here);
+                    self.step(Event::Arrived(here));
+                    self.sent.extend(Vec::into_iter(there).map(Output::Hand));
+                }
                 Action::LoadShard { .. } | Action::WantLoadable => {}
                 other => panic!("{other:?}"),
             }

@@ -250,6 +250,11 @@ fn a_sender_that_keeps_nothing_goes_on_asking_while_its_stream_is_parked() {
     // A receipt from before the loss.
     a.hear(receipt(5));
     assert_eq!((a.parked(), a.kept(TARGET), b.parked()), (1, 0, 0));
+    // Also over a new connection, and after a void.
+    a.connected_again(&[TARGET]);
+    settle(&mut a, &mut b);
+    assert_eq!(b.parked(), 1);
+    a.void();
     for _ in 0..2 {
         compare_again(&mut a, &mut b);
     }
@@ -281,4 +286,21 @@ fn a_source_that_leaves_hears_nothing_of_what_is_not_durable() {
     let answers = b.run();
     let [Output::Opening(Opening { number: 7, says, .. })] = answers[..] else { panic!("{answers:?}") };
     assert_eq!(says, OpeningWord::Receiver { floor: 3, mark: 3, parks: false });
+}
+
+#[test]
+fn a_sender_that_comes_here_from_its_newest_directory_ends_what_was_parked() {
+    for newest in [sent(TARGET, 6, 5), Rows::new()] {
+        let mut a = sender(1, &[(TARGET, 3, 3)]);
+        let mut b = receiver(2, [5, 0]);
+        settle(&mut a, &mut b);
+        assert_eq!(b.parked(), 1);
+        b.host(SOURCE, &newest);
+        b.settle_alone();
+        for _ in 0..=SILENT_FOR {
+            b.wait(Limits::default().resend_after);
+            b.settle_alone();
+        }
+        assert_eq!(b.parked(), 0);
+    }
 }
