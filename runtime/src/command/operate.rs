@@ -9,7 +9,7 @@ use super::{
     settings::{self, LISTEN_DEFAULT},
 };
 use crate::{
-    cluster::{Command, CommandAnswer, NodeStatus},
+    cluster::{Command, CommandAnswer, MemberStatus, NodeStatus},
     placement::NodeName,
 };
 use std::time::Duration;
@@ -33,9 +33,16 @@ pub(super) fn way(args: ConnectArgs, lookup: Lookup<'_>) -> Result<(Dial, Vec<St
     Ok((Dial { security }, addresses))
 }
 
-/// How many shards a node owns, as far as the one knows whose status this is.
-pub(super) fn shards_of(status: &NodeStatus, name: &NodeName) -> usize {
-    status.shards.iter().filter(|shard| shard.owner == *name).count()
+/// How far a node is that leaves, in words.
+pub(super) fn progress(status: &NodeStatus, name: &NodeName) -> String {
+    let left = status.shards.iter().filter(|shard| shard.owner == *name).count();
+    let takes_shards = |member: &MemberStatus| member.name != *name && member.state == "up";
+    let stuck = if 0 < left && !status.nodes.iter().any(takes_shards) {
+        ", and every other node leaves as well: start one that joins, or this one again to keep them"
+    } else {
+        ""
+    };
+    format!("node {name} hands its shards over: {left} left{stuck}")
 }
 
 /// Why a node is not among those who answered.
@@ -122,9 +129,10 @@ impl<R: Reach> Leaving<'_, R> {
                 Ok(status) if state_in(&status, name) == Some("left") => break,
                 Ok(status) => {
                     silence = 0;
-                    let left = shards_of(&status, name);
-                    if told.replace(left) != Some(left) {
-                        say(&format!("node {name} hands its shards over: {left} left"));
+                    let progress = progress(&status, name);
+                    if told.as_ref() != Some(&progress) {
+                        say(&progress);
+                        told = Some(progress);
                     }
                 }
                 Err(why) => {

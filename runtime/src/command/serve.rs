@@ -5,7 +5,7 @@ use super::{
     args::{AdoptArgs, NodeArgs},
     copied,
     environment::Lookup,
-    operate::shards_of,
+    operate::progress,
     reach::{Dial, Reach, ask_all},
     say,
     settings::{self, Settings},
@@ -210,9 +210,10 @@ async fn give_away(runtime: &Runtime, name: &NodeName, seeds: &[String]) -> Resu
             if let Some(why) = status.refused {
                 return Err(format!("it is not let in: {why}"));
             }
-            let left = shards_of(&status, name);
-            if told.replace(left) != Some(left) {
-                say(&format!("node {name} hands its shards over: {left} left"));
+            let progress = progress(&status, name);
+            if told.as_ref() != Some(&progress) {
+                say(&progress);
+                told = Some(progress);
             }
         }
         tokio::time::sleep(PROGRESS_EVERY).await;

@@ -44,6 +44,8 @@ pub enum Leaving {
     Draining {
         /// How often it has had none meanwhile.
         emptied: u64,
+        /// When an operator is to hear that nobody takes them, where that is so.
+        next_tell: Timestamp,
     },
     /// It has had none since then.
     Empty(Farewell),
@@ -97,6 +99,8 @@ impl LastQuestion {
 pub enum LeavingStep {
     /// Wait.
     Wait,
+    /// Wait, and tell an operator that every other node leaves or has left: nobody takes what this one has.
+    Stuck,
     /// Say that all is handed over: [`MembershipEvent::Drained`](super::MembershipEvent::Drained).
     Drained,
     /// Send each node in `whom` what this one says of itself, so that it knows that this one has left, and the question behind it.
@@ -127,10 +131,9 @@ impl Leaving {
 
     /// Begins, if there is somebody to hand shards over to; whether there is. A node that goes already goes on.
     pub fn begin(&mut self, here: &NodeName, view: &View) -> bool {
-        let mut others = view.nodes().filter(|(name, _)| *name != here);
-        let may = others.any(|(_, node)| node.entry.state == NodeState::Up);
+        let may = takes_shards(here, view);
         if may && *self == Self::No {
-            *self = Self::Draining { emptied: 0 };
+            *self = Self::Draining { emptied: 0, next_tell: Timestamp::EPOCH };
         }
         may
     }
@@ -155,19 +158,28 @@ impl Leaving {
         now: Timestamp,
     ) -> LeavingStep {
         match self {
-            Self::Draining { emptied } if is_empty => {
+            Self::Draining { emptied, .. } if is_empty => {
                 *self = Self::Empty(Farewell::new(*emptied + 1, now));
                 LeavingStep::Drained
             }
             // A shard that was sealed for this node has come.
             Self::Empty(Farewell { emptied, .. }) if !is_empty => {
-                *self = Self::Draining { emptied: *emptied };
+                *self = Self::Draining { emptied: *emptied, next_tell: Timestamp::EPOCH };
                 LeavingStep::Wait
             }
             Self::Empty(farewell) => farewell.step(own, view, is_connected, now),
+            Self::Draining { next_tell, .. } if *next_tell <= now => {
+                *next_tell = now + TELL_EVERY;
+                if takes_shards(&own.name, view) { LeavingStep::Wait } else { LeavingStep::Stuck }
+            }
             Self::No | Self::Draining { .. } => LeavingStep::Wait,
         }
     }
+}
+
+/// Whether another node takes shards.
+fn takes_shards(here: &NodeName, view: &View) -> bool {
+    view.nodes().any(|(name, node)| name != here && node.entry.state == NodeState::Up)
 }
 
 impl Farewell {
@@ -248,6 +260,26 @@ mod tests {
         assert!(leaving.is_going());
     }
 
+    #[test]
+    fn nodes_that_leave_at_once_with_nobody_to_take_their_shards_say_so() {
+        let (here, own) = ("a".parse().unwrap(), entry("a", 1, 0));
+        let mut leaving = Leaving::No;
+        assert!(leaving.begin(&here, &view(&[("a", NodeState::Up), ("b", NodeState::Up)])));
+        let alone = view(&[("a", NodeState::Leaving), ("b", NodeState::Leaving), ("c", NodeState::Left)]);
+        let mut told = Vec::new();
+        for second in 0..25 {
+            match leaving.step(false, &own, &alone, |_| true, at(1_000 * second)) {
+                LeavingStep::Stuck => told.push(second),
+                step => assert_eq!(step, LeavingStep::Wait),
+            }
+        }
+        assert_eq!(told, [0, 10, 20]);
+        // One comes, and takes them.
+        let joined = view(&[("a", NodeState::Leaving), ("d", NodeState::Up)]);
+        assert_eq!(leaving.step(false, &own, &joined, |_| true, at(30_000)), LeavingStep::Wait);
+        assert_eq!(leaving.step(true, &own, &joined, |_| true, at(31_000)), LeavingStep::Drained);
+    }
+
     fn name(name: &str) -> NodeName {
         name.parse().unwrap()
     }
@@ -266,7 +298,7 @@ mod tests {
             nodes.extend(others);
             let view = view(&nodes);
             let own = NodeEntry::clone(&view.get(&name("a")).unwrap().entry);
-            let leaving = Leaving::Draining { emptied: 0 };
+            let leaving = Leaving::Draining { emptied: 0, next_tell: at(0) };
             let mut empty = Self { leaving, own, view, connected: Vec::new() };
             assert_eq!(empty.is_empty(false, 0), LeavingStep::Wait);
             assert_eq!(empty.step(0), LeavingStep::Drained);

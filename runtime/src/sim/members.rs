@@ -204,7 +204,7 @@ impl Sim {
         let Some(Member { membership, leaving, .. }) = &mut node.member else { return };
         let is_connected = |node: &NodeName| connected.contains(node);
         match leaving.step(is_empty, membership.own(), membership.view(), is_connected, now) {
-            LeavingStep::Wait => {}
+            LeavingStep::Wait | LeavingStep::Stuck => {}
             LeavingStep::Drained => self.step_member(at, MembershipEvent::Drained),
             LeavingStep::Ask { introduction, question, whom, .. } => {
                 for to in whom.keys().map(|to| self.machine_named(to)).collect::<Vec<_>>() {

@@ -134,6 +134,10 @@ impl Coordinator {
         let is_connected = |node: &NodeName| self.connected.contains_key(node);
         match self.leaving.step(self.mover.is_empty(), &own, &view, is_connected, now) {
             LeavingStep::Wait => {}
+            LeavingStep::Stuck => tracing::error!(
+                "this node leaves, and so does every other one: nobody takes its shards. Start a node that joins, or start this \
+                 one again to keep them"
+            ),
             LeavingStep::Drained => self.step_membership(MembershipEvent::Drained),
             LeavingStep::Ask { introduction, question: LastQuestion { boot, emptied }, whom, is_long } => {
                 if is_long {

@@ -39,6 +39,16 @@ async fn a_node_is_asked_to_leave_and_waited_for() {
     assert_eq!(script.commands(), [("b:7001".into(), Command::Leave)]);
 }
 
+#[test]
+fn a_node_that_nobody_can_follow_says_what_to_do() {
+    let status = |members: &[MemberStatus], owners: &[&str]| status("b", members, owners);
+    let both = |a| [member("a", a, true), member("b", "leaving", true)];
+    assert_eq!(progress(&status(&both("up"), &["b"; 2]), &name("b")), "node b hands its shards over: 2 left");
+    let stuck = progress(&status(&both("leaving"), &["b"; 2]), &name("b"));
+    assert!(stuck.ends_with("start one that joins, or this one again to keep them"), "{stuck}");
+    assert!(!progress(&status(&both("left"), &[]), &name("b")).contains("start"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_gone_before_it_says_so_has_left_if_another_says_so() {
     let gone = Script::default().at("b:7001", [b("up", 1), b("up", 1), begun()]).until_gone();
