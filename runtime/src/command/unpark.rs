@@ -11,6 +11,9 @@ use crate::{
     placement::NodeName,
 };
 
+/// Most pages that one node is asked for; the command can be given again.
+const PAGES_MAX: usize = 1_000;
+
 /// What one node has said.
 type Said = (NodeName, Vec<ParkedStream>, bool);
 
@@ -71,7 +74,7 @@ async fn ask_one(
     accepts_loss: bool,
     (all, has_more): &mut (Vec<ParkedStream>, bool),
 ) -> Result<(), String> {
-    loop {
+    for _ in 0..PAGES_MAX {
         match reach.ask(target, Command::Unpark { accept_loss: accepts_loss }).await? {
             CommandAnswer::Parked { streams, more } => {
                 let goes_on = |stream: &ParkedStream| stream.state == ParkedState::Unparked;
@@ -88,6 +91,7 @@ async fn ask_one(
             _ => return Err("it answered another question".to_owned()),
         }
     }
+    Ok(())
 }
 
 fn streams_of(count: usize) -> String {
@@ -181,6 +185,12 @@ mod tests {
         let left = unparks(&script, true).await;
         let why = "1 stream, and more still parked: give the command again";
         assert_eq!(left, Err(Failure::Failed(why.into())));
+        // Nor where a node says without end that there is more.
+        let endless = std::iter::repeat_n(page(ParkedState::Unparked, true), PAGES_MAX + 1);
+        let [status, ..] = answers();
+        let script = Script::default().at("a:7001", std::iter::once(status).chain(endless));
+        assert!(matches!(unparks(&script, true).await, Err(Failure::Failed(_))));
+        assert_eq!(script.commands().len(), PAGES_MAX);
         // What was done before an error is told all the same.
         let last = CommandAnswer::Refused("some streams may go on: the disk is full".into());
         let script = Script::default().at("a:7001", answers().into_iter().chain([last]));

@@ -326,15 +326,10 @@ impl Kernel {
         let waiting = shard.waiting.len() as u64;
         let held = std::mem::take(&mut shard.held);
         let hot = std::mem::take(&mut shard.hot);
-        let parked: BTreeSet<_> = self.parked.keys().filter(|(source, _)| *source == id).collect();
         let shard = self.shard(id).expect("just loaded");
-        let goes_on = |target, outbox: &Outbox| !outbox.is_empty() || parked.contains(&(id, target));
-        let targets: Vec<_> = shard
-            .outboxes
-            .iter()
-            .filter(|(target, outbox)| goes_on(**target, outbox))
-            .map(|(id, _)| *id)
-            .collect();
+        let streams = shard.outboxes.iter();
+        let go_on = streams.filter(|(target, outbox)| !outbox.is_empty() || self.is_parked(id, **target));
+        let targets: Vec<_> = go_on.map(|(target, _)| *target).collect();
         let outbox_memory: usize = shard.outboxes.values().map(Outbox::bytes_in_memory).sum();
         self.outbox_memory += outbox_memory;
         self.count_kept(id);

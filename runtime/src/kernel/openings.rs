@@ -9,9 +9,9 @@
 //!
 //! Each end holds the other's word against what it is *now*: what was told and a floor only rise, so a word that comes late or
 //! twice finds no fault where there is none. What the sender has told is what its store had, where that does not name less, and
-//! what it has handed over since, and not the messages that wait: those would soon reach the numbers that were lost. The sender sends nothing before the answer
-//! to this opening; numbers of openings begin anywhere, so an answer to an earlier run is not taken for one. A question without
-//! an answer is put again, whatever else is heard of the stream.
+//! what it has handed over since, and not the messages that wait: those would soon reach the numbers that were lost. The sender
+//! sends nothing before the answer to this opening; numbers of openings begin anywhere, so an answer to an earlier run is not
+//! taken for one. A question without an answer is put again, whatever else is heard of the stream.
 //!
 //! Every stream is opened anew when it is sent on for the first time after a start, a move of either end, a new connection, or a
 //! while without a receipt: within a node as well, for a shard that was opened again or adopted from a copy is older than its
@@ -36,6 +36,10 @@ use std::time::Duration;
 
 /// Pause before a question without an answer is put again. It doubles, up to that of messages.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// After how many questions that do not come it is not known whether the sender of a parked stream is still where it was,
+const UNSURE_FOR: u32 = 3;
+/// and after how many its receiver forgets that stream.
+const SILENT_FOR: u32 = 12;
 
 /// What both ends say of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +53,6 @@ pub(super) struct Ends {
     /// The highest number it has seen.
     pub(super) mark: u64,
 }
-
-/// After how many further questions that do not come a parked stream is not heard of any more.
-const SILENT_FOR: u32 = 12;
-/// After how many it is not known whether its sender is still where it was.
-const UNSURE_FOR: u32 = 3;
 
 impl Ends {
     fn has_lost_numbers(self) -> bool {
