@@ -389,13 +389,12 @@ impl Driven {
             self.void(submission);
             return;
         }
-        let result = if submission.batch.is_empty() {
-            Ok(())
-        } else {
-            self.lanes[at].commit(std::slice::from_ref(&submission.batch)).map(drop)
-        };
-        match result {
-            Ok(()) => {
+        let batch = std::slice::from_ref(&submission.batch);
+        let group = if submission.batch.is_empty() { &[] } else { batch };
+        let mut shown = submission.shown.clone();
+        shown.retain(|(shard, _)| !submission.batch.sections().any(|section| section.shard == *shard));
+        match self.lanes[at].commit_and_confirm(group, &shown) {
+            Ok(_) => {
                 let through = submission.number;
                 self.durable.insert((worker, lane), through);
                 for output in submission.outputs {

@@ -32,6 +32,8 @@ const FAULTS_PER_LANE: usize = 60;
 enum Fault {
     /// Nothing is written.
     Failed,
+    /// Nothing is written yet.
+    Later,
     /// Nothing is written, as of an owner that is no longer one.
     Fenced,
     /// It is written and not known to be.
@@ -54,6 +56,15 @@ struct Troubled {
     judge: Judge,
     /// How often rows are still not made loadable, for want of room.
     full: Arc<AtomicU64>,
+    /// How many loads there were: each third comes later.
+    loads: AtomicU64,
+}
+
+impl Troubled {
+    fn may_load(&self) -> Result<(), LoadError> {
+        let is_third = self.loads.fetch_add(1, Ordering::Relaxed) % 3 == 2;
+        if is_third { Err(LoadError::Later(io::Error::other("planned"))) } else { Ok(()) }
+    }
 }
 
 struct TroubledLane {
@@ -75,7 +86,7 @@ async fn start_full(
     full: Arc<AtomicU64>,
     judge: impl FnMut(LaneId) -> Option<Fault> + Send + 'static,
 ) -> Runtime {
-    let store = Troubled { store, judge: Arc::new(Mutex::new(judge)), full };
+    let store = Troubled { store, judge: Arc::new(Mutex::new(judge)), full, loads: AtomicU64::new(0) };
     let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>();
     builder.store(Arc::new(store)).workers(2).start().await.unwrap()
 }
@@ -93,6 +104,7 @@ impl Lane for TroubledLane {
         let Some(fault) = self.judge.lock().unwrap()(self.id) else { return self.lane.commit(group) };
         Err(match fault {
             Fault::Failed => CommitError::Failed(planned()),
+            Fault::Later => CommitError::Later(planned()),
             Fault::Fenced => CommitError::Fenced(group[0].sections().next().unwrap().shard),
             Fault::UnknownWritten => {
                 self.lane.commit(group)?;
@@ -106,6 +118,15 @@ impl Lane for TroubledLane {
             }
             Fault::Died => CommitError::Fatal(planned()),
         })
+    }
+
+    fn commit_and_confirm(
+        &mut self,
+        group: &[Batch],
+        shown: &[(ShardId, Epoch)],
+    ) -> Result<Position, CommitError> {
+        self.lane.commit_and_confirm(&[], shown)?;
+        if group.is_empty() { Ok(Position::default()) } else { self.commit(group) }
     }
 
     fn quiet(&mut self) -> Result<(), CommitError> {
@@ -150,10 +171,12 @@ impl Store for Troubled {
         keys: Range<&[u8]>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), LoadError> {
+        self.may_load()?;
         self.store.load_rows(shard, epoch, keys, visit)
     }
 
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
+        self.may_load()?;
         self.store.load_images(keys)
     }
 
@@ -245,11 +268,12 @@ fn script(dice: &mut Dice) -> VecDeque<(u64, Fault)> {
         1 => Fault::Fenced,
         2 => Fault::UnknownWritten,
         3 => Fault::UnknownLost,
+        4 => Fault::Later,
         _ => Fault::Hung(2 + dice.below(3)),
     };
     (0..FAULTS_PER_LANE as u64)
         .map(|nth| {
-            let nth = if nth < 5 { nth } else { dice.below(5) };
+            let nth = if nth < 6 { nth } else { dice.below(6) };
             (dice.below(4), class(nth, dice))
         })
         .collect()
@@ -341,7 +365,7 @@ async fn all_numbers_are_exact(store: MemoryStore) {
     runtime.shutdown().await;
 
     let met = met.lock().unwrap();
-    for fault in [Fault::Failed, Fault::Fenced, Fault::UnknownWritten, Fault::UnknownLost] {
+    for fault in [Fault::Failed, Fault::Later, Fault::Fenced, Fault::UnknownWritten, Fault::UnknownLost] {
         assert!(u64::from(LANES) <= met[&fault], "{fault:?} was not met in every lane: {met:?}");
     }
     assert!(met.keys().any(|fault| matches!(fault, Fault::Hung(_))), "no lane hung: {met:?}");

@@ -1,6 +1,6 @@
 //! A batch that is void takes everything with it: its messages, its replies, and what was built on it (P13).
 
-use entity_runtime::{entity::Entity, kernel::Outcome, limits::Limits};
+use entity_runtime::{entity::Entity, kernel::Outcome, limits::Limits, placement::ShardId};
 use entity_runtime_tests::{
     driven::{Driven, envelope, kinds, with},
     entities::{Account, Books, Credit, Fund, Transfer},
@@ -66,6 +66,27 @@ fn a_message_handed_over_before_its_batch_was_void_is_dropped() {
     driven.request(1, 3, envelope::<Account, _>(&from, &Transfer { to: to.clone(), cents: 3 }), true);
     driven.settle();
     assert_eq!((cents(&mut driven, &from), cents(&mut driven, &to)), (7, 4));
+}
+
+#[test]
+fn a_query_of_a_shard_that_another_owner_has_is_not_answered() {
+    // Two shards in one lane, so that what is written to one takes along what is shown of the other.
+    for writes in [false, true] {
+        let mut driven = accounts(2, 1, 1);
+        let (mine, gone) = (driven.key_in(Account::KIND, 0, 0), driven.key_in(Account::KIND, 1, 0));
+        driven.request(1, 1, envelope::<Account, _>(&gone, &Fund { cents: 10 }), true);
+        driven.settle();
+        driven.faults().advance_epoch(ShardId(1));
+        let to = driven.query(entity_runtime_tests::driven::named::<Books>(Account::KIND, &gone, &Books));
+        if writes {
+            driven.request(1, 2, envelope::<Account, _>(&mine, &Fund { cents: 1 }), true);
+        }
+        driven.settle();
+        let told = driven.answer(to);
+        assert!(matches!(told, Some(Outcome::Unknown(_))), "{told:?} is of an owner of before");
+        // It is its own again, and read anew.
+        assert_eq!(cents(&mut driven, &gone), 10);
+    }
 }
 
 #[test]

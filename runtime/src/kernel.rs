@@ -490,6 +490,16 @@ impl Kernel {
         self.lanes[lane].outputs.push(output);
     }
 
+    /// Lets something out that shows the state of a shard, as it is when the batch being built is durable. A fact that is
+    /// never taken back, as a reply that was stored, needs no more than [`Kernel::put_gated`].
+    fn put_shown(&mut self, lane: usize, shard: ShardId, output: Output) {
+        let lane = &mut self.lanes[lane];
+        lane.outputs.push(output);
+        if lane.shown.last() != Some(&shard) {
+            lane.shown.push(shard);
+        }
+    }
+
     fn put_now(&mut self, output: Output) {
         self.actions.push(Action::Put(output));
     }

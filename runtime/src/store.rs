@@ -1,12 +1,13 @@
 //! The store: batches in, rows out. One trait, one conformance suite, several engines.
 //!
-//! A [`Store`] keeps what its [`Lane`]s have committed. Everything the rest of the runtime promises rests on four
+//! A [`Store`] keeps what its [`Lane`]s have committed. Everything the rest of the runtime promises rests on five
 //! sentences, which the conformance suite holds against every engine:
 //!
 //! 1. When [`Lane::commit`] returns `Ok`, the batches survive any crash; when it returns an error, see [`CommitError`].
 //! 2. A batch is visible whole or not at all, and no batch is visible without those before it in its lane.
 //! 3. A batch under a stale epoch, or out of number for one of its shards, changes nothing.
-//! 4. [`Store::load_rows`] and [`Store::load_images`] return the newest committed rows up to [`Store::loadable`].
+//! 4. What [`Lane::commit_and_confirm`] confirms was still so when it began (P14).
+//! 5. [`Store::load_rows`] and [`Store::load_images`] return the newest committed rows up to [`Store::loadable`].
 //!
 //! Whose a shard is, is such a durable fact too ([`Ownership`]). It changes by records in the shard's own sections, so that
 //! the fence, the chain and the crash behaviour are those of every other commit. What a shard brings along when it comes is
@@ -79,6 +80,10 @@ pub enum CommitError {
     /// void, as after `Fenced`.
     #[error("the group was not written: {0}")]
     Failed(std::io::Error),
+    /// Nothing of the group was written, and the same group may be committed a while later: the store cannot be reached, has no
+    /// room, or too much to do. No batch of the lane may overtake it.
+    #[error("the group was not written yet: {0}")]
+    Later(std::io::Error),
     /// The group may be written or not. Commit the same group again: what was written is known by its numbers.
     #[error("it is not known whether the group was written: {0}")]
     Unknown(std::io::Error),
@@ -96,6 +101,9 @@ pub enum LoadError {
     /// The shard is not owned under this epoch.
     #[error("{0} is not owned here under this epoch")]
     NotOwned(ShardId),
+    /// The store cannot be read now, and nothing is wrong with it: ask again a while later.
+    #[error("the store cannot be read now: {0}")]
+    Later(std::io::Error),
 }
 
 impl From<std::io::Error> for LoadError {
@@ -284,6 +292,11 @@ pub trait Store: Send + Sync + 'static {
         u64::MAX
     }
 
+    /// The most bytes that one group should have: longer ones are committed in several, each of whole batches.
+    fn group_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
+
     /// The directory that this store alone uses, where there is one. A node keeps a note of its own there ([`Store::was_clean`]).
     fn data_dir(&self) -> Option<&Path> {
         None
@@ -324,6 +337,21 @@ pub trait Lane: Send {
     /// # Errors
     /// See [`CommitError`] for what each means and who does what.
     fn commit(&mut self, group: &[Batch]) -> Result<Position, CommitError>;
+
+    /// As [`Lane::commit`], and confirms that the shards named are still owned under these epochs, by a check that begins after
+    /// the call (P14). None of them has a section in the group. The group may be empty: then nothing is written, and the
+    /// position is that of nothing. An engine to which nobody else can write has nothing to check.
+    ///
+    /// # Errors
+    /// As [`Lane::commit`]; [`CommitError::Fenced`] also where one of the shards named is not owned so any more.
+    fn commit_and_confirm(
+        &mut self,
+        group: &[Batch],
+        shown: &[(ShardId, Epoch)],
+    ) -> Result<Position, CommitError> {
+        let _ = shown;
+        if group.is_empty() { Ok(Position::default()) } else { self.commit(group) }
+    }
 
     /// Called in a quiet moment, with nothing to commit and the last commit some time ago.
     ///

@@ -146,10 +146,11 @@ impl<'s> Gathered<'s> {
     fn keep(&self, number: u64, bytes: Vec<u8>) -> Result<(), LoadError> {
         match self.store.keep_note(KNOWN_NODES, &bytes) {
             Ok(()) => self.coordinator.tell(Notice::Kept(number)),
-            Err(LoadError::Io(error)) if is_full(&error) => {
+            Err(error) if is_for_later(&error) => {
                 // Nobody new is let in meanwhile; it is tried again with the next change.
                 tracing::warn!(
-                    "the disk is full: what is known of other nodes was not kept; it is tried again every second"
+                    %error,
+                    "what is known of other nodes was not kept; it is tried again every second"
                 );
                 self.coordinator.tell(Notice::NotKept(number, bytes));
             }
@@ -176,7 +177,7 @@ impl<'s> Gathered<'s> {
                     }
                     // It has gone meanwhile; whoever asked knows by now, or will.
                     Err(LoadError::NotOwned(_)) => {}
-                    Err(LoadError::Io(error)) if is_full(&error) => {
+                    Err(error) if is_for_later(&error) => {
                         self.tell(MoverEvent::ReadFailed { shard, transfer, attempt });
                     }
                     Err(error) => return Err(error),
@@ -194,6 +195,13 @@ impl<'s> Gathered<'s> {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+/// Whether nothing is wrong with the store but that it has no room, or no time.
+fn is_for_later(error: &LoadError) -> bool {
+    let is_full =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    match error {
+        LoadError::Io(error) => is_full(error),
+        LoadError::Later(_) => true,
+        LoadError::NotOwned(_) => false,
+    }
 }

@@ -152,7 +152,13 @@ impl Kernel {
         work.undurable_bytes += bytes;
         self.counters.batches += 1;
         let outputs = std::mem::take(&mut work.outputs);
-        let submission = Submission { lane: work.id, voids: work.voids, number, batch, outputs };
+        let mut shown = std::mem::take(&mut work.shown);
+        shown.sort_unstable();
+        shown.dedup();
+        let (id, voids) = (work.id, work.voids);
+        let epoch_of = |shard| self.shard(shard).expect("nothing is shown of what has left").epoch;
+        let shown = shown.into_iter().map(|shard| (shard, epoch_of(shard))).collect();
+        let submission = Submission { lane: id, voids, number, batch, outputs, shown };
         self.actions.push(Action::Commit(submission));
         sealed
     }
@@ -206,6 +212,7 @@ impl Kernel {
         work.output_bytes = 0;
         work.counts = Counts::default();
         work.leaving.clear();
+        work.shown.clear();
         let unparking = std::mem::take(&mut work.unparking);
         let records = std::mem::take(&mut work.records);
         let mut handed_off: BTreeSet<(ShardId, TransferId)> =

@@ -6,7 +6,7 @@ use crate::{
     error::Refusal,
     feeds::{DropStep, FeedId, FeedIdentity, FeedQuestion},
     message::{Envelope, RequestId},
-    placement::ShardId,
+    placement::{Epoch, ShardId},
     requests::{Acknowledged, Reply},
     shard::{OutboxPart, OutboxTicket, RowError, ShardRows},
     store::{Batch, ImageKey, LaneId, NoRoom, OwnedShard},
@@ -287,6 +287,9 @@ pub struct Submission {
     pub batch: Batch,
     /// What leaves when it is durable.
     pub outputs: Vec<Output>,
+    /// Shards whose state the outputs show, though the batch may have nothing of them, each with its epoch. The outputs leave
+    /// when these are confirmed to be still owned so (P14).
+    pub shown: Vec<(ShardId, Epoch)>,
 }
 
 /// What leaves a kernel.

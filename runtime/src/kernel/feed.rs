@@ -219,6 +219,6 @@ impl Kernel {
         }
         self.measure(id);
         let reply = Reply { class: ReplyClass::Applied, body: bytes::Bytes::new() };
-        self.put_gated(lane, Output::Reply(to, Outcome::Done(reply)));
+        self.put_shown(lane, id, Output::Reply(to, Outcome::Done(reply)));
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct LaneWork {
     /// Streams with messages that are in memory only until a load would find them.
     pub(super) backed: BTreeSet<(ShardId, ShardId)>,
     pub(super) outputs: Vec<Output>,
+    /// Shards whose state the outputs show.
+    pub(super) shown: Vec<ShardId>,
     pub(super) loads: Vec<ImageTicket>,
     /// Bytes of outboxes that may be on their way into memory.
     pub(super) outbox_asked: usize,
@@ -101,6 +103,7 @@ impl LaneWork {
             opened: BTreeSet::new(),
             backed: BTreeSet::new(),
             outputs: Vec::new(),
+            shown: Vec::new(),
             loads: Vec::new(),
             outbox_asked: 0,
             number: 0,

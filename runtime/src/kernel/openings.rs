@@ -17,6 +17,9 @@
 //! while without a receipt: within a node as well, for a shard that was opened again or adopted from a copy is older than its
 //! new neighbours know.
 //!
+//! Every word leaves with the lane's next batch, when it is confirmed that the shard is still this node's (P14): that of an owner
+//! of before could park a stream that is well.
+//!
 //! What is sent before the answer is durable like all else, and would count as told after a crash. So with its first message the
 //! row of the stream notes how far it was told, and before the first one is handed over it is written without that.
 //!
@@ -127,7 +130,8 @@ impl Kernel {
         let says = OpeningWord::Sender { first: outbox.first(), last: outbox.told(), parks: false };
         self.opening = number;
         let voids = self.voids_of_both(source, target);
-        self.put_now(Output::Opening(Opening { source, target, number, voids, says }));
+        let lane = self.host(source).lane;
+        self.put_shown(lane, source, Output::Opening(Opening { source, target, number, voids, says }));
         false
     }
 
@@ -262,7 +266,8 @@ impl Kernel {
         }
         if !parks {
             let says = OpeningWord::Receiver { floor, mark, parks: ends.has_lost_marks() };
-            self.put_now(Output::Opening(Opening { says, ..opening }));
+            let lane = self.host(target).lane;
+            self.put_shown(lane, target, Output::Opening(Opening { says, ..opening }));
         }
     }
 
@@ -287,7 +292,7 @@ impl Kernel {
         self.park_sending(source, target, ends);
         if !parks {
             let says = OpeningWord::Sender { first, last, parks: true };
-            self.put_now(Output::Opening(Opening { says, ..opening }));
+            self.put_shown(lane, source, Output::Opening(Opening { says, ..opening }));
         }
     }
 

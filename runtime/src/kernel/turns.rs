@@ -156,13 +156,14 @@ impl Kernel {
                 return;
             }
         };
-        let kind = self.activations.get(slot).expect("a turn has an activation").kind;
+        let activation = self.activations.get(slot).expect("a turn has an activation");
+        let (kind, shard) = (activation.kind, activation.shard);
         if self.kinds.get(kind).is_volatile() {
             self.put_now(Output::Reply(to, outcome));
         } else {
             // It has seen state that may not be durable yet (P14).
             self.lanes[lane].output_bytes += reply_len;
-            self.put_gated(lane, Output::Reply(to, outcome));
+            self.put_shown(lane, shard, Output::Reply(to, outcome));
         }
     }
 

@@ -3,10 +3,11 @@
 use super::{Patience, Shared};
 use crate::{
     kernel::{Event, Submission},
+    placement::{Epoch, ShardId},
     store::{Batch, CommitError, Lane, LaneId, Position},
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -18,8 +19,10 @@ use std::{
 
 /// A lane is quiet when nothing came for this long.
 const QUIET_AFTER: Duration = Duration::from_millis(50);
-/// Pause before a group with an unknown outcome is committed again.
-const UNKNOWN_PAUSE: Duration = Duration::from_millis(20);
+/// Pause before a group that is not known to be written is committed again. It doubles,
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// up to this.
+const AGAIN_AFTER_MAX: Duration = Duration::from_millis(500);
 
 /// A submission and the worker it came from.
 pub(crate) struct Submitted {
@@ -173,7 +176,16 @@ pub(super) fn spawn(shared: &Arc<Shared>, lane: usize) -> io::Result<JoinHandle<
         let shared = Arc::clone(shared);
         let queue = Arc::clone(&shared.lanes[lane]);
         let engine = shared.store.open_lane(queue.id);
-        Writer { shared, queue, engine, group: Vec::new(), batches: Vec::new() }.run();
+        Writer {
+            shared,
+            queue,
+            engine,
+            taken: VecDeque::new(),
+            group: Vec::new(),
+            batches: Vec::new(),
+            shown: Vec::new(),
+        }
+        .run();
     })
 }
 
@@ -181,22 +193,26 @@ struct Writer {
     shared: Arc<Shared>,
     queue: Arc<LaneQueue>,
     engine: Box<dyn Lane>,
+    /// Not begun yet.
+    taken: VecDeque<Submitted>,
+    /// Committed now.
     group: Vec<Submitted>,
     batches: Vec<Batch>,
+    /// Shards whose state the group's outputs show (P14).
+    shown: Vec<(ShardId, Epoch)>,
 }
 
 impl Writer {
     fn run(mut self) {
-        let mut taken = VecDeque::new();
+        let group_bytes_max = self.shared.store.group_bytes_max();
         let mut quiet_done = false;
         let mut patience = Patience::default();
-        while let Some(voids) = self.queue.take(&mut taken, &mut patience) {
+        while let Some(voids) = self.queue.take(&mut self.taken, &mut patience) {
             if self.queue.take_stale() {
-                self.group.extend(taken.drain(..));
                 self.void();
                 continue;
             }
-            if taken.is_empty() {
+            if self.taken.is_empty() {
                 if !std::mem::replace(&mut quiet_done, true)
                     && let Err(error) = self.engine.quiet()
                 {
@@ -205,40 +221,62 @@ impl Writer {
                 continue;
             }
             quiet_done = false;
-            for submitted in taken.drain(..) {
-                if submitted.submission.voids < voids {
-                    self.void_one(submitted);
-                } else {
-                    self.group.push(submitted);
+            self.drop_void(voids);
+            while self.begin_group(group_bytes_max) {
+                if !self.commit() {
+                    self.give_up();
+                    return;
                 }
-            }
-            if !self.group.is_empty() && !self.commit() {
-                self.give_up();
-                return;
             }
         }
     }
 
+    /// Of what was taken nothing is of before the last void any more.
+    fn drop_void(&mut self, voids: u64) {
+        let (void, taken) =
+            std::mem::take(&mut self.taken).into_iter().partition(|of| of.submission.voids < voids);
+        self.taken = taken;
+        for submitted in void {
+            self.void_one(submitted);
+        }
+    }
+
+    /// Takes as many of the first as one group may have, and one at least. False: there are none.
+    fn begin_group(&mut self, bytes_max: u64) -> bool {
+        let mut bytes = 0;
+        while let Some(next) = self.taken.front() {
+            bytes += next.submission.batch.bytes().len() as u64;
+            if !self.group.is_empty() && bytes_max < bytes {
+                break;
+            }
+            self.group.extend(self.taken.pop_front());
+        }
+        !self.group.is_empty()
+    }
+
     /// Commits the group. False: the store has failed, or the node has ended before it answered.
     fn commit(&mut self) -> bool {
-        self.batches.clear();
-        for submitted in &mut self.group {
-            let batch = std::mem::take(&mut submitted.submission.batch);
-            if !batch.is_empty() {
-                self.batches.push(batch);
-            }
-        }
+        self.gather();
+        let mut again_after = AGAIN_AFTER;
         let position = loop {
-            if self.batches.is_empty() {
+            if self.batches.is_empty() && self.shown.is_empty() {
                 break None;
             }
-            match self.engine.commit(&self.batches) {
-                Ok(position) => break Some(position),
+            match self.engine.commit_and_confirm(&self.batches, &self.shown) {
+                Ok(position) => break (!self.batches.is_empty()).then_some(position),
                 // Nobody waits for it any more; what is written is found at the next start.
-                Err(CommitError::Unknown(_)) if self.shared.ended.load(Ordering::SeqCst) => return false,
-                Err(CommitError::Unknown(error)) => {
-                    tracing::warn!(%error, "a commit's outcome is unknown; the same group is committed again");
-                    std::thread::sleep(UNKNOWN_PAUSE);
+                Err(CommitError::Unknown(_) | CommitError::Later(_))
+                    if self.shared.ended.load(Ordering::SeqCst) =>
+                {
+                    return false;
+                }
+                Err(error @ (CommitError::Unknown(_) | CommitError::Later(_))) => {
+                    if again_after == AGAIN_AFTER {
+                        let lane = self.queue.id.0;
+                        tracing::warn!(lane, %error, "the same group is committed again until it is known to be written");
+                    }
+                    std::thread::sleep(again_after);
+                    again_after = AGAIN_AFTER_MAX.min(2 * again_after);
                 }
                 Err(error @ (CommitError::Fenced(_) | CommitError::Failed(_))) => {
                     tracing::warn!(%error, "a lane is void; its shards are loaded again");
@@ -259,6 +297,26 @@ impl Writer {
         }
         self.release(position);
         true
+    }
+
+    /// The rows of the group, and the shards that are to be confirmed beside those that it writes to.
+    fn gather(&mut self) {
+        self.batches.clear();
+        self.shown.clear();
+        for Submitted { submission, .. } in &mut self.group {
+            let batch = std::mem::take(&mut submission.batch);
+            if !batch.is_empty() {
+                self.batches.push(batch);
+            }
+            self.shown.append(&mut submission.shown);
+        }
+        if !self.shown.is_empty() {
+            let written: BTreeSet<ShardId> =
+                self.batches.iter().flat_map(Batch::sections).map(|section| section.shard).collect();
+            self.shown.retain(|(shard, _)| !written.contains(shard));
+            self.shown.sort_unstable();
+            self.shown.dedup();
+        }
     }
 
     /// The group is durable: its outputs may leave.
@@ -293,9 +351,7 @@ impl Writer {
     /// The group and everything behind it is void (P13).
     fn void(&mut self) {
         let (voids, queued) = self.queue.void();
-        for submitted in std::mem::take(&mut self.group).into_iter().chain(queued) {
-            self.void_one(submitted);
-        }
+        self.void_all(queued);
         for intake in &self.shared.intakes {
             intake.push(Event::Voided { lane: self.queue.id, voids });
         }
@@ -303,7 +359,12 @@ impl Writer {
 
     fn give_up(mut self) {
         let (_, queued) = self.queue.void();
-        for submitted in std::mem::take(&mut self.group).into_iter().chain(queued) {
+        self.void_all(queued);
+    }
+
+    fn void_all(&mut self, queued: VecDeque<Submitted>) {
+        let begun = std::mem::take(&mut self.group).into_iter();
+        for submitted in begun.chain(std::mem::take(&mut self.taken)).chain(queued) {
             self.void_one(submitted);
         }
     }

@@ -16,8 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a shard is tried again whose store is too full to let loads find its rows: each try writes until the disk is full.
-const FULL_EVERY: Duration = Duration::from_millis(250);
+/// How often a job is tried again for which the store has no room or no time: where it is full, each try writes until the disk is.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 enum Job {
     Shard { worker: usize, shard: ShardId, part: OutboxPart, resets: u64 },
@@ -28,7 +28,8 @@ enum Job {
 #[derive(Default)]
 struct Jobs {
     queue: VecDeque<Job>,
-    /// Shards whose rows are durable, and cannot be found before there is room.
+    /// What could not be done: shards whose rows are durable and cannot be found before there is room, and what a store cannot read
+    /// now.
     waiting: Vec<Job>,
     /// When they are tried again.
     again_at: Option<Instant>,
@@ -90,16 +91,16 @@ impl Loader {
         }
     }
 
-    /// Whether the store was found full a moment ago.
-    fn is_full(&self) -> bool {
+    /// Whether the store had no room or no time a moment ago.
+    fn is_waiting(&self) -> bool {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).again_at.is_some()
     }
 
-    /// Takes a job back until there may be room.
-    fn wait_for_room(&self, job: Job) {
+    /// Takes a job back until it may go.
+    fn again(&self, job: Job) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.waiting.push(job);
-        jobs.again_at.get_or_insert_with(|| Instant::now() + FULL_EVERY);
+        jobs.again_at.get_or_insert_with(|| Instant::now() + AGAIN_AFTER);
     }
 }
 
@@ -116,6 +117,12 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
                     tracing::warn!(shard = %at, lane = lane.0, "a load was fenced; its lane is void");
                     shared.lanes[lane.0 as usize].stale();
                 }
+                Err(Fault::Later(job, error)) => {
+                    if !shared.loader.is_waiting() {
+                        tracing::warn!(%error, "the store cannot be read; it is tried again");
+                    }
+                    shared.loader.again(job);
+                }
                 Err(Fault::Fatal(error)) => {
                     shared.fail(unreadable(&error));
                     return;
@@ -129,13 +136,19 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
 enum Fault {
     /// The shard has another epoch than the one asked under, and was not handed off.
     Fenced(ShardId),
+    /// The store cannot be read now: this is left to do.
+    Later(Job, io::Error),
     /// The node cannot go on.
     Fatal(LoadError),
 }
 
-impl From<LoadError> for Fault {
-    fn from(error: LoadError) -> Self {
-        Self::Fatal(error)
+impl Fault {
+    /// Of a job that is to be done all the same.
+    fn of(error: LoadError, job: impl FnOnce() -> Job) -> Self {
+        match error {
+            LoadError::Later(error) => Self::Later(job(), error),
+            error => Self::Fatal(error),
+        }
     }
 }
 
@@ -143,15 +156,18 @@ fn run(shared: &Shared, job: Job) -> Result<(), Fault> {
     let store = &*shared.store;
     match job {
         Job::Shard { worker, shard, part, resets } => {
+            let job = || Job::Shard { worker, shard, part, resets };
             // The kernel has forgotten the images it kept until loads would find them: now loads must.
-            if 0 < resets && !is_loadable(shared, shard)? {
-                shared.loader.wait_for_room(Job::Shard { worker, shard, part, resets });
+            if 0 < resets && !is_loadable(shared, shard).map_err(|error| Fault::of(error, job))? {
+                shared.loader.again(job());
                 return Ok(());
             }
-            let Some(owned) = store.owned()?.into_iter().find(|owned| owned.shard == shard) else {
+            let owned = store.owned().map_err(|error| Fault::of(error, job))?;
+            let Some(owned) = owned.into_iter().find(|owned| owned.shard == shard) else {
                 // Nobody else could have it: there is no other owner than a fault's.
                 let error = LoadError::NotOwned(shard);
-                return if load::has_left(store, shard, Epoch(0))? {
+                let has_left = load::has_left(store, shard, Epoch(0));
+                return if has_left.map_err(|error| Fault::of(error, job))? {
                     Ok(())
                 } else {
                     Err(Fault::Fatal(error))
@@ -159,12 +175,12 @@ fn run(shared: &Shared, job: Job) -> Result<(), Fault> {
             };
             match load::shard(store, shard, owned.epoch, part) {
                 Ok(rows) => shared.intakes[worker].push(Event::ShardLoaded { resets, owned, rows }),
-                Err(error) => left_or_fenced(store, error, owned.epoch)?,
+                Err(error) => left_or_fenced(store, error, owned.epoch, job)?,
             }
         }
         Job::Outbox { worker, ticket } => match load::outbox(store, &ticket) {
             Ok(envelopes) => shared.intakes[worker].push(Event::OutboxLoaded(ticket, envelopes)),
-            Err(error) => left_or_fenced(store, error, ticket.epoch)?,
+            Err(error) => left_or_fenced(store, error, ticket.epoch, || Job::Outbox { worker, ticket })?,
         },
         Job::Images { worker, mut tickets } => {
             while !tickets.is_empty() {
@@ -179,11 +195,12 @@ fn run(shared: &Shared, job: Job) -> Result<(), Fault> {
                         // What is asked in one step of a shard is asked under one epoch.
                         let first = keys.iter().find(|key| key.shard == gone);
                         let epoch = first.expect("a load is refused for what it asked").epoch;
-                        left_or_fenced(store, LoadError::NotOwned(gone), epoch)?;
+                        let job = || Job::Images { worker, tickets: tickets.clone() };
+                        left_or_fenced(store, LoadError::NotOwned(gone), epoch, job)?;
                         // The others wait for theirs.
                         tickets.retain(|ticket| ticket.key.shard != gone);
                     }
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(Fault::of(error, || Job::Images { worker, tickets })),
                 }
             }
         }
@@ -193,7 +210,7 @@ fn run(shared: &Shared, job: Job) -> Result<(), Fault> {
 
 /// Lets loads find everything of the shard that is durable. False: the disk is too full for that now.
 fn is_loadable(shared: &Shared, of: ShardId) -> Result<bool, LoadError> {
-    if shared.loader.is_full() {
+    if shared.loader.is_waiting() {
         return Ok(false);
     }
     match shared.store.make_loadable(shared.store.lane_of(of)) {
@@ -207,10 +224,18 @@ fn is_loadable(shared: &Shared, of: ShardId) -> Result<bool, LoadError> {
 }
 
 /// A load that was refused is dropped where its shard has left by a hand-off meanwhile: nobody waits for it.
-fn left_or_fenced(store: &dyn Store, error: LoadError, epoch: Epoch) -> Result<(), Fault> {
+fn left_or_fenced(
+    store: &dyn Store,
+    error: LoadError,
+    epoch: Epoch,
+    job: impl FnOnce() -> Job,
+) -> Result<(), Fault> {
     match error {
-        LoadError::NotOwned(shard) if load::has_left(store, shard, epoch)? => Ok(()),
-        LoadError::NotOwned(shard) => Err(Fault::Fenced(shard)),
-        LoadError::Io(_) => Err(Fault::Fatal(error)),
+        LoadError::NotOwned(shard) => match load::has_left(store, shard, epoch) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Fault::Fenced(shard)),
+            Err(error) => Err(Fault::of(error, job)),
+        },
+        error => Err(Fault::of(error, job)),
     }
 }

@@ -17,6 +17,8 @@ pub enum FaultClass {
     CommitFailed,
     /// It is not known whether a commit was done.
     CommitUnknown,
+    /// A commit and some loads cannot be done now, and are done later.
+    Later,
     /// Another owner took a shard and gave it back.
     Fenced,
     /// A commit stops its node.
@@ -41,11 +43,12 @@ pub enum FaultClass {
 
 impl FaultClass {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Crash,
         Self::CrashInDisk,
         Self::CommitFailed,
         Self::CommitUnknown,
+        Self::Later,
         Self::Fenced,
         Self::CommitFatal,
         Self::LaneHung,
@@ -132,6 +135,10 @@ impl Sim {
             (FaultClass::CommitUnknown, Some(faults), _) => {
                 let applied = self.random.chance(500);
                 faults.unknown(lane, applied);
+            }
+            (FaultClass::Later, Some(faults), _) => {
+                faults.later(lane);
+                faults.refuse_loads(self.random.below(4) as u32);
             }
             // Where shards move, who took one is a node of the simulation.
             (FaultClass::Fenced, Some(faults), _) if self.moves == Moves::No => {

@@ -105,8 +105,12 @@ impl Sim {
             lane.group = Some(Group { members, batches, result: None });
         }
         let group = lane.group.as_mut().expect("just made");
-        let result =
-            if group.batches.is_empty() { Ok(lane.committed) } else { lane.writer.commit(&group.batches) };
+        let shown = group.members.iter().flat_map(|queued| &queued.submission.shown);
+        let is_written =
+            |shard| group.batches.iter().flat_map(Batch::sections).any(|section| section.shard == shard);
+        let shown: Vec<_> = shown.filter(|(shard, _)| !is_written(*shard)).copied().collect();
+        let committed = lane.writer.commit_and_confirm(&group.batches, &shown);
+        let result = if group.batches.is_empty() { committed.map(|_| lane.committed) } else { committed };
         let has_records = group.batches.iter().flat_map(Batch::sections).any(|section| section.has_record());
         self.trace
             .note(self.now, format_args!("n{at} lane {} commits {}: {result:?}", id.0, group.members.len()));
@@ -129,8 +133,10 @@ impl Sim {
                 lane.committed = lane.committed.max(position);
                 self.durable(at, id, group.members);
             }
-            Err(CommitError::Unknown(_)) => {
-                self.seen.commits_unknown += 1;
+            Err(error @ (CommitError::Unknown(_) | CommitError::Later(_))) => {
+                let is_unknown = matches!(error, CommitError::Unknown(_));
+                *(if is_unknown { &mut self.seen.commits_unknown } else { &mut self.seen.commits_later }) +=
+                    1;
                 let pause = self.random.between(1_000, 50_000);
                 self.chore(at, pause, Chore::Commit { lane: id });
                 return;

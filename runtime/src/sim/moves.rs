@@ -174,6 +174,10 @@ impl Sim {
                     Err(LoadError::Io(error)) if error.kind() == std::io::ErrorKind::StorageFull => {
                         self.tell_mover(at, MoverEvent::ReadFailed { shard, transfer, attempt });
                     }
+                    Err(LoadError::Later(_)) => {
+                        self.seen.loads_later += 1;
+                        self.tell_mover(at, MoverEvent::ReadFailed { shard, transfer, attempt });
+                    }
                     Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
                 }
             }

@@ -59,6 +59,10 @@ impl Sim {
             }
             // Asked before it was sealed, and again since.
             Err(LoadError::NotOwned(_)) if has_left(&*store, shard, Epoch(0)) => {}
+            Err(LoadError::Later(_)) => {
+                self.seen.loads_later += 1;
+                self.chore(at, FULL_PAUSE, Chore::LoadShard { worker, shard, part, resets });
+            }
             Err(_) => self.kill(at, self.crash_cuts_power),
         }
     }
@@ -81,6 +85,10 @@ impl Sim {
                 } else {
                     self.chore(at, 5_000, Chore::LoadOutbox { worker, ticket });
                 }
+            }
+            Err(LoadError::Later(_)) => {
+                self.seen.loads_later += 1;
+                self.chore(at, FULL_PAUSE, Chore::LoadOutbox { worker, ticket });
             }
             Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
         }
@@ -114,6 +122,10 @@ impl Sim {
                     self.void_lane(at, lane);
                 }
                 self.retry_loads(at, worker, tickets);
+            }
+            Err(LoadError::Later(_)) => {
+                self.seen.loads_later += 1;
+                self.chore(at, FULL_PAUSE, Chore::LoadImages { worker, tickets });
             }
             Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
         }

@@ -40,6 +40,10 @@ seen! {
     commits_fenced,
     /// Commits of which it was not known whether they were done.
     commits_unknown,
+    /// Commits that could not be done yet.
+    commits_later,
+    /// Loads that could not be done yet.
+    loads_later,
     /// Lanes that hung for a while.
     lanes_hung,
     /// Batches that were void.

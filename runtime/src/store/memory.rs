@@ -46,6 +46,8 @@ struct State {
     lanes: Vec<LaneState>,
     lagging: bool,
     rows_visited: u64,
+    /// Loads that are still to be refused.
+    loads_refused: u32,
 }
 
 /// Rows lie under their stay, so that a shard that left and came back does not meet its past (P16).
@@ -91,6 +93,7 @@ impl MemoryStore {
             lanes: (0..lanes).map(|_| LaneState::default()).collect(),
             lagging: false,
             rows_visited: 0,
+            loads_refused: 0,
         };
         Self { founding: *founding, state: Arc::new(Mutex::new(state)), life: 0 }
     }
@@ -148,6 +151,16 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl State {
     fn stay(&self, shard: ShardId, epoch: Epoch) -> Result<Epoch, LoadError> {
         self.fence.stay(shard, epoch).ok_or(LoadError::NotOwned(shard))
+    }
+
+    fn may_load(&mut self) -> Result<(), LoadError> {
+        match self.loads_refused.checked_sub(1) {
+            None => Ok(()),
+            Some(left) => {
+                self.loads_refused = left;
+                Err(LoadError::Later(io::Error::other("planned for later")))
+            }
+        }
     }
 
     fn visit(
@@ -257,6 +270,7 @@ impl Store for MemoryStore {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), LoadError> {
         let mut state = self.state();
+        state.may_load()?;
         let stay = state.stay(shard, epoch)?;
         let mut visited = 0;
         state.visit(shard, stay, keys, &mut |key, value| {
@@ -268,7 +282,8 @@ impl Store for MemoryStore {
     }
 
     fn load_images(&self, keys: &[ImageKey]) -> Result<Vec<Option<Vec<u8>>>, LoadError> {
-        let state = self.state();
+        let mut state = self.state();
+        state.may_load()?;
         let load = |image: &ImageKey| {
             let stay = state.stay(image.shard, image.epoch)?;
             Ok(state.rows.get(&(image.shard, stay, image.key.clone())).cloned())
@@ -411,6 +426,7 @@ impl Lane for MemoryLane {
         let fault = state.lanes[self.lane].plan.pop_front();
         match fault {
             Some(Fault::Fail) => return Err(CommitError::Failed(io::Error::other("planned to fail"))),
+            Some(Fault::Later) => return Err(CommitError::Later(io::Error::other("planned for later"))),
             Some(Fault::Unknown { applied: false }) => {
                 return Err(CommitError::Unknown(io::Error::other("planned to be unknown, not applied")));
             }
@@ -438,6 +454,22 @@ impl Lane for MemoryLane {
         Ok(Position(state.lanes[self.lane].position))
     }
 
+    fn commit_and_confirm(
+        &mut self,
+        group: &[Batch],
+        shown: &[(ShardId, Epoch)],
+    ) -> Result<Position, CommitError> {
+        let is_owned = |&(shard, epoch): &(ShardId, Epoch)| {
+            let state = self.store.state();
+            matches!(state.fence.get(shard), Some(Ownership::Owned { epoch: now, .. }) if *now == epoch)
+        };
+        match shown.iter().find(|shown| !is_owned(shown)) {
+            Some((shard, _)) => Err(CommitError::Fenced(*shard)),
+            None if group.is_empty() => Ok(Position::default()),
+            None => self.commit(group),
+        }
+    }
+
     fn quiet(&mut self) -> Result<(), CommitError> {
         Ok(())
     }
@@ -461,6 +493,35 @@ mod tests {
 
     fn number(store: &MemoryStore, shard: usize) -> u64 {
         store.owned().unwrap()[shard].number
+    }
+
+    #[test]
+    fn what_is_shown_of_a_shard_is_confirmed_beside_what_is_written_to_others() {
+        let store = store();
+        let mut even = store.open_lane(LaneId(0));
+        let [mine, other] = [(ShardId(2), Epoch(1)), (ShardId(2), Epoch(2))];
+        assert_eq!(even.commit_and_confirm(&[], &[mine]).unwrap(), Position(0));
+        assert_eq!(even.commit_and_confirm(&[batch(0, 1)], &[mine]).unwrap(), Position(1));
+        store.faults().advance_epoch(ShardId(2));
+        for group in [&[][..], &[batch(0, 2)]] {
+            let refused = even.commit_and_confirm(group, &[mine]);
+            assert!(matches!(refused, Err(CommitError::Fenced(ShardId(2)))), "{refused:?}");
+        }
+        assert_eq!(number(&store, 0), 1, "nothing is written beside what is not confirmed");
+        assert_eq!(even.commit_and_confirm(&[batch(0, 2)], &[other]).unwrap(), Position(2));
+    }
+
+    #[test]
+    fn what_cannot_be_done_now_is_done_later() {
+        let store = store();
+        let mut even = store.open_lane(LaneId(0));
+        store.faults().later(LaneId(0));
+        assert!(matches!(even.commit(&[batch(0, 1)]), Err(CommitError::Later(_))));
+        assert_eq!(number(&store, 0), 0);
+        even.commit(&[batch(0, 1)]).unwrap();
+        store.faults().refuse_loads(1);
+        assert!(matches!(store.load_shard(ShardId(0), Epoch(1)), Err(LoadError::Later(_))));
+        assert_eq!(store.load_shard(ShardId(0), Epoch(1)).unwrap().len(), 1);
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use super::{LaneState, State, lock};
 use crate::placement::{Epoch, ShardId};
 #[cfg(doc)]
-use crate::store::CommitError;
+use crate::store::{CommitError, LoadError};
 use crate::store::{LaneId, NoRoom, Ownership};
 
 /// What the next commit of a lane meets.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
     Fail,
+    Later,
     Unknown { applied: bool },
     Die,
 }
@@ -30,6 +31,16 @@ impl Faults {
     /// The lane's next commit that has no fault planned yet fails and changes nothing.
     pub fn fail(&self, lane: LaneId) {
         self.plan(lane, Fault::Fail);
+    }
+
+    /// The next commit is not done, and may be done later: [`CommitError::Later`].
+    pub fn later(&self, lane: LaneId) {
+        self.plan(lane, Fault::Later);
+    }
+
+    /// So many of the next loads cannot be done now: [`LoadError::Later`].
+    pub fn refuse_loads(&self, count: u32) {
+        lock(&self.state).loads_refused += count;
     }
 
     /// The next commit ends [`CommitError::Unknown`], after being `applied` or not.
