@@ -110,9 +110,16 @@ fn what_was_pending_in_the_store_is_named_before_it_runs_and_can_be_given_up() {
             driven.held_hands = None;
             driven.wait(Duration::from_secs(1));
             driven.tick();
-            // Through the door, the load of its entity, and its turn.
-            for _ in 0..5 {
+            // Its stream is opened, then through the door, the load of its entity, and its turn.
+            let named = driven.suspects.len();
+            for _ in 0..20 {
                 driven.run();
+                if named < driven.suspects.len() {
+                    break;
+                }
+                while !driven.pending.is_empty() {
+                    driven.commit();
+                }
             }
         }
         let first = driven.suspects[0];
