@@ -18,7 +18,8 @@ check: ## formatting, lints, documentation, and licences where cargo-deny is ins
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
 	else echo "skipped: licences, bans and sources (cargo-deny is not installed)"; fi
 
-test: ## every test: units, docs, compile errors, 5,000 simulated seeds, the examples killed for real
+test: ## every test: units, docs, compile errors, 5,000 simulated seeds, the examples killed for real, private PostgreSQL servers (installed where missing)
+	@bash tools/postgres.sh
 	cargo test --workspace
 
 simulate: ## one simulated run, exactly again from its seed: make simulate SEED=42, or of several nodes with CLUSTER=yes, MOVING=yes where shards move, or STORM=yes where nodes come and go; the last line is the trace's hash

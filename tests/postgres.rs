@@ -1,0 +1,9 @@
+//! The PostgreSQL store, on servers that are started for it and stopped again.
+//!
+//! `cargo test -p entity-runtime-tests --test postgres connecting` runs one module. Where PostgreSQL is missing,
+//! `tools/postgres.sh` installs it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
+// Servers of this process alone.
+#[path = "postgres/server.rs"]
+mod server;
