@@ -7,3 +7,7 @@
 // Servers of this process alone.
 #[path = "postgres/server.rs"]
 mod server;
+
+// Sessions, TLS, and what a server must be.
+#[path = "postgres/connecting.rs"]
+mod connecting;

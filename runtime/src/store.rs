@@ -26,6 +26,8 @@ mod founding;
 pub mod memory;
 mod notes;
 mod ownership;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod row;
 mod staging;
 

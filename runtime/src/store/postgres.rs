@@ -1,0 +1,14 @@
+//! PostgreSQL as the store: shards that many nodes share, each owned by one of them at a time.
+//!
+//! A cluster has a database on one server or on several (P24); founding says which shard is on which. Connections go
+//! to the server itself: what stands between and gives each statement another session breaks what the fence rests on.
+
+mod connect;
+mod settings;
+mod tls;
+mod url;
+
+pub use connect::{ConnectError, Connector, Driver, Facts, Link, Purpose, VERSION_MIN, application_name};
+pub use settings::{Demands, Report, SettingsError, report};
+pub use tls::ServerTlsError;
+pub use url::{Access, ServerUrl, UrlError};
