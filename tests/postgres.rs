@@ -11,3 +11,7 @@ mod server;
 // Sessions, TLS, and what a server must be.
 #[path = "postgres/connecting.rs"]
 mod connecting;
+
+// Tables, clusters, and lists of servers.
+#[path = "postgres/founding.rs"]
+mod founding;

@@ -90,7 +90,7 @@ impl Server {
         let mut conf = fs::read_to_string(data.join("postgresql.conf")).unwrap();
         conf.push_str("listen_addresses = '127.0.0.1'\nlc_messages = 'C'\nlogging_collector = off\n");
         for (name, value) in settings {
-            conf.push_str(&format!("{name} = '{value}'\n"));
+            conf.extend([name, " = '", value, "'\n"]);
         }
         let conf = ("postgresql.conf", conf.as_bytes());
         for (name, bytes) in [conf].iter().chain(files) {
@@ -332,7 +332,7 @@ fn try_binary(name: &str) -> io::Result<PathBuf> {
     Ok(directory.join(name))
 }
 
-/// Where the programs of the newest server are: PG_BIN alone where it is set, else where packages put them.
+/// Where the programs of the newest server are: `PG_BIN` alone where it is set, else where packages put them.
 fn find() -> Option<PathBuf> {
     let has_server = |path: &PathBuf| path.join("postgres").is_file() && path.join("initdb").is_file();
     if let Some(path) = env::var_os("PG_BIN") {
@@ -366,14 +366,14 @@ async fn a_server_starts_and_ends_in_each_way_and_keeps_what_was_committed() {
     assert!(url.contains(&server.port().to_string()));
     let database = url.rsplit('/').next().unwrap();
     server.execute(database, "CREATE TABLE kept (n int4)").await;
-    for (n, how) in [Stop::Fast, Stop::Immediate, Stop::Kill].into_iter().enumerate() {
+    for (n, how) in (0_i64..).zip([Stop::Fast, Stop::Immediate, Stop::Kill]) {
         server.execute(database, &format!("INSERT INTO kept VALUES ({n})")).await;
         server.stop(how);
         assert!(TcpListener::bind(("127.0.0.1", server.port())).is_ok(), "nobody listens after {how:?}");
         server.start_again();
         let client = server.client("postgres", database).await;
         let row = client.query_one("SELECT count(*) FROM kept", &[]).await.unwrap();
-        assert_eq!(row.get::<_, i64>(0), n as i64 + 1, "after {how:?}");
+        assert_eq!(row.get::<_, i64>(0), n + 1, "after {how:?}");
     }
     let directory = server.directory().to_owned();
     drop(server);

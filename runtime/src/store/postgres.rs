@@ -4,11 +4,15 @@
 //! to the server itself: what stands between and gives each statement another session breaks what the fence rests on.
 
 mod connect;
+mod founding;
+mod migrate;
 mod settings;
 mod tls;
 mod url;
 
 pub use connect::{ConnectError, Connector, Driver, Facts, Link, Purpose, VERSION_MIN, application_name};
+pub use founding::{Cluster, ClusterFounding, FoundingError, SERVERS_MAX, Server, found, open, spread};
+pub use migrate::{MigrateError, SCHEMA, check, migrate};
 pub use settings::{Demands, Report, SettingsError, report};
 pub use tls::ServerTlsError;
 pub use url::{Access, ServerUrl, UrlError};

@@ -384,9 +384,10 @@ mod tests {
         let url = parse("postgresql://e@[::1]:6000,127.0.0.2/c").unwrap();
         assert_eq!(url.hosts, [tcp("::1", 6000), tcp("127.0.0.2", 5432)]);
         assert_eq!(url.to_string(), "postgres://e@[::1]:6000,127.0.0.2:5432/c");
-        let unix = Host::Unix { directory: "/run/pg".into(), port: 7000 };
-        assert_eq!(parse("postgres://e@%2Frun%2Fpg:7000/c").unwrap().hosts, [unix.clone()]);
-        assert_eq!(parse("postgres://e@/c?host=/run/pg:7000").unwrap().hosts, [unix]);
+        for url in ["postgres://e@%2Frun%2Fpg:7000/c", "postgres://e@/c?host=/run/pg:7000"] {
+            let unix = Host::Unix { directory: "/run/pg".into(), port: 7000 };
+            assert_eq!(parse(url).unwrap().hosts, [unix]);
+        }
     }
 
     #[test]
@@ -459,7 +460,7 @@ mod tests {
             assert_eq!(error.part, part, "{url}: {error}");
         }
         assert_eq!(parse(&format!("postgres://e@a/{}", "c".repeat(5_000))).unwrap_err().part, "length");
-        let many = vec!["localhost"; 9].join(",");
+        let many = ["localhost"; 9].join(",");
         assert_eq!(parse(&format!("postgres://e@{many}/c")).unwrap_err().part, "host");
     }
 
