@@ -15,3 +15,7 @@ mod connecting;
 // Tables, clusters, and lists of servers.
 #[path = "postgres/founding.rs"]
 mod founding;
+
+// What an operator reads.
+#[path = "postgres/views.rs"]
+mod views;

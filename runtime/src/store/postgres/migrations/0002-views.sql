@@ -413,27 +413,28 @@ CREATE FUNCTION entity.waiting_of(
     OUT behind text, OUT request text, OUT issued_at timestamptz, OUT reminder numeric, OUT message bytea
 ) LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
+    flat bytea := bytes || ''::bytea;
     at int4 := 1;
     number numeric;
     micros numeric;
 BEGIN
-    IF octet_length(bytes) = 0 THEN
+    IF octet_length(flat) = 0 THEN
         RETURN;
     END IF;
-    CASE get_byte(bytes, 0)
+    CASE get_byte(flat, 0)
         WHEN 0 THEN
             behind := 'nothing';
         WHEN 1 THEN
-            SELECT v.at, v.number INTO at, number FROM entity.varint(bytes, 17) AS v;
-            SELECT v.at, v.number INTO at, micros FROM entity.varint(bytes, at) AS v;
+            SELECT v.at, v.number INTO at, number FROM entity.varint(flat, 17) AS v;
+            SELECT v.at, v.number INTO at, micros FROM entity.varint(flat, at) AS v;
             IF at IS NULL THEN
                 RETURN;
             END IF;
             behind := 'request';
-            request := entity.request_id(entity.uuid_of(bytes, 1), number, micros);
+            request := entity.request_id(entity.uuid_of(flat, 1), number, micros);
             issued_at := entity.time_of(micros);
         WHEN 2 THEN
-            SELECT v.at, v.number INTO at, reminder FROM entity.varint(bytes, 1) AS v;
+            SELECT v.at, v.number INTO at, reminder FROM entity.varint(flat, 1) AS v;
             IF at IS NULL THEN
                 RETURN;
             END IF;
@@ -441,7 +442,7 @@ BEGIN
         ELSE
             RETURN;
     END CASE;
-    message := substring(bytes FROM at + 1);
+    message := substring(flat FROM at + 1);
 END
 $$;
 
@@ -451,22 +452,27 @@ CREATE FUNCTION entity.dead_letter_of(
     OUT given_up_at timestamptz, OUT tries int8, OUT reason text, OUT message bytea
 ) LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
+    flat bytea := bytes || ''::bytea;
     at int4 := 0;
     micros numeric;
     tried numeric;
     len numeric;
+    why bytea;
 BEGIN
-    SELECT v.at, v.number INTO at, micros FROM entity.varint(bytes, at) AS v;
-    SELECT v.at, v.number INTO at, tried FROM entity.varint(bytes, at) AS v;
-    SELECT v.at, v.number INTO at, len FROM entity.varint(bytes, at) AS v;
-    IF at IS NULL OR 4294967295 < tried OR octet_length(bytes) - at < len
-        OR NOT entity.is_utf8(substring(bytes FROM at + 1 FOR len::int4)) THEN
+    SELECT v.at, v.number INTO at, micros FROM entity.varint(flat, at) AS v;
+    SELECT v.at, v.number INTO at, tried FROM entity.varint(flat, at) AS v;
+    SELECT v.at, v.number INTO at, len FROM entity.varint(flat, at) AS v;
+    IF at IS NULL OR 4294967295 < tried OR octet_length(flat) - at < len THEN
+        RETURN;
+    END IF;
+    why := substring(flat FROM at + 1 FOR len::int4);
+    IF NOT entity.is_utf8(why) THEN
         RETURN;
     END IF;
     given_up_at := entity.time_of(micros);
     tries := tried;
-    reason := entity.text_of(substring(bytes FROM at + 1 FOR len::int4));
-    message := substring(bytes FROM at + 1 + len::int4);
+    reason := entity.text_of(why);
+    message := substring(flat FROM at + 1 + len::int4);
 END
 $$;
 
@@ -634,7 +640,7 @@ FROM entity.mark AS m
     LEFT JOIN LATERAL (
         SELECT v[1] AS floor, entity.time_of(v[2]) AS youngest, o AS open
         FROM entity.varints(m.value, 0) AS v, entity.rising(v[3:], 0) AS o
-        WHERE cardinality(v) BETWEEN 2 AND 66 AND NOT 0 = ANY (v[3:]) AND coalesce(o[cardinality(o)], 0) <= v[1]
+        WHERE cardinality(v) BETWEEN 2 AND 66 AND NOT 0 = ANY (v[4:]) AND coalesce(o[cardinality(o)], 0) <= v[1]
     ) AS n ON true
 WHERE m.type = 33 AND octet_length(m.key) = 16;
 COMMENT ON VIEW entity.clients IS
