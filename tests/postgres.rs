@@ -16,6 +16,10 @@ mod connecting;
 #[path = "postgres/founding.rs"]
 mod founding;
 
+// What a lane writes, and what it is refused.
+#[path = "postgres/commits.rs"]
+mod commits;
+
 // What an operator reads.
 #[path = "postgres/views.rs"]
 mod views;

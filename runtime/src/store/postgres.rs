@@ -5,14 +5,24 @@
 
 mod connect;
 mod founding;
+mod group;
+mod lane;
 mod migrate;
+mod outcome;
+#[cfg_attr(not(test), expect(dead_code, reason = "loads, which go from table to key, are not there yet"))]
+mod rows;
+mod session;
 mod settings;
+mod statement;
 mod tls;
 mod url;
 
 pub use connect::{ConnectError, Connector, Driver, Facts, Link, Purpose, VERSION_MIN, application_name};
 pub use founding::{Cluster, ClusterFounding, FoundingError, SERVERS_MAX, Server, found, open, spread};
+pub use lane::{PATIENCE, PostgresLane};
 pub use migrate::{MigrateError, SCHEMA, check, migrate};
+pub use outcome::LaneError;
+pub use session::{Connected, Dial, Drive};
 pub use settings::{Demands, Report, SettingsError, report};
 pub use tls::ServerTlsError;
 pub use url::{Access, ServerUrl, UrlError};
