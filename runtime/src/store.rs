@@ -29,6 +29,7 @@ mod ownership;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod row;
+mod shared;
 mod staging;
 
 pub use batch::{Batch, Section};
@@ -36,6 +37,7 @@ pub use founding::{Founding, StoreIdentity};
 pub use notes::{NOTE_BYTES_MAX, NOTE_NAME_LEN_MAX};
 pub use ownership::{FOUNDED, Ownership, OwnershipRecord, TransferId};
 pub use row::{Row, RowType, Write};
+pub use shared::{Ledger, LedgerNode, LedgerShard, NodeSays, Presence, SharedError, SharedStore, TAKES_MAX};
 pub use staging::{STAGED_KEY_LEN_MAX, StageError, StagedRow, ToStage};
 
 use crate::placement::{Epoch, ShardId, Shards};
@@ -148,6 +150,20 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// The medium failed.
     fn ownership(&self) -> Result<Vec<(ShardId, Ownership)>, LoadError>;
+
+    /// As in [`Store::owned`], of one shard, with the number as of now: where others write to the store, what is remembered of it
+    /// may be old.
+    ///
+    /// # Errors
+    /// The medium failed.
+    fn owned_shard(&self, shard: ShardId) -> Result<Option<OwnedShard>, LoadError> {
+        Ok(self.owned()?.into_iter().find(|owned| owned.shard == shard))
+    }
+
+    /// What it has beside, where several nodes write to it.
+    fn shared(&self) -> Option<&dyn SharedStore> {
+        None
+    }
 
     /// The writing end of a lane. Taken once for each lane.
     ///
