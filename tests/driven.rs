@@ -272,6 +272,7 @@ impl Driven {
                         self.step(other, Event::InNode { shard, is: false });
                     }
                 }
+                Action::Stale(lane) => self.void_lane(lane),
                 Action::WantLoadable => {}
                 Action::Stop(error) => panic!("{error}"),
             }
@@ -403,22 +404,27 @@ impl Driven {
                 self.step(worker, Event::Durable { lane, through });
             }
             Err(CommitError::Failed(_) | CommitError::Fenced(_)) => {
-                self.voids[at] += 1;
-                let voids = self.voids[at];
                 self.void(submission);
-                let (dead, alive): (Vec<_>, Vec<_>) =
-                    std::mem::take(&mut self.pending).into_iter().partition(|(_, other)| other.lane == lane);
-                self.pending = alive.into();
-                for (_, submission) in dead {
-                    self.void(submission);
-                }
-                for worker in 0..self.kernels.len() {
-                    if self.kernels[worker].lanes().contains(&lane) {
-                        self.step(worker, Event::Voided { lane, voids });
-                    }
-                }
+                self.void_lane(lane);
             }
             Err(error) => panic!("not planned: {error}"),
+        }
+    }
+
+    /// Nothing of a lane that is not durable will be.
+    fn void_lane(&mut self, lane: LaneId) {
+        self.voids[lane.0 as usize] += 1;
+        let voids = self.voids[lane.0 as usize];
+        let (dead, alive): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.pending).into_iter().partition(|(_, other)| other.lane == lane);
+        self.pending = alive.into();
+        for (_, submission) in dead {
+            self.void(submission);
+        }
+        for worker in 0..self.kernels.len() {
+            if self.kernels[worker].lanes().contains(&lane) {
+                self.step(worker, Event::Voided { lane, voids });
+            }
         }
     }
 

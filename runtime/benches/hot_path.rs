@@ -153,6 +153,7 @@ impl Bench {
                     | Action::Put(_)
                     | Action::LoadOutbox(_)
                     | Action::Left(_)
+                    | Action::Stale(_)
                     | Action::WantLoadable => {}
                     Action::Stop(error) => panic!("{error}"),
                 }

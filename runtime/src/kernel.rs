@@ -34,6 +34,7 @@ mod gauge;
 mod handoff;
 mod hot;
 mod lane;
+mod lost;
 mod mailboxes;
 mod openings;
 mod passivate;
@@ -245,6 +246,7 @@ impl Kernel {
             Event::Loadable { lane, through } => self.loadable(lane, through),
             Event::Voided { lane, voids } => self.voided(lane, voids),
             Event::ShardLoaded { resets, owned, rows } => self.shard_loaded(resets, owned, rows),
+            Event::Lost { shard, resets } => self.lost(shard, resets),
             Event::OutboxLoaded(ticket, envelopes) => self.outbox_loaded(&ticket, envelopes),
             Event::ImagesLoaded(images) => self.images_loaded(images),
             Event::Run { lane, room } => self.run(lane, room),

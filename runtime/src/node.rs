@@ -1,4 +1,4 @@
-//! One process: workers, lanes, loader and maintainer around one store.
+//! One process: workers, lanes, loaders and maintainer around one store.
 //!
 //! ```text
 //!   client, feed ──Event──► Intake ──► Worker (arbiter, one per core) ──Submission──► LaneQueue ──► writer thread
@@ -268,6 +268,7 @@ impl Node {
         };
         let front = Arc::new(Front::new(limits, links, layout, intakes));
         front.durable.store(store.identity().durable.0, Ordering::Release);
+        let loader = Loader::new(&*store);
         let shared = Arc::new(Shared {
             front,
             kinds,
@@ -275,14 +276,16 @@ impl Node {
             lanes,
             suspects,
             gauges: (0..workers).map(|_| Arc::default()).collect(),
-            loader: Loader::default(),
+            loader,
             cluster: OnceLock::new(),
             ended: AtomicBool::new(false),
             want_loadable: AtomicBool::new(false),
         });
         // From here on whatever goes wrong ends the threads there are: the node is dropped.
         let mut node = Self { shared: Arc::clone(&shared), host: None, threads: Vec::new(), cluster: None };
-        node.threads.push(loader::spawn(&shared)?);
+        for server in 0..shared.loader.servers() {
+            node.threads.push(loader::spawn(&shared, server)?);
+        }
         node.threads.push(maintainer::spawn(&shared)?);
         node.threads.push(watchdog::spawn(&shared)?);
         for lane in 0..shared.lanes.len() {

@@ -268,6 +268,7 @@ impl Worker {
                     let others = shared.intakes.iter().enumerate().filter(|(other, _)| *other != self.worker);
                     others.for_each(|(_, intake)| intake.push(Event::InNode { shard: left, is: false }));
                 }
+                Action::Stale(lane) => shared.lanes[lane.0 as usize].stale(),
                 Action::WantLoadable => shared.want_loadable.store(true, Ordering::Release),
                 Action::Stop(error) => shared.fail(error.to_string()),
             }

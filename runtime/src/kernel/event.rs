@@ -132,6 +132,13 @@ pub enum Event {
         /// Its rows.
         rows: ShardRows,
     },
+    /// A load of a shard was refused: in a store that several nodes share, it is another owner's.
+    Lost {
+        /// The shard.
+        shard: ShardId,
+        /// Its resets when the load was asked for; an answer to an older one is dropped (P12).
+        resets: u64,
+    },
     /// Messages of an outbox were read: in order from the first that was asked for.
     OutboxLoaded(OutboxTicket, Vec<Bytes>),
     /// Images were read.
@@ -268,8 +275,11 @@ pub enum Action {
     LoadImages(Vec<ImageTicket>),
     /// Memory can be let go only when a checkpoint covers it: make one soon.
     WantLoadable,
-    /// The shard is not hosted here any more: the other workers of this node hear of it by [`Event::InNode`].
+    /// The shard is not hosted here any more, for it is sealed or was [lost](Event::Lost): the other workers of this node hear of
+    /// it by [`Event::InNode`]. Where it was lost nothing of it is in any batch, and it may be hosted again.
     Left(ShardId),
+    /// What is in memory of a lane is an owner's of before: void the lane, behind what is being committed now.
+    Stale(LaneId),
     /// A shard holds rows this build cannot read: stop, and say so.
     Stop(RowError),
 }

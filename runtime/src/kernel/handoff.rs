@@ -1,9 +1,6 @@
 //! What a hand-off asks of a kernel: to give a shard's sections, to seal it, to write who owns it (P18).
 
-use super::{
-    Action, FeedNews, Kernel, Operated, Outcome, Output, SECTION_LEN, close::caller,
-    counters::counts_as_accepted, hot::Hot,
-};
+use super::{Kernel, Output, SECTION_LEN, hot::Hot};
 use crate::{
     placement::{Epoch, NodeName, ShardId},
     store::{Batch, OwnershipRecord, TransferId, batch::own},
@@ -151,76 +148,17 @@ impl Kernel {
         }
     }
 
-    /// Lets go of a shard whose seal has its place in the lane. What has had no turn is not accepted any more: whoever sent
-    /// it still has it, and is told to ask elsewhere.
+    /// Lets go of a shard whose seal has its place in the lane.
     pub(super) fn leave(&mut self, id: ShardId) {
         let shard = self.host(id);
         let transfer = shard.gives.expect("only a shard that is given is sealed");
-        let (lane, resets, waiting) = (shard.lane, shard.resets, shard.waiting.len() as u64);
-        let asked = std::mem::take(&mut shard.outbox_asked);
-        let listeners = self.forget_memory(id);
-        let activations = &self.activations;
-        let is_other = |slot: &_| activations.get(*slot).is_some_and(|activation| activation.shard != id);
-        let work = &mut self.lanes[lane];
-        work.ready.retain(is_other);
-        work.loads.retain(|ticket| ticket.key.shard != id);
-        work.sending.retain(|(source, _)| *source != id);
-        work.opened.retain(|(source, _)| *source != id);
-        work.backed.retain(|(source, _)| *source != id);
-        work.outbox_asked -= asked;
-        work.at_door = None;
+        let (lane, waiting) = (shard.lane, shard.waiting.len() as u64);
         // They wait elsewhere from the moment on at which the seal is durable.
+        let work = &mut self.lanes[lane];
         work.leaving.push_back((work.number, waiting));
-        let arrivals = std::mem::take(&mut work.arrivals);
-        let operations = std::mem::take(&mut work.operations);
-        self.starved.retain(|(_, target)| *target != id);
-        self.forget_parked(id);
-        let (mut callers, mut voided) = (Vec::new(), 0);
         let mut hot = Hot::new(self.kinds(), self.seconds());
-        self.forget_activations(
-            |_, shard| shard == id,
-            |gone| {
-                callers.extend(gone.mail().filter_map(|mail| caller(&mail.origin)));
-                voided += gone.mail().filter(|mail| counts_as_accepted(&mail.origin)).count() as u64;
-                hot.look(&gone);
-            },
-        );
-        self.counters.voided += voided;
-        for to in callers {
-            self.put_now(Output::Reply(to, Outcome::Elsewhere));
-        }
+        self.let_go(id, |gone| hot.look(gone));
         self.put_now(Output::HandOff(id, HandOffNews::Hot(transfer, hot.into_keys())));
-        // Some of them wait for a message of the waiting queue, which moves along: under the same id they find it.
-        for listener in listeners {
-            self.put_now(Output::Reply(
-                listener.to,
-                Outcome::Unknown("its shard moves to another node".into()),
-            ));
-        }
-        for arrival in arrivals {
-            if arrival.shard == id {
-                self.lanes[lane].arrival_bytes -= arrival.envelope.len();
-                self.send_elsewhere(&arrival);
-            } else {
-                self.lanes[lane].arrivals.push_back(arrival);
-            }
-        }
-        for operation in operations {
-            match operation.what {
-                _ if operation.shard != id => self.lanes[lane].operations.push_back(operation),
-                Operated::Feed { feed, .. } => self.tell_feeder(operation.to, feed, id, FeedNews::Lost),
-                _ => self.put_now(Output::Reply(operation.to, Outcome::Elsewhere)),
-            }
-        }
-        for feed in self.open_feeds.keys().copied().collect::<Vec<_>>() {
-            self.lose_feed(feed, id);
-        }
-        self.shards[id.0 as usize] = None;
-        self.hosted.retain(|hosted| *hosted != id);
-        self.in_node[id.0 as usize] = false;
-        self.left.insert(id, resets);
-        // Senders of this worker that had handed something over within the node send it to the new owner when there is one.
-        self.actions.push(Action::Left(id));
     }
 
     /// Messages that waited in shards whose seals are durable by now: they are counted where they wait.

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub(super) struct LaneRing {
     writer: Box<dyn Lane>,
     voids: u64,
+    /// What the workers have in memory is an owner's of before: void once the group that is committed now is told.
+    is_stale: bool,
     queue: VecDeque<Queued>,
     group: Option<Group>,
     pub(super) committed: Position,
@@ -35,7 +37,7 @@ impl LaneRing {
     /// A lane of a node that starts: everything committed before is loadable.
     pub(super) fn new(writer: Box<dyn Lane>, committed: Position) -> Self {
         let (queue, unloadable) = (VecDeque::new(), VecDeque::new());
-        Self { writer, voids: 0, queue, group: None, committed, unloadable }
+        Self { writer, voids: 0, is_stale: false, queue, group: None, committed, unloadable }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -160,7 +162,9 @@ impl Sim {
             }
         }
         let lane = &self.machines[at].node.as_ref().expect("still there").lanes[id.0 as usize];
-        if !lane.queue.is_empty() {
+        if lane.is_stale {
+            self.void_lane(at, id);
+        } else if !lane.queue.is_empty() {
             self.plan_commit(at, id);
         }
     }
@@ -215,11 +219,23 @@ impl Sim {
         self.schedule.push(due, Due::Chore { at, life: self.machines[at].life, what });
     }
 
+    /// A kernel has found that it works on an owner's memory of before. What is committed now is fenced, or is of other shards.
+    pub(super) fn stale_lane(&mut self, at: usize, id: LaneId) {
+        let node = self.machines[at].node.as_mut().expect("called with a node");
+        let lane = &mut node.lanes[id.0 as usize];
+        if lane.group.is_some() {
+            lane.is_stale = true;
+        } else {
+            self.void_lane(at, id);
+        }
+    }
+
     /// The lane's group and everything behind it will never be durable.
     pub(super) fn void_lane(&mut self, at: usize, id: LaneId) {
         let node = self.machines[at].node.as_mut().expect("called with a node");
         let lane = &mut node.lanes[id.0 as usize];
         lane.voids += 1;
+        lane.is_stale = false;
         let voids = lane.voids;
         let members = lane.group.take().into_iter().flat_map(|group| group.members);
         let members: Vec<Queued> = members.chain(lane.queue.drain(..)).collect();

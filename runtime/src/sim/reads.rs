@@ -46,8 +46,7 @@ impl Sim {
             }
         }
         self.tell_loadable(at);
-        let loaded = store.owned().and_then(|owned| {
-            let owned = owned.into_iter().find(|owned| owned.shard == shard);
+        let loaded = store.owned_shard(shard).and_then(|owned| {
             let owned = owned.ok_or(LoadError::NotOwned(shard))?;
             Ok((owned, load::shard(&*store, shard, owned.epoch, part)?))
         });
@@ -57,6 +56,7 @@ impl Sim {
                 let event = Event::ShardLoaded { resets, owned, rows };
                 self.chore(at, pause, Chore::Worker { worker, event });
             }
+            Err(LoadError::NotOwned(_)) if store.shared().is_some() => self.lost(at, worker, shard, resets),
             // Asked before it was sealed, and again since.
             Err(LoadError::NotOwned(_)) if has_left(&*store, shard, Epoch(0)) => {}
             Err(LoadError::Later(_)) => {
@@ -75,6 +75,9 @@ impl Sim {
                 let pause = self.random.below(self.load_pause);
                 let event = Event::OutboxLoaded(ticket, envelopes);
                 self.chore(at, pause, Chore::Worker { worker, event });
+            }
+            Err(LoadError::NotOwned(shard)) if node.store.shared().is_some() => {
+                self.lost(at, worker, shard, ticket.resets);
             }
             Err(LoadError::NotOwned(shard)) if has_left(&*node.store, shard, ticket.epoch) => {}
             Err(LoadError::NotOwned(shard)) => {
@@ -105,6 +108,14 @@ impl Sim {
                 let event = Event::ImagesLoaded(tickets.into_iter().zip(images).collect());
                 self.chore(at, pause, Chore::Worker { worker, event });
             }
+            Err(LoadError::NotOwned(gone)) if store.shared().is_some() => {
+                let (refused, others): (Vec<_>, Vec<_>) =
+                    tickets.into_iter().partition(|ticket| ticket.key.shard == gone);
+                self.lost(at, worker, gone, refused[0].resets);
+                if !others.is_empty() {
+                    self.load_images(at, worker, others);
+                }
+            }
             Err(LoadError::NotOwned(gone))
                 if keys.iter().any(|key| key.shard == gone && has_left(&*store, gone, key.epoch)) =>
             {
@@ -129,6 +140,12 @@ impl Sim {
             }
             Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
         }
+    }
+
+    /// A load was refused of a store that several nodes share: the kernel knows whether it waits for it.
+    fn lost(&mut self, at: usize, worker: usize, shard: ShardId, resets: u64) {
+        let pause = self.random.below(self.load_pause);
+        self.chore(at, pause, Chore::Worker { worker, event: Event::Lost { shard, resets } });
     }
 
     /// Asks again for images of shards whose epoch is still the asker's.

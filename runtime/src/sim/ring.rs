@@ -306,6 +306,7 @@ impl Sim {
                 self.chore(at, pause, Chore::LoadImages { worker, tickets });
             }
             Action::Left(shard) => self.has_left(at, worker, shard),
+            Action::Stale(lane) => self.stale_lane(at, lane),
             Action::WantLoadable => self.plan_maintenance(at, 1_000),
             Action::Stop(error) => self.fail(&format!("a shard's rows cannot be read: {error}")),
         }
