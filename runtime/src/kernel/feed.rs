@@ -132,7 +132,10 @@ impl Kernel {
         match news {
             // It has left no mark, so there is nothing to wait for; and asked again when there may be room.
             FeedNews::Lost | FeedNews::Refused(_) => self.tell_feeder(to, feed, id, news),
-            news => self.put_gated(lane, Output::FeedReceipt(FeedReceipt { to, feed, shard: id, news })),
+            // What an owner of before says of its marks would let the feed go on from where it was.
+            news => {
+                self.put_shown(lane, id, Output::FeedReceipt(FeedReceipt { to, feed, shard: id, news }));
+            }
         }
     }
 
