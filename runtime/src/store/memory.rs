@@ -4,6 +4,9 @@
 //! paths a worker takes then (P13) are walked in every test run and not first on a database.
 
 mod faults;
+mod rows;
+mod servers;
+mod shared;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -11,8 +14,11 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use faults::Faults;
+pub use servers::{Servers, Snapshot};
+pub use shared::SharedMemory;
 
 use faults::Fault;
+use rows::Rows;
 
 use super::fence::Fence;
 use super::notes::{check_name, check_note};
@@ -20,7 +26,7 @@ use super::ownership::accepts;
 use super::staging::{Stagings, check_rows};
 use super::{
     Batch, CommitError, Founding, ImageKey, Lane, LaneId, LoadError, NoRoom, OwnedShard, Ownership, Position,
-    StageError, Store, StoreIdentity, ToStage, TransferId, Write,
+    StageError, Store, StoreIdentity, ToStage, TransferId,
 };
 use crate::placement::{Epoch, ShardId, Shards};
 
@@ -39,7 +45,7 @@ struct State {
     fence: Fence,
     /// The same of what is loadable.
     covered: Fence,
-    rows: BTreeMap<RowId, Vec<u8>>,
+    rows: Rows,
     /// What is staged and not accepted yet. Its rows lie among the others, under a stay that nobody has.
     stagings: Stagings,
     notes: BTreeMap<String, Vec<u8>>,
@@ -49,9 +55,6 @@ struct State {
     /// Loads that are still to be refused.
     loads_refused: u32,
 }
-
-/// Rows lie under their stay, so that a shard that left and came back does not meet its past (P16).
-type RowId = (ShardId, Epoch, Vec<u8>);
 
 #[derive(Default)]
 struct LaneState {
@@ -87,7 +90,7 @@ impl MemoryStore {
             life: 0,
             covered: fence.clone(),
             fence,
-            rows: BTreeMap::new(),
+            rows: Rows::default(),
             stagings: Stagings::default(),
             notes: BTreeMap::new(),
             lanes: (0..lanes).map(|_| LaneState::default()).collect(),
@@ -134,7 +137,7 @@ impl MemoryStore {
         }
         let unaccepted: Vec<_> = state.stagings.drain().collect();
         for (shard, epoch) in unaccepted {
-            state.drop_stay(shard, epoch);
+            state.rows.drop_stay(shard, epoch);
         }
         Self { life: state.life, ..self.clone() }
     }
@@ -163,22 +166,6 @@ impl State {
         }
     }
 
-    fn visit(
-        &self,
-        shard: ShardId,
-        stay: Epoch,
-        keys: Range<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) {
-        let row = |key: &[u8]| (shard, stay, key.to_vec());
-        let mut rows = self.rows.range(row(keys.start)..row(keys.end));
-        let _ = rows.all(|((_, _, key), value)| visit(key, value));
-    }
-
-    fn drop_stay(&mut self, shard: ShardId, stay: Epoch) {
-        self.rows.retain(|(row_shard, row_stay, _), _| (*row_shard, *row_stay) != (shard, stay));
-    }
-
     fn apply(&mut self, lane: usize, batches: &[Batch]) {
         self.fence.advance(batches);
         self.lanes[lane].position += batches.len() as u64;
@@ -194,23 +181,11 @@ impl State {
                 let shard = section.shard;
                 let stay = self.covered.take(&section).expect("a section is judged before it is applied");
                 if let Some(Ownership::Moved { .. }) = self.covered.get(shard) {
-                    self.drop_stay(shard, stay);
+                    self.rows.drop_stay(shard, stay);
                 }
                 for write in section.writes() {
-                    let row = |key: &[u8]| (shard, stay, key.to_vec());
-                    match write.expect("a batch's bytes are checked when it is made") {
-                        Write::Put { key, value } => drop(self.rows.insert(row(key), value.to_vec())),
-                        Write::Delete { key } => drop(self.rows.remove(&row(key))),
-                        Write::DeleteRange { prefix, from, through } => {
-                            let numbered = |number: u64| row(&[prefix, &number.to_be_bytes()].concat());
-                            let range = numbered(from)..=numbered(through);
-                            let len = prefix.len() + 8;
-                            let gone: Vec<_> = self.rows.range(range).map(|(id, _)| id.clone()).collect();
-                            for id in gone.iter().filter(|(_, _, key)| key.len() == len) {
-                                self.rows.remove(id);
-                            }
-                        }
-                    }
+                    let write = write.expect("a batch's bytes are checked when it is made");
+                    self.rows.write(shard, stay, &write);
                 }
             }
         }
@@ -273,7 +248,7 @@ impl Store for MemoryStore {
         state.may_load()?;
         let stay = state.stay(shard, epoch)?;
         let mut visited = 0;
-        state.visit(shard, stay, keys, &mut |key, value| {
+        state.rows.visit(shard, stay, keys, &mut |key, value| {
             visited += 1;
             visit(key, value)
         });
@@ -286,7 +261,7 @@ impl Store for MemoryStore {
         state.may_load()?;
         let load = |image: &ImageKey| {
             let stay = state.stay(image.shard, image.epoch)?;
-            Ok(state.rows.get(&(image.shard, stay, image.key.clone())).cloned())
+            Ok(state.rows.get(image.shard, stay, &image.key).cloned())
         };
         keys.iter().map(load).collect()
     }
@@ -297,7 +272,7 @@ impl Store for MemoryStore {
         let before = stagings.begin(fence, shard, epoch, transfer)?;
         stagings.put_down(shard);
         if let Some(before) = before {
-            state.drop_stay(shard, before);
+            state.rows.drop_stay(shard, before);
         }
         Ok(())
     }
@@ -308,10 +283,9 @@ impl Store for MemoryStore {
             let mut state = self.alive()?;
             state.stagings.take_up(to.shard, to.epoch, to.transfer)?;
             for (key, value) in to.rows {
-                let row = (to.shard, to.epoch, key.to_vec());
                 match value {
-                    Some(value) => drop(state.rows.insert(row, value.to_vec())),
-                    None => drop(state.rows.remove(&row)),
+                    Some(value) => state.rows.put(to.shard, to.epoch, key, value),
+                    None => state.rows.remove(to.shard, to.epoch, key),
                 }
             }
             state.stagings.note(to.shard);
@@ -331,7 +305,7 @@ impl Store for MemoryStore {
     ) -> Result<(), StageError> {
         let mut state = self.alive()?;
         state.stagings.take_up(shard, epoch, transfer)?;
-        state.visit(shard, epoch, keys, visit);
+        state.rows.visit(shard, epoch, keys, visit);
         state.stagings.put_down(shard);
         Ok(())
     }
@@ -339,7 +313,7 @@ impl Store for MemoryStore {
     fn sweep_staging(&self, shard: ShardId, epoch: Epoch, transfer: TransferId) -> Result<(), StageError> {
         let mut state = self.alive()?;
         if state.stagings.take_up(shard, epoch, transfer).is_ok() {
-            state.drop_stay(shard, epoch);
+            state.rows.drop_stay(shard, epoch);
             state.stagings.remove(shard);
         }
         Ok(())
@@ -576,7 +550,7 @@ mod tests {
             assert_eq!(left(&store), applied);
             lane.commit(&leaves).unwrap();
             assert!(left(&store));
-            assert!(store.state().rows.is_empty(), "the rows went with the shard");
+            assert_eq!(store.state().rows.len(), 0, "the rows went with the shard");
             let accept = OwnershipRecord::Accept { transfer, from: node.clone(), rows: 0, hash: 0 };
             let returns = [own(0, 3, 1, &accept)];
             store.begin_staging(ShardId(0), Epoch(3), transfer).unwrap();
