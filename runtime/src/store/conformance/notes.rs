@@ -1,7 +1,7 @@
 //! Notes beside the shards, and what a store says of itself.
 
-use super::on_every_engine;
 use super::running::{Running, write};
+use super::{on_engines_with_tokens, on_every_engine};
 use crate::store::{LoadError, NOTE_BYTES_MAX, NOTE_NAME_LEN_MAX};
 
 #[test]
@@ -38,7 +38,7 @@ fn a_note_too_long_or_without_a_proper_name_is_refused_and_the_old_one_stays() {
 
 #[test]
 fn a_store_is_known_by_its_ids_and_never_looks_younger_than_it_was() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = Running::start(engine);
         let mut before = store.store().identity();
         assert_eq!((before.cluster, before.store), (1, 2));

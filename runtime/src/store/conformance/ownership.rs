@@ -1,7 +1,7 @@
 //! Whose a shard is: sealed, moved, back again, opened again.
 
 use super::running::{Running, accept, moved, reopen, seal, write};
-use super::{IMAGE, engines, on_every_engine, row, shards};
+use super::{IMAGE, engines, on_engines_with_tokens, row, shards};
 use crate::placement::{Epoch, ShardId};
 use crate::store::batch::{own, put};
 use crate::store::{Batch, Founding, Ownership, OwnershipRecord, TransferId};
@@ -54,7 +54,7 @@ fn a_store_that_joined_takes_no_batch_of_a_shard_it_was_not_given() {
 
 #[test]
 fn a_sealed_shard_is_read_and_never_written_to() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = Running::start(engine);
         store.commit(&[write(3, 1, 1, &[1], b"first")]).unwrap();
         // The last section of a shard seals it and has rows like any other.
@@ -86,7 +86,7 @@ fn a_sealed_shard_is_read_and_never_written_to() {
 
 #[test]
 fn a_shard_that_moved_away_is_gone_and_its_neighbours_are_not() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = Running::start(engine);
         for shard in 2..5 {
             store.commit(&[write(shard, 1, 1, &[1], &[shard as u8])]).unwrap();
@@ -113,7 +113,7 @@ fn a_shard_that_moved_away_is_gone_and_its_neighbours_are_not() {
 fn a_shard_that_left_and_came_back_is_not_overwritten_by_its_past() {
     // Every way in which the checkpoint may be held back between the steps, and a crash behind any of them.
     for maintained in 0..1_u32 << 5 {
-        on_every_engine(|engine| {
+        on_engines_with_tokens(|engine| {
             if engine.is_slow() && maintained % 10 != 1 {
                 return;
             }
@@ -158,7 +158,7 @@ fn a_shard_that_left_and_came_back_is_not_overwritten_by_its_past() {
 
 #[test]
 fn a_sealed_shard_that_is_reopened_keeps_its_rows_under_the_new_epoch() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = Running::start(engine);
         store.commit(&[write(3, 1, 1, b"k", b"kept"), seal(3, 1, 2, 7)]).unwrap();
         store.commit(&[reopen(3, 9, 7)]).unwrap();
@@ -185,7 +185,7 @@ fn a_sealed_shard_that_is_reopened_keeps_its_rows_under_the_new_epoch() {
 
 #[test]
 fn a_repeated_group_with_changes_of_ownership_is_known_again() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = Running::start(engine);
         let leaves = [write(3, 1, 1, b"k", b"1"), seal(3, 1, 2, 1), moved(3, 1, 3, 1, 2)];
         let returns = [accept(3, 3, 9), write(3, 3, 2, b"k", b"3"), seal(3, 3, 3, 3)];

@@ -1,7 +1,7 @@
 //! What is staged of a shard on its way here: of nobody, until it is accepted.
 
 use super::running::{Running, accept, seal, write};
-use super::{Engine, IMAGE, on_every_engine, row};
+use super::{Engine, IMAGE, on_engines_with_tokens, row};
 use crate::placement::{Epoch, ShardId};
 use crate::store::{
     CommitError, ImageKey, Ownership, STAGED_KEY_LEN_MAX, StageError, StagedRow, ToStage, TransferId,
@@ -25,7 +25,7 @@ fn is_not_staged(result: &Result<(), StageError>) -> bool {
 
 #[test]
 fn what_is_staged_is_nobodys_until_it_is_accepted_and_then_seen_at_once() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = left(engine);
         store.begin(3, 5, 9);
         store.stage(3, 5, 9, &[(b"a", Some(b"1")), (b"b", Some(b"1")), (b"c", Some(b"1"))]);
@@ -56,7 +56,7 @@ fn what_is_staged_is_nobodys_until_it_is_accepted_and_then_seen_at_once() {
 
 #[test]
 fn what_was_begun_and_never_staged_to_is_not_accepted() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = left(engine);
         store.store().begin_staging(ShardId(3), Epoch(5), TransferId(9)).unwrap();
         assert!(matches!(store.commit(&[accept(3, 5, 9)]), Err(CommitError::Failed(_))));
@@ -69,7 +69,7 @@ fn what_was_begun_and_never_staged_to_is_not_accepted() {
 
 #[test]
 fn shards_are_staged_together_and_one_that_cannot_be_harms_no_other() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = left(engine);
         store.commit(&[write(2, 1, 1, b"k", b"past")]).unwrap();
         store.give_away(2, 1, 1);
@@ -97,7 +97,7 @@ fn shards_are_staged_together_and_one_that_cannot_be_harms_no_other() {
 
 #[test]
 fn what_was_not_accepted_is_swept_by_the_next_open() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = left(engine);
         store.begin(3, 5, 9);
         store.stage(3, 5, 9, &[(b"a", Some(b"1"))]);
@@ -113,7 +113,7 @@ fn what_was_not_accepted_is_swept_by_the_next_open() {
 
 #[test]
 fn a_transfer_begins_with_nothing_and_ends_every_earlier_one() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = left(engine);
         let mut last = None;
         // Another id, another epoch, both, and the same again.
@@ -137,7 +137,7 @@ fn a_transfer_begins_with_nothing_and_ends_every_earlier_one() {
 
 #[test]
 fn a_staging_that_is_given_up_leaves_nothing() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = left(engine);
         let sweep = |store: &Running<'_>, transfer: u128| {
             store.store().sweep_staging(ShardId(3), Epoch(5), TransferId(transfer)).unwrap();
@@ -161,7 +161,7 @@ fn a_staging_that_is_given_up_leaves_nothing() {
 
 #[test]
 fn a_shard_that_is_here_or_was_later_cannot_be_staged() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = left(engine);
         store.commit(&[seal(4, 1, 1, 1)]).unwrap();
         // Away under epoch 2, sealed, owned, and no shard at all.
@@ -181,7 +181,7 @@ fn a_shard_that_is_here_or_was_later_cannot_be_staged() {
 
 #[test]
 fn rows_that_no_source_would_send_are_refused_whole() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let store = left(engine);
         store.begin(3, 5, 9);
         let long = vec![1; STAGED_KEY_LEN_MAX + 1];
@@ -199,7 +199,7 @@ fn rows_that_no_source_would_send_are_refused_whole() {
 
 #[test]
 fn a_group_that_accepts_what_is_not_staged_changes_nothing_of_its_other_shards() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let mut store = left(engine);
         let together = [write(3, 5, 2, b"k", b"1"), accept(3, 5, 9)];
         store.refuses(&[together.to_vec()]);
@@ -216,7 +216,7 @@ fn a_group_that_accepts_what_is_not_staged_changes_nothing_of_its_other_shards()
 
 #[test]
 fn more_rows_than_are_dropped_at_once_are_dropped_too() {
-    on_every_engine(|engine| {
+    on_engines_with_tokens(|engine| {
         let store = left(engine);
         let keys: Vec<_> = (0..40_000_u32).map(u32::to_be_bytes).collect();
         let rows: Vec<StagedRow<'_>> = keys.iter().map(|key| (key.as_slice(), Some(&key[..]))).collect();
