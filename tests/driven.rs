@@ -15,7 +15,7 @@ use entity_runtime::{
     requests::Acknowledged,
     shard::LetterRow,
     store::{
-        CommitError, Lane, LaneId, NoRoom, RowType, Store,
+        CommitError, Lane, LaneId, LoadError, NoRoom, RowType, Store,
         memory::{Faults, MemoryStore},
     },
     timestamp::Timestamp,
@@ -27,11 +27,11 @@ use std::{
 };
 
 /// Kernels and their store. Shards go to the workers in turn, lanes to the shards in turn.
-pub struct Driven {
+pub struct Driven<S: Store = MemoryStore> {
     kinds: Arc<Kinds>,
     limits: Limits,
     /// What the kernels stand on.
-    pub store: MemoryStore,
+    pub store: S,
     lanes: Vec<Box<dyn Lane>>,
     voids: Vec<u64>,
     /// The kernels, one per worker.
@@ -46,6 +46,8 @@ pub struct Driven {
     pub held_receipts: Option<Vec<Receipt>>,
     /// Messages between shards are kept here instead of delivered, where this is set.
     pub held_hands: Option<Vec<Arrival>>,
+    /// Openings to shards that are not here are kept here instead of answered, where this is set.
+    pub held_openings: Option<Vec<Opening>>,
     /// Images that were asked for are not read while this is set.
     pub images_held: bool,
     images: Vec<(usize, Vec<ImageTicket>)>,
@@ -129,8 +131,25 @@ impl Driven {
         Self::over(kinds, limits, MemoryStore::lagging(layout, lanes), workers)
     }
 
+    /// The process ends and starts again on what is durable.
+    pub fn restart(&mut self) {
+        let workers = self.kernels.len();
+        self.pending.clear();
+        self.durable.clear();
+        self.kernels.clear();
+        self.store = self.store.restart();
+        self.start(workers);
+    }
+
+    /// Plans faults of the store.
+    pub fn faults(&self) -> Faults {
+        self.store.faults()
+    }
+}
+
+impl<S: Store> Driven<S> {
     /// Kernels over a store, serving what it owns.
-    pub fn over(kinds: Kinds, limits: Limits, store: MemoryStore, workers: usize) -> Self {
+    pub fn over(kinds: Kinds, limits: Limits, store: S, workers: usize) -> Self {
         let mut driven = Self {
             kinds: Arc::new(kinds),
             limits,
@@ -145,6 +164,7 @@ impl Driven {
             sent_away: Vec::new(),
             held_receipts: None,
             held_hands: None,
+            held_openings: None,
             images_held: false,
             images: Vec::new(),
             outboxes_read: 0,
@@ -180,21 +200,6 @@ impl Driven {
         for worker in 0..workers {
             self.step(worker, Event::Tick);
         }
-    }
-
-    /// The process ends and starts again on what is durable.
-    pub fn restart(&mut self) {
-        let workers = self.kernels.len();
-        self.pending.clear();
-        self.durable.clear();
-        self.kernels.clear();
-        self.store = self.store.restart();
-        self.start(workers);
-    }
-
-    /// Plans faults of the store.
-    pub fn faults(&self) -> Faults {
-        self.store.faults()
     }
 
     /// The n-th key of a kind in a shard.
@@ -251,10 +256,14 @@ impl Driven {
                 Action::Hand(arrivals) => arrivals.into_iter().for_each(|arrival| self.hand(arrival)),
                 Action::LoadShard { shard, part, resets } => {
                     self.store.maintain().expect("memory does not fail");
-                    let owned = self.store.owned().expect("memory does not fail");
-                    let owned = owned.into_iter().find(|owned| owned.shard == shard).expect("all are owned");
-                    let rows = load::shard(&self.store, shard, owned.epoch, part).expect("it is owned");
-                    self.step(worker, Event::ShardLoaded { resets, owned, rows });
+                    let event = match self.store.owned_shard(shard).expect("memory does not fail") {
+                        Some(owned) => {
+                            let rows = load::shard(&self.store, shard, owned.epoch, part);
+                            Event::ShardLoaded { resets, owned, rows: rows.expect("it is owned") }
+                        }
+                        None => Event::Lost { shard, resets },
+                    };
+                    self.step(worker, event);
                 }
                 Action::LoadImages(tickets) if self.images_held => self.images.push((worker, tickets)),
                 Action::LoadOutbox(ticket) => {
@@ -262,11 +271,7 @@ impl Driven {
                     self.outboxes_read += 1;
                     self.step(worker, Event::OutboxLoaded(ticket, envelopes));
                 }
-                Action::LoadImages(tickets) => {
-                    let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
-                    let images = self.store.load_images(&keys).expect("they are owned");
-                    self.step(worker, Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
-                }
+                Action::LoadImages(tickets) => self.load_images(worker, tickets),
                 Action::Left(shard) => {
                     for other in (0..self.kernels.len()).filter(|other| *other != worker) {
                         self.step(other, Event::InNode { shard, is: false });
@@ -286,10 +291,26 @@ impl Driven {
     pub fn release_images(&mut self) {
         self.images_held = false;
         for (worker, tickets) in std::mem::take(&mut self.images) {
-            let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
-            let images = self.store.load_images(&keys).expect("they are owned");
-            self.step(worker, Event::ImagesLoaded(tickets.into_iter().zip(images).collect()));
+            self.load_images(worker, tickets);
         }
+    }
+
+    fn load_images(&mut self, worker: usize, mut tickets: Vec<ImageTicket>) {
+        let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
+        let event = match self.store.load_images(&keys) {
+            Ok(images) => Event::ImagesLoaded(tickets.into_iter().zip(images).collect()),
+            Err(LoadError::NotOwned(shard)) if self.store.shared().is_some() => {
+                let refused = tickets.iter().position(|ticket| ticket.key.shard == shard);
+                let resets = tickets.swap_remove(refused.expect("it was asked for")).resets;
+                tickets.retain(|ticket| ticket.key.shard != shard);
+                if !tickets.is_empty() {
+                    self.load_images(worker, tickets);
+                }
+                Event::Lost { shard, resets }
+            }
+            Err(error) => panic!("{error}"),
+        };
+        self.step(worker, event);
     }
 
     fn let_out(&mut self, output: Output) {
@@ -299,6 +320,9 @@ impl Driven {
             Output::HandOff(shard, news) => self.handed_off.push((shard, news)),
             // To a shard that is not here, which agrees.
             Output::Opening(opening) => {
+                if let Some(held) = &mut self.held_openings {
+                    return held.push(opening);
+                }
                 let says = OpeningWord::Receiver { floor: 0, mark: 0, parks: false };
                 let agreed = Opening { says, ..opening };
                 self.step(self.worker_of(agreed.to()), Event::Openings(vec![agreed]));
@@ -370,7 +394,7 @@ impl Driven {
     fn run_carefully(&mut self, worker: usize, lane: LaneId) {
         while let Some(next) = self.kernels[worker].next_turn(lane) {
             let mut condemned = None;
-            if let NextTurn::Message(digest) = next {
+            if let NextTurn::Message { digest, .. } = next {
                 self.suspects.push(digest);
                 condemned = (self.condemned == Some(digest)).then(|| "it is a suspect".to_owned());
             }
@@ -407,6 +431,8 @@ impl Driven {
                 self.void(submission);
                 self.void_lane(lane);
             }
+            // The same group again, the next time: nothing of its lane may overtake it.
+            Err(CommitError::Later(_)) => self.pending.push_front((worker, submission)),
             Err(error) => panic!("not planned: {error}"),
         }
     }

@@ -85,7 +85,7 @@ fn finish(source: &mut Driven, target: &mut Driven, epoch: Epoch) {
     target.settle();
     assert_eq!(target.handed_off.pop(), Some((SHARD, HandOffNews::Written(record))));
     let worker = target.worker_of(SHARD);
-    target.step(worker, Event::Host { shard: SHARD });
+    target.step(worker, Event::Host { shard: SHARD, was_taken: false });
     target.step(worker, Event::Warm { shard: SHARD, images });
     target.step(1 - worker, Event::InNode { shard: SHARD, is: true });
     let sealed = source.store.ownership().unwrap().into_iter().find(|(shard, _)| *shard == SHARD);
@@ -268,7 +268,7 @@ fn a_seal_that_did_not_become_durable_is_told() {
     assert!(a.owns(SHARD));
     // Whoever ordered it has read the store, and the shard is served again.
     let worker = a.worker_of(SHARD);
-    a.step(worker, Event::Host { shard: SHARD });
+    a.step(worker, Event::Host { shard: SHARD, was_taken: false });
     a.settle();
     assert_eq!(books(&mut a, &key), Some((5, 5)));
 }
@@ -349,7 +349,7 @@ fn a_message_of_a_voided_turn_is_not_taken_for_another_nodes() {
     a.settle();
     assert_eq!(books(&mut a, &stays), Some((1, 0)), "the turn that sent it never was");
     let worker = a.worker_of(SHARD);
-    a.step(worker, Event::Host { shard: SHARD });
+    a.step(worker, Event::Host { shard: SHARD, was_taken: false });
     a.settle();
     a.request(1, 3, transfer(7), true);
     a.settle();

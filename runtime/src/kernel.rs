@@ -149,8 +149,10 @@ pub struct Kernel {
     /// The node is stopping: what is in memory is finished, and nothing new is begun.
     draining: bool,
     gauge: Arc<TurnGauge>,
-    /// Turns still to be run one at a time, each named before (P3).
+    /// Turns still to be run one at a time, each named before (P3): of all shards,
     careful: u64,
+    /// and of those that were taken from a node that is gone.
+    careful_of: BTreeMap<ShardId, u64>,
     /// The message whose turn is next is given up, for this reason.
     condemned: Option<String>,
     /// No second turn may run in this step.
@@ -208,6 +210,7 @@ impl Kernel {
             draining: false,
             gauge: Arc::default(),
             careful: 0,
+            careful_of: BTreeMap::new(),
             condemned: None,
             one_turn: false,
             counters: Counters::default(),
@@ -262,7 +265,7 @@ impl Kernel {
             Event::Unpark { shown, to } => {
                 self.operator_asks(Operation { shard: shown.target, what: Operated::Unpark { shown }, to });
             }
-            Event::Host { shard } => self.host_shard(shard),
+            Event::Host { shard, was_taken } => self.host_shard(shard, was_taken),
             Event::Warm { shard, images } => self.warm(shard, images),
             Event::InNode { shard, is } => self.is_in_node(shard, is),
             Event::SendAgain { target } => self.send_again(target),
@@ -312,7 +315,8 @@ impl Kernel {
         let Some(lane) = self.lanes.iter().find(|work| work.id == lane) else { return false };
         let waits = self.limits.undurable_bytes_max <= lane.undurable_bytes;
         let asked = !lane.operations.is_empty() || !lane.orders.is_empty();
-        let turns = !lane.arrivals.is_empty() || !lane.ready.is_empty() || asked;
+        let ready = !lane.ready.is_empty() || !lane.named.is_empty();
+        let turns = !lane.arrivals.is_empty() || ready || asked;
         let trims = lane.trim_at.is_some_and(|at| at <= self.now);
         let chores = trims || !lane.opened.is_empty() || self.expires(lane);
         let built = !lane.touched.is_empty() || !lane.records.is_empty();
@@ -512,9 +516,7 @@ impl Kernel {
         if self.lanes[lane].undurable_bytes < self.limits.undurable_bytes_max {
             self.run = self.run.wrapping_add(1);
             self.run_chores(lane, room);
-            if self.careful == 0 || room.is_err() {
-                self.run_ready(lane, room);
-            }
+            self.run_ready(lane, room);
             self.run_arrivals(lane, room);
             if room.is_ok() {
                 self.feed_starved(false);

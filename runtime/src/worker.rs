@@ -224,18 +224,20 @@ impl Worker {
         room.is_ok()
     }
 
-    /// After an unclean exit: what was pending runs one turn at a time, written down before (P3). The rows of these turns
-    /// go into the batch that the run behind them closes.
+    /// After an unclean exit, here or of the node that a shard was taken from: what was pending runs one turn at a time, written down
+    /// before (P3). The rows of these turns go into the batch that the run behind them closes.
     fn run_carefully(&mut self, lane: LaneId, now: Timestamp) {
         let shared = Arc::clone(&self.shared);
-        let Some(suspects) = &shared.suspects else { return };
         while let Some(next) = self.kernel.next_turn(lane) {
-            let (running, condemned) = match next {
-                NextTurn::Harmless => (None, None),
-                NextTurn::Message(digest) => match suspects.begin(digest) {
-                    Ok(running) => (Some(running), None),
-                    Err(why) => (None, Some(why)),
-                },
+            let (running, condemned) = match (next, &shared.suspects) {
+                (NextTurn::Message { shard, digest }, Some(suspects)) => {
+                    match suspects.begin(shard, digest) {
+                        Ok(running) => (Some(running), None),
+                        Err(why) => (None, Some(why)),
+                    }
+                }
+                // Where nothing is written down, nobody is found out.
+                (NextTurn::Message { .. }, None) | (NextTurn::Harmless, _) => (None, None),
             };
             let actions = self.kernel.step(Event::Turn { lane, condemned }, now);
             drop(running);

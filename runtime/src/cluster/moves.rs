@@ -104,7 +104,7 @@ impl Coordinator {
         let worker = self.shared.worker_of(shard);
         for (other, intake) in self.shared.intakes.iter().enumerate() {
             intake.push(if other == worker {
-                Event::Host { shard }
+                Event::Host { shard, was_taken: false }
             } else {
                 Event::InNode { shard, is: true }
             });

@@ -200,6 +200,7 @@ impl Kernel {
         self.held_bytes += std::mem::take(&mut work.arrival_bytes);
         work.at_door = None;
         work.ready.clear();
+        work.named.clear();
         work.touched.clear();
         work.sending.clear();
         work.opened.clear();
@@ -343,10 +344,7 @@ impl Kernel {
         self.now = self.now.max(least);
         self.counters.accepted += waiting;
         self.counters.waiting += waiting;
-        if 0 < self.careful {
-            let shard = self.shard(id).expect("just loaded");
-            self.careful += waiting + shard.outboxes.values().map(Outbox::len).sum::<u64>();
-        }
+        self.count_pending(id);
         for target in targets {
             self.lanes[lane].sending.insert((id, target));
         }

@@ -211,6 +211,9 @@ pub enum Event {
     Host {
         /// The shard.
         shard: ShardId,
+        /// It was taken from a node that is gone. What ended that one may be pending in the shard, so for a while its turns are
+        /// [named](super::Kernel::next_turn) before they run (P3).
+        was_taken: bool,
     },
     /// A worker of this node hosts a shard from now on, or none does any more. Told of other workers' shards too: between
     /// shards of one lane messages go before they are durable, and only within a node (P13).

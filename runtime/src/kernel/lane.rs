@@ -25,6 +25,8 @@ pub(super) struct LaneWork {
     pub(super) at_door: Option<(NoRoom, usize)>,
     /// Entities with mail.
     pub(super) ready: VecDeque<Slot>,
+    /// The same of those whose turns are named before they run.
+    pub(super) named: VecDeque<Slot>,
     /// Shards with something in the batch being built.
     pub(super) touched: Vec<ShardId>,
     /// Streams with something to hand over, as (source, target).
@@ -98,6 +100,7 @@ impl LaneWork {
             arrival_bytes: 0,
             at_door: None,
             ready: VecDeque::new(),
+            named: VecDeque::new(),
             touched: Vec::new(),
             sending: BTreeSet::new(),
             opened: BTreeSet::new(),

@@ -43,6 +43,7 @@ impl Kernel {
         let is_other = |slot: &_| activations.get(*slot).is_some_and(|activation| activation.shard != id);
         let work = &mut self.lanes[lane];
         work.ready.retain(is_other);
+        work.named.retain(is_other);
         work.loads.retain(|ticket| ticket.key.shard != id);
         work.sending.retain(|(source, _)| *source != id);
         work.opened.retain(|(source, _)| *source != id);
@@ -52,6 +53,7 @@ impl Kernel {
         let arrivals = std::mem::take(&mut work.arrivals);
         let operations = std::mem::take(&mut work.operations);
         self.starved.retain(|(_, target)| *target != id);
+        self.careful_of.remove(&id);
         self.forget_parked(id);
         self.held_openings.retain(|(_, target), _| *target != id);
         let (mut callers, mut voided) = (Vec::new(), 0);

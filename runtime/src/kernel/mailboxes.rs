@@ -10,6 +10,7 @@ use crate::{
 impl Kernel {
     /// Gives entities with mail their share of turns.
     pub(super) fn run_ready(&mut self, lane: usize, room: Result<(), NoRoom>) {
+        self.name_no_more(lane, room.is_err());
         for _ in 0..self.lanes[lane].ready.len() {
             if self.is_batch_full(lane) {
                 break;
@@ -111,7 +112,8 @@ impl Kernel {
     /// Runs a message now, or puts it in its entity's mailbox where it must wait its turn.
     pub(super) fn take_turn(&mut self, lane: usize, slot: Slot, mail: Mail) {
         let full = self.is_batch_full(lane);
-        let named_first = 0 < self.careful && !matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_));
+        let named_first =
+            !matches!(mail.origin, Origin::Query(_) | Origin::Volatile(_)) && self.is_careful_at(slot);
         let waits = full || named_first || self.is_past_its_share(slot) || {
             let activation = self.activations.get(slot).expect("found in this chunk");
             activation.phase != Phase::Active || activation.trouble.is_some() || activation.mailbox_len() > 0
@@ -153,8 +155,10 @@ impl Kernel {
         if !activation.scheduled {
             activation.scheduled = true;
             let shard = activation.shard;
+            let is_named = self.is_careful(shard);
             let lane = self.host(shard).lane;
-            self.lanes[lane].ready.push_back(slot);
+            let work = &mut self.lanes[lane];
+            if is_named { &mut work.named } else { &mut work.ready }.push_back(slot);
         }
     }
 }

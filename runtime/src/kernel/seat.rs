@@ -48,9 +48,12 @@ impl Kernel {
         self.in_node[id.0 as usize] = true;
     }
 
-    pub(super) fn host_shard(&mut self, id: ShardId) {
+    pub(super) fn host_shard(&mut self, id: ShardId, was_taken: bool) {
         if self.shard(id).is_none() {
             self.seat(id);
+            if was_taken {
+                self.be_careful_of(id);
+            }
             self.load_shard(id);
             self.send_again(id);
         }

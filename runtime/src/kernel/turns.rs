@@ -21,7 +21,7 @@ impl Kernel {
             self.answer(lane, slot, mail, to);
             return;
         }
-        self.careful = self.careful.saturating_sub(1);
+        self.count_turn(shard);
         if let Some(reason) = self.condemned.take() {
             self.give_up(shard, &mail, reason);
             return;

@@ -1,8 +1,10 @@
-//! The messages that may have ended the process: written down before they run, crossed out after (P3).
+//! The messages that may have ended a process: written down before they run, crossed out after (P3).
 //!
-//! The file lies beside the store and is never synced: a process that dies leaves what it wrote to the system. A record
-//! that is torn or lost costs one more crash before the message is given up, no more.
+//! A node with a data directory has a file for them. It lies beside the store and is never synced: a process that dies
+//! leaves what it wrote to the system. A record that is torn or lost costs one more crash before the message is given up, no
+//! more.
 
+use crate::placement::ShardId;
 use std::{
     fs::{File, OpenOptions},
     io,
@@ -54,18 +56,30 @@ impl Record {
     }
 }
 
-struct State {
+/// Where suspected messages are written down.
+pub(crate) trait SuspectList: Send {
+    /// A message is about to run. Returns how many processes in a row ended while it did. One that is given up for that
+    /// ([`CRASHES_MAX`]) does not run, and stays as it is: should the commit of its dead letter be lost, it is known.
+    fn begin(&mut self, shard: ShardId, digest: u64) -> u32;
+
+    /// It has run and the process lives: nothing is held against it.
+    fn over(&mut self, shard: ShardId, digest: u64);
+}
+
+/// The list of a node that uses its directory alone. Its shards are not told apart: a message names its entity.
+struct SuspectFile {
     file: File,
     records: Vec<Record>,
 }
 
 /// See the module.
-pub(crate) struct Suspects(Mutex<State>);
+pub(crate) struct Suspects(Mutex<Box<dyn SuspectList>>);
 
 /// One message runs. While it does no other runs carefully, or it would be blamed for that one's crash.
 pub(crate) struct Running<'s> {
-    state: MutexGuard<'s, State>,
-    at: usize,
+    list: MutexGuard<'s, Box<dyn SuspectList>>,
+    shard: ShardId,
+    digest: u64,
 }
 
 impl Suspects {
@@ -89,31 +103,31 @@ impl Suspects {
         }
         let written: Vec<u8> = records.iter().flat_map(|record| record.encode()).collect();
         file.write_all_at(&written, 0)?;
-        Ok(Some(Self(Mutex::new(State { file, records }))))
+        Ok(Some(Self(Mutex::new(Box::new(SuspectFile { file, records })))))
     }
 
     /// A message is about to run. `Err`: it must not, for this reason.
-    pub(crate) fn begin(&self, digest: u64) -> Result<Running<'_>, String> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = state.records.iter().position(|record| record.digest == digest);
-        let crashes = known.map_or(0, |at| state.records[at].crashes);
+    pub(crate) fn begin(&self, shard: ShardId, digest: u64) -> Result<Running<'_>, String> {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let crashes = list.begin(shard, digest);
         if CRASHES_MAX <= crashes {
-            // Its record stays until the next clean end: should the commit of its dead letter be lost, it is known.
             return Err(format!("the process ended {crashes} times in a row while this message ran"));
         }
-        let at = known.unwrap_or_else(|| {
-            let least = (0..RECORDS).min_by_key(|at| {
-                let record = state.records[*at];
-                (record.digest != 0, record.crashes)
-            });
-            least.expect("there are records")
-        });
-        state.set(at, Record { digest, crashes, running: true });
-        Ok(Running { state, at })
+        Ok(Running { list, shard, digest })
     }
 }
 
-impl State {
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.list.over(self.shard, self.digest);
+    }
+}
+
+impl SuspectFile {
+    fn find(&self, digest: u64) -> Option<usize> {
+        self.records.iter().position(|record| record.digest == digest)
+    }
+
     fn set(&mut self, at: usize, record: Record) {
         self.records[at] = record;
         if let Err(error) = self.file.write_all_at(&record.encode(), (at * RECORD_LEN) as u64) {
@@ -123,10 +137,27 @@ impl State {
     }
 }
 
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        // It has run and the process lives: nothing is held against it.
-        self.state.set(self.at, Record::default());
+impl SuspectList for SuspectFile {
+    fn begin(&mut self, _: ShardId, digest: u64) -> u32 {
+        let known = self.find(digest);
+        let crashes = known.map_or(0, |at| self.records[at].crashes);
+        if crashes < CRASHES_MAX {
+            let at = known.unwrap_or_else(|| {
+                let least = (0..RECORDS).min_by_key(|at| {
+                    let record = self.records[*at];
+                    (record.digest != 0, record.crashes)
+                });
+                least.expect("there are records")
+            });
+            self.set(at, Record { digest, crashes, running: true });
+        }
+        crashes
+    }
+
+    fn over(&mut self, _: ShardId, digest: u64) {
+        if let Some(at) = self.find(digest) {
+            self.set(at, Record::default());
+        }
     }
 }
 
@@ -134,20 +165,22 @@ impl Drop for Running<'_> {
 mod tests {
     use super::*;
 
+    const SHARD: ShardId = ShardId(3);
+
     #[test]
     fn a_message_found_running_three_times_is_given_up_and_others_are_not() {
         let directory = tempfile::tempdir().unwrap();
         assert!(Suspects::open(directory.path(), true).unwrap().is_none());
         for _ in 0..CRASHES_MAX {
             let suspects = Suspects::open(directory.path(), false).unwrap().unwrap();
-            drop(suspects.begin(1).map_err(|_| "an innocent").unwrap());
+            drop(suspects.begin(SHARD, 1).map_err(|_| "an innocent").unwrap());
             // A process that dies here drops nothing.
-            std::mem::forget(suspects.begin(2).map_err(|_| "too early").unwrap());
+            std::mem::forget(suspects.begin(SHARD, 2).map_err(|_| "too early").unwrap());
         }
         let suspects = Suspects::open(directory.path(), false).unwrap().unwrap();
-        assert!(suspects.begin(2).is_err());
-        assert!(suspects.begin(1).is_ok());
-        assert!(suspects.begin(2).is_err());
+        assert!(suspects.begin(SHARD, 2).is_err());
+        assert!(suspects.begin(SHARD, 1).is_ok());
+        assert!(suspects.begin(SHARD, 2).is_err());
         drop(suspects);
         assert!(Suspects::open(directory.path(), true).unwrap().is_none());
         assert!(!directory.path().join(FILE).exists());
@@ -160,7 +193,7 @@ mod tests {
         std::fs::write(&path, [7; 100]).unwrap();
         let suspects = Suspects::open(directory.path(), false).unwrap().unwrap();
         for digest in 1..1_000 {
-            drop(suspects.begin(digest).map_err(|_| "an innocent").unwrap());
+            drop(suspects.begin(SHARD, digest).map_err(|_| "an innocent").unwrap());
         }
         assert_eq!(std::fs::metadata(path).unwrap().len(), (RECORDS * RECORD_LEN) as u64);
     }

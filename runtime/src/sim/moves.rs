@@ -230,7 +230,7 @@ impl Sim {
         node.set_hosted(shard, true);
         self.has_arrived(at);
         let worker = self.worker_of(shard);
-        self.tell(at, worker, Event::Host { shard });
+        self.tell(at, worker, Event::Host { shard, was_taken: false });
         for other in (0..self.workers).filter(|other| *other != worker) {
             self.tell(at, other, Event::InNode { shard, is: true });
         }

@@ -242,7 +242,12 @@ impl Sim {
         let room = node.store.reserve(lane, bytes);
         self.trace.note(self.now, format_args!("n{at} {worker} runs lane {} {room:?}", lane.0));
         let kernel = &mut node.kernels[worker];
-        let actions = kernel.step(Event::Run { lane, room }, now);
+        let mut actions = Vec::new();
+        // Nothing here ends a process in the midst of a turn, so nothing is written down.
+        while room.is_ok() && kernel.next_turn(lane).is_some() {
+            actions.extend(kernel.step(Event::Turn { lane, condemned: None }, now));
+        }
+        actions.extend(kernel.step(Event::Run { lane, room }, now));
         let audit = kernel.audit();
         let forgotten = kernel.forgotten_opening();
         if !audit.balances() {

@@ -104,7 +104,7 @@ fn a_lost_shard_that_comes_back_takes_no_answer_of_before() {
     void(&mut kernel, 1);
     lost(&mut kernel, 1);
     assert!(lost(&mut kernel, 1).is_empty(), "it is let go once");
-    let asked = asked(&kernel.step(Event::Host { shard: TAKEN }, NOW));
+    let asked = asked(&kernel.step(Event::Host { shard: TAKEN, was_taken: false }, NOW));
     assert_eq!(asked, [(TAKEN, 2)]);
     loaded(&mut kernel, STAYS, 1);
     loaded(&mut kernel, TAKEN, 1);

@@ -89,7 +89,7 @@ impl Node {
 
     /// A shard comes by a hand-off, or is opened again.
     fn host(&mut self, shard: ShardId, rows: &Rows) {
-        self.step(Event::Host { shard });
+        self.step(Event::Host { shard, was_taken: false });
         self.load(shard, rows);
     }
 
