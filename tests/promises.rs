@@ -56,6 +56,9 @@ mod commit_survives_crash;
 // A batch that is void takes everything with it (kernel by hand).
 mod void_lets_nothing_out;
 
+// An owner of before shows, sends and writes nothing (kernels by hand).
+mod stale_owner_is_fenced;
+
 // Real threads on lanes that fail, hang and end unknown keep all numbers exact.
 mod real_ring_survives_void;
 

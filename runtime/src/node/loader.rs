@@ -298,3 +298,6 @@ fn refused(
         error => Err(Fault::of(error, job)),
     }
 }
+
+#[cfg(test)]
+mod tests;
