@@ -81,6 +81,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
     ),
     ("handoff", Lower, &["timestamp", "placement", "store"]),
     ("mover", Lower, &["timestamp", "placement", "router", "rebalance", "kernel", "handoff", "store"]),
+    ("sharing", Lower, &["timestamp", "placement", "router", "rebalance", "kernel", "handoff", "store"]),
     ("store", Ring, &["placement"]),
     ("load", Ring, &["placement", "shard", "handoff", "store"]),
     (
@@ -206,6 +207,11 @@ const STORE_WITHOUT_IO: &[&str] = &[
     "LaneId",
     "NoRoom",
     "OwnedShard",
+    "Ledger",
+    "LedgerNode",
+    "LedgerShard",
+    "Presence",
+    "TAKES_MAX",
 ];
 
 /// Rooms that may touch files, sockets, threads and clocks.

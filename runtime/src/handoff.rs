@@ -131,6 +131,13 @@ pub enum Message {
     Accepted,
     /// Source to target: it will not come to an end.
     Withdrawn,
+    /// Source to target, where both have one store: the shard is the target's, durably, and nothing is copied.
+    Given {
+        /// Under which the target owns it.
+        epoch: Epoch,
+        /// Row keys of images that are wanted soon. Nothing is lost with them.
+        hot: Vec<Vec<u8>>,
+    },
 }
 
 /// Bounds of a hand-off.

@@ -137,6 +137,9 @@ pub mod handoff;
 // Every hand-off of one node, without I/O.
 pub mod mover;
 
+// Which shards of a shared store a node takes and gives, without I/O.
+pub mod sharing;
+
 // Batches in, rows out.
 pub mod store;
 

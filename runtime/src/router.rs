@@ -113,11 +113,16 @@ impl Routes {
         *self.names.entry(name.clone()).or_insert(0) += 1;
         let before = self.routes[shard.0 as usize].replace((epoch, name));
         if let Some((_, name)) = before {
-            let shards = self.names.get_mut(&name).expect("the owner of a route is among the names");
-            *shards -= 1;
-            if *shards == 0 {
-                self.names.remove(&name);
-            }
+            self.release(&name);
+        }
+    }
+
+    /// One route less leads to a node.
+    fn release(&mut self, name: &NodeName) {
+        let shards = self.names.get_mut(name).expect("the owner of a route is among the names");
+        *shards -= 1;
+        if *shards == 0 {
+            self.names.remove(name);
         }
     }
 
@@ -150,6 +155,14 @@ impl Routes {
     /// How many shards each node owns, as far as is known, in order of name.
     pub fn owners(&self) -> impl Iterator<Item = (&NodeName, u32)> {
         self.names.iter().map(|(name, shards)| (name, *shards))
+    }
+
+    /// Drops the route to a shard whose epochs are no longer what they were: its store is another one.
+    pub fn forget_shard(&mut self, shard: ShardId) {
+        let route = self.routes.get_mut(shard.0 as usize).and_then(Option::take);
+        if let Some((_, name)) = route {
+            self.release(&name);
+        }
     }
 
     /// Drops every route to a node that an operator has told the cluster to forget, and says how many there were. Messages for
@@ -249,6 +262,20 @@ mod tests {
         assert_eq!(routes.route(ShardId(0), &node(1)), Route::Hold);
         assert_eq!(routes.route(ShardId(1), &node(1)), Route::Local);
         assert_eq!(routes.learn(ShardId(0), Epoch(1), &node(0)), Heard::Newer);
+    }
+
+    #[test]
+    fn a_forgotten_shard_may_be_owned_under_a_lower_epoch() {
+        let mut routes = routes();
+        for shard in [ShardId(0), ShardId(1)] {
+            assert_eq!(routes.learn(shard, Epoch(5), &node(1)), Heard::Newer);
+        }
+        routes.forget_shard(ShardId(0));
+        routes.forget_shard(ShardId(2));
+        routes.forget_shard(ShardId(u32::MAX));
+        assert_eq!(routes.owners().collect::<Vec<_>>(), [(&node(1), 1)]);
+        assert_eq!(routes.learn(ShardId(0), Epoch(2), &node(2)), Heard::Newer);
+        assert_eq!(routes.learn(ShardId(1), Epoch(2), &node(2)), Heard::Older);
     }
 
     #[test]

@@ -10,10 +10,14 @@
 //!          | 6:u8, attempt:varint                                                                        lost
 //!          | 7:u8                                                                                        accepted
 //!          | 8:u8                                                                                        withdrawn
+//!          | 9:u8, epoch:varint, (len:varint, key) ...                                                   given
 //! name    := len:varint, text                      text, piece := all the bytes that are left
 //! ```
 
-use super::{Message, Transfer};
+use super::{
+    Message, Transfer,
+    pieces::{put_keys, take_keys},
+};
 use crate::{
     placement::{Epoch, NODE_NAME_LEN_MAX, NodeName, ShardId},
     store::{
@@ -83,6 +87,11 @@ impl Message {
             }
             Self::Accepted => out.push(7),
             Self::Withdrawn => out.push(8),
+            Self::Given { epoch, hot } => {
+                out.push(9);
+                put_varint(epoch.0, &mut out);
+                put_keys(hot, &mut out);
+            }
         }
         out.into()
     }
@@ -132,6 +141,10 @@ impl Message {
             6 => Self::Lost { attempt: take_varint(&mut rest)? },
             7 => Self::Accepted,
             8 => Self::Withdrawn,
+            9 => {
+                let epoch = Epoch(take_varint(&mut rest)?);
+                Self::Given { epoch, hot: take_keys(std::mem::take(&mut rest))? }
+            }
             _ => return None,
         };
         rest.is_empty().then_some((shard, id, message))
@@ -173,6 +186,7 @@ mod tests {
             Message::Lost { attempt: 300 },
             Message::Accepted,
             Message::Withdrawn,
+            Message::Given { epoch: Epoch(u64::MAX), hot: vec![b"key".to_vec(), Vec::new()] },
         ]
     }
 
@@ -182,7 +196,9 @@ mod tests {
         for message in messages() {
             let bytes = message.encode(shard, id);
             assert_eq!(Message::decode(&bytes), Ok((shard, id, message.clone())));
-            if !matches!(message, Message::Piece { .. } | Message::NotReady { .. }) {
+            let ends_openly =
+                matches!(message, Message::Piece { .. } | Message::NotReady { .. } | Message::Given { .. });
+            if !ends_openly {
                 let longer = [&bytes, b"x".as_slice()].concat();
                 assert_eq!(Message::decode(&longer), Err(MessageError), "bytes behind {message:?}");
             }
@@ -199,7 +215,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_judged_without_a_panic(at in 0..8_usize, mut tail: Vec<u8>, cut in 0..64_usize) {
+        fn any_bytes_are_judged_without_a_panic(at in 0..9_usize, mut tail: Vec<u8>, cut in 0..64_usize) {
             let mut bytes = messages()[at].encode(ShardId(1), TransferId(2)).to_vec();
             bytes.truncate(cut);
             bytes.append(&mut tail);

@@ -73,10 +73,7 @@ impl Piece {
             }
             Self::Hot(keys) => {
                 bytes.push(HOT);
-                for key in keys {
-                    put_varint(key.len() as u64, &mut bytes);
-                    bytes.extend_from_slice(key);
-                }
+                put_keys(keys, &mut bytes);
             }
             Self::End { rows, hash } => {
                 bytes.push(END);
@@ -114,7 +111,16 @@ impl Piece {
     }
 }
 
-fn take_keys(mut rest: &[u8]) -> Option<Vec<Vec<u8>>> {
+/// Appends keys, each behind its length.
+pub(super) fn put_keys(keys: &[Vec<u8>], out: &mut Vec<u8>) {
+    for key in keys {
+        put_varint(key.len() as u64, out);
+        out.extend_from_slice(key);
+    }
+}
+
+/// Takes what [`put_keys`] has written, to the end; `None` where it is nothing like that, or too many.
+pub(super) fn take_keys(mut rest: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut keys = Vec::new();
     while !rest.is_empty() {
         let len = usize::try_from(take_varint(&mut rest)?).ok()?;

@@ -89,6 +89,8 @@ impl Mover {
                     self.send(from.clone(), shard, transfer, Message::Lost { attempt });
                 }
             }
+            // Said where several nodes have one store, and a cluster is of one sort.
+            Message::Given { .. } => {}
             Message::Ready { .. }
             | Message::NotReady { .. }
             | Message::Staged { .. }
