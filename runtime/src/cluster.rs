@@ -9,7 +9,8 @@
 //! ```
 //!
 //! One task, the coordinator, drives the two state machines that know the cluster: who is in it
-//! ([`membership`](crate::membership)) and which shards move ([`mover`](crate::mover)). It alone changes routes. Messages of
+//! ([`membership`](crate::membership)) and which shards move ([`mover`](crate::mover), or [`sharing`](crate::sharing) where nodes share a
+//! store). It alone changes routes. Messages of
 //! entities never pass through it: they go from a worker's batch to the connection of their shard's node, and from there into
 //! the worker's intake (`node/outbound.rs`, `node/remote.rs`).
 //!
@@ -23,11 +24,14 @@ mod caller;
 mod command;
 mod config;
 mod connections;
+mod control;
 mod coordinator;
+mod holdings;
 mod joining;
 mod moves;
 mod network;
 mod remains;
+mod sharing;
 mod status;
 mod storage;
 

@@ -303,8 +303,8 @@ impl Node {
 
     /// Lets other nodes and clients in.
     pub(crate) fn join(&mut self, door: Door) -> io::Result<()> {
-        let (cluster, thread) = door.serve(&self.shared)?;
-        self.threads.push(thread);
+        let (cluster, threads) = door.serve(&self.shared)?;
+        self.threads.extend(threads);
         self.cluster = Some(cluster);
         Ok(())
     }

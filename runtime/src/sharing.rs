@@ -33,7 +33,7 @@
 //! # What it is not
 //! Safety. That nobody writes to a shard that another node has, and shows nothing of it, is the store's fence (P14, P23): all
 //! of this could be wrong and only time would be lost. A shard that was believed to be here and is not comes back as
-//! [`SharingEvent::Lost`], and the next ledger decides.
+//! [`SharingEvent::Left`], and the next ledger decides.
 
 mod giving;
 mod ledger;
@@ -50,7 +50,7 @@ use crate::{
     store::{Ledger, LedgerNode, OwnedShard, TransferId},
     timestamp::Timestamp,
 };
-use giving::Give;
+use giving::{Give, Phase};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Who decides, and for what.
@@ -109,8 +109,8 @@ pub enum SharingEvent {
     Announced(Vec<Announcement>),
     /// A kernel tells of a shard that is given away.
     News(ShardId, HandOffNews),
-    /// The store has told a worker that another node owns a shard, and it is hosted no longer.
-    Lost(ShardId),
+    /// A kernel hosts a shard no longer: it is sealed, or the store has told that another node owns it.
+    Left(ShardId),
     /// A node has connected, and this is what of its kinds and versions this build lacks; `None`: nothing.
     Build {
         /// The node.
@@ -286,6 +286,11 @@ impl Sharing {
         (!is_named).then_some(going as u64)
     }
 
+    /// Whether a shard is this node's, as far as is known.
+    pub fn has(&self, shard: ShardId) -> bool {
+        self.here.contains_key(&shard)
+    }
+
     /// Whether nothing of this node's is left: what one that leaves waits for.
     pub fn is_empty(&self) -> bool {
         self.here.is_empty() && self.gives.is_empty()
@@ -312,7 +317,7 @@ impl Sharing {
                 }
             }
             SharingEvent::News(shard, news) => self.news(shard, news, now),
-            SharingEvent::Lost(shard) => self.lost(shard, now),
+            SharingEvent::Left(shard) => self.left(shard, now),
             SharingEvent::Build { node, lacks: Some(lacks) } => drop(self.lacks.insert(node, lacks)),
             SharingEvent::Build { node, lacks: None } => drop(self.lacks.remove(&node)),
             SharingEvent::Leave => {
@@ -325,9 +330,12 @@ impl Sharing {
         std::mem::take(&mut self.actions)
     }
 
-    /// The kernel hosts a shard no longer, for the store names another owner. Which one, and since when, is in the next ledger;
-    /// what was believed until now is not to stand against it.
-    fn lost(&mut self, shard: ShardId, now: Timestamp) {
+    /// The kernel hosts a shard no longer. Unless that was for a seal, the store names another owner: which one, and since when, is
+    /// in the next ledger, and what was believed until now is not to stand against it.
+    fn left(&mut self, shard: ShardId, now: Timestamp) {
+        if matches!(self.seal_of(shard), Some(Phase::Sealing | Phase::Unsure)) {
+            return;
+        }
         self.seen[shard.0 as usize] = Seen::NOTHING;
         self.let_go(shard, now);
         self.ask_ledger(shard);

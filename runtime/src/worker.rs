@@ -269,6 +269,9 @@ impl Worker {
                 Action::Left(left) => {
                     let others = shared.intakes.iter().enumerate().filter(|(other, _)| *other != self.worker);
                     others.for_each(|(_, intake)| intake.push(Event::InNode { shard: left, is: false }));
+                    if let Some(cluster) = shared.cluster.get() {
+                        cluster.left(left);
+                    }
                 }
                 Action::Stale(lane) => shared.lanes[lane.0 as usize].stale(),
                 Action::WantLoadable => shared.want_loadable.store(true, Ordering::Release),

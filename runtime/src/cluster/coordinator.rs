@@ -9,19 +9,22 @@ mod unparking;
 
 pub(crate) use door::Door;
 
+use door::Begun;
+
 use super::{
-    ClusterConfig, Command, CommandAnswer, JoinError, Network, connections::Connected, status::Moves,
-    storage::Job,
+    ClusterConfig, Command, CommandAnswer, JoinError, Network, connections::Connected, holdings::Holdings,
+    status::Moves, storage::Job,
 };
 use crate::{
     kernel::HandOffNews,
     membership::{
         Exchange, LastAnswer, LastQuestion, Leaving, Membership, MembershipAction, MembershipEvent, NodeState,
     },
-    mover::{Mover, MoverAction, MoverEvent},
+    mover::MoverEvent,
     node::{Outbound, Shared},
     placement::{NodeName, ShardId},
     router::Announcement,
+    sharing::SharingEvent,
     timestamp::Timestamp,
     transport::{CloseReason, Connection, Credit, Endpoint, Frame, frame::Route, handshake::KnownKind},
 };
@@ -67,6 +70,12 @@ pub(crate) enum Notice {
     NotLetIn(String),
     /// From the storage thread or a kernel.
     Mover(MoverEvent),
+    /// From a server of a store that nodes share.
+    Sharing(SharingEvent),
+    /// A worker hosts a shard no longer.
+    Left(ShardId),
+    /// The store lets this run of the node write no more, for this reason.
+    ShutOut(String),
     /// A note is durable,
     Kept(u64),
     /// or found no room.
@@ -97,6 +106,10 @@ impl ToCoordinator {
         self.tell(Notice::Mover(MoverEvent::News(shard, news)));
     }
 
+    pub(crate) fn left(&self, shard: ShardId) {
+        self.tell(Notice::Left(shard));
+    }
+
     pub(crate) fn fail(&self, why: String) {
         self.tell(Notice::Failed(why));
     }
@@ -120,6 +133,8 @@ pub(crate) struct Cluster {
     tell: ToCoordinator,
     address: String,
     departed: watch::Receiver<Option<Departure>>,
+    /// Every shard is served by somebody, as far as this node knows.
+    settled: watch::Receiver<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -153,6 +168,12 @@ impl Cluster {
             .unwrap_or(Departure::Failed("the node has stopped".into()))
     }
 
+    /// Waits until every shard has an owner that lives, as far as this node knows.
+    pub(crate) async fn settled(&self) {
+        // An error is the end of the node, which says so elsewhere.
+        let _ = self.settled.clone().wait_for(|settled| *settled).await;
+    }
+
     /// Closes all connections and waits until nothing of the cluster side is left.
     pub(crate) async fn stop(self) {
         self.tell.tell(Notice::Stop);
@@ -169,12 +190,12 @@ pub(super) struct Coordinator {
     /// That this build knows.
     kinds: Vec<KnownKind>,
     /// Where it asks while it knows nobody.
-    seeds: Vec<String>,
+    pub(super) seeds: Vec<String>,
     /// Since when there is no connection to a node, unless that was said.
     alone_since: Option<Timestamp>,
     endpoint: Endpoint,
     membership: SharedMembership,
-    pub(super) mover: Mover,
+    pub(super) holdings: Holdings,
     tell: ToCoordinator,
     pub(super) storage: threads::Sender<Job>,
     /// Connections whose nodes are not let in yet, by ticket.
@@ -209,8 +230,11 @@ pub(super) struct Coordinator {
 }
 
 impl Coordinator {
-    fn begin(&mut self, actions: Vec<MoverAction>) {
-        self.perform_moves(actions);
+    fn begin(&mut self, begun: Begun) {
+        match begun {
+            Begun::Own(actions) => self.perform_moves(actions),
+            Begun::Common(actions) => self.perform_sharing(actions),
+        }
         self.view_changed();
         self.step_membership(MembershipEvent::Join { seeds: self.seeds.clone() });
     }
@@ -264,6 +288,7 @@ impl Coordinator {
     fn tick(&mut self) {
         self.step_membership(MembershipEvent::Tick);
         self.step_mover(MoverEvent::Tick);
+        self.say_presence();
         let now = self.now();
         if let Some((number, bytes, _)) = self.not_kept.take_if(|(.., since)| *since + KEEP_AGAIN <= now) {
             let _ = self.storage.send(Job::Keep(number, bytes));
@@ -277,7 +302,7 @@ impl Coordinator {
     }
 
     /// The node's time in the cluster is over; the first reason stays.
-    fn depart(&self, how: Departure) {
+    pub(super) fn depart(&self, how: Departure) {
         self.depart.send_if_modified(|departure| {
             let is_first = departure.is_none();
             departure.get_or_insert(how);
@@ -306,7 +331,7 @@ impl Coordinator {
                 .cloned()
                 .collect::<Vec<_>>(),
         );
-        if tried.is_empty() && self.mover.is_empty() {
+        if tried.is_empty() && self.holdings.is_empty() {
             tracing::warn!("this node has no shard and knows no other node: start it with `--join`");
         }
         if !tried.is_empty() {
@@ -336,6 +361,9 @@ impl Coordinator {
             }
             Notice::Misplaced(outbound, shards) => self.tell_owners(&outbound, shards),
             Notice::Mover(event) => self.step_mover(event),
+            Notice::Sharing(event) => self.step_sharing(event),
+            Notice::Left(shard) => self.left(shard),
+            Notice::ShutOut(why) => self.shut_out(why),
             Notice::Kept(number) => self.step_membership(MembershipEvent::Kept(number)),
             Notice::NotKept(number, bytes) => {
                 self.not_kept = Some((number, bytes, self.now()));

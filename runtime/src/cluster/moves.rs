@@ -1,12 +1,18 @@
 //! What the mover wants done, and the routes that change with it.
 
-use super::{coordinator::Coordinator, storage::Job};
+use super::{
+    coordinator::Coordinator,
+    holdings::{Holdings, shared_event},
+    storage::Job,
+};
 use crate::{
+    handoff::Message,
     kernel::{Event, HandOffNews, Order},
     mover::{MoverAction, MoverEvent},
     node::Outbound,
-    placement::ShardId,
+    placement::{NodeName, ShardId},
     router::Announcement,
+    store::TransferId,
     transport::{Frame, frame::Route},
 };
 use std::collections::BTreeSet;
@@ -23,8 +29,17 @@ impl Coordinator {
             self.shared.links.set_unknown(*shard);
         }
         let now = self.now();
-        let actions = self.mover.step(event, now);
-        self.perform_moves(actions);
+        match &mut self.holdings {
+            Holdings::Own(mover) => {
+                let actions = mover.step(event, now);
+                self.perform_moves(actions);
+            }
+            Holdings::Common(_) => {
+                if let Some(event) = shared_event(event) {
+                    self.step_sharing(event);
+                }
+            }
+        }
     }
 
     pub(super) fn perform_moves(&mut self, actions: Vec<MoverAction>) {
@@ -36,35 +51,13 @@ impl Coordinator {
     fn perform_move(&mut self, action: MoverAction) {
         match action {
             MoverAction::Send { to, store, shard, transfer, message } => {
-                let connected = self.connected.get(&to);
-                // What is for one store is not said to another that has its node's name by now.
-                if let Some(connected) =
-                    connected.filter(|connected| store.is_none_or(|store| store == connected.store))
-                {
-                    let bytes = message.encode(shard, transfer);
-                    let len = bytes.len();
-                    let _ = connected.outbound.frame(Frame::HandOff(bytes), len);
-                }
+                self.send_hand_off(&to, store, shard, transfer, &message);
             }
-            MoverAction::Announce(announcement) => {
-                let nodes = self.connected.values().map(|connected| &connected.outbound);
-                for outbound in nodes.chain(&self.clients) {
-                    announce(outbound, vec![announcement.clone()]);
-                }
-            }
+            MoverAction::Announce(announcement) => self.announce_to_all(&announcement),
             MoverAction::Routed(shard) => self.routed(shard),
-            MoverAction::Order(shard, order) => {
-                if matches!(order, Order::Seal { .. }) {
-                    self.sealed_at.insert(shard, self.now());
-                }
-                let worker = self.shared.worker_of(shard);
-                self.shared.intakes[worker].push(Event::HandOff { shard, order });
-            }
+            MoverAction::Order(shard, order) => self.order(shard, order),
             MoverAction::Host(shard) => self.host(shard),
-            MoverAction::Warm(shard, images) => {
-                let worker = self.shared.worker_of(shard);
-                self.shared.intakes[worker].push(Event::Warm { shard, images });
-            }
+            MoverAction::Warm(shard, images) => self.warm(shard, images),
             action @ (MoverAction::ReadRows { .. }
             | MoverAction::Clear { .. }
             | MoverAction::Stage { .. }
@@ -78,9 +71,48 @@ impl Coordinator {
         }
     }
 
+    /// Tells another node of a hand-off. What is for one store is not said to another that has its node's name by now.
+    pub(super) fn send_hand_off(
+        &self,
+        to: &NodeName,
+        store: Option<u128>,
+        shard: ShardId,
+        transfer: TransferId,
+        message: &Message,
+    ) {
+        let connected = self.connected.get(to);
+        if let Some(connected) =
+            connected.filter(|connected| store.is_none_or(|store| store == connected.store))
+        {
+            let bytes = message.encode(shard, transfer);
+            let len = bytes.len();
+            let _ = connected.outbound.frame(Frame::HandOff(bytes), len);
+        }
+    }
+
+    pub(super) fn announce_to_all(&self, announcement: &Announcement) {
+        let nodes = self.connected.values().map(|connected| &connected.outbound);
+        for outbound in nodes.chain(&self.clients) {
+            announce(outbound, vec![announcement.clone()]);
+        }
+    }
+
+    pub(super) fn order(&mut self, shard: ShardId, order: Order) {
+        if matches!(order, Order::Seal { .. }) {
+            self.sealed_at.insert(shard, self.now());
+        }
+        let worker = self.shared.worker_of(shard);
+        self.shared.intakes[worker].push(Event::HandOff { shard, order });
+    }
+
+    pub(super) fn warm(&self, shard: ShardId, images: Vec<Vec<u8>>) {
+        let worker = self.shared.worker_of(shard);
+        self.shared.intakes[worker].push(Event::Warm { shard, images });
+    }
+
     /// A shard has another owner than was known.
-    fn routed(&mut self, shard: ShardId) {
-        let Some((epoch, owner)) = self.mover.routes().get(shard) else { return };
+    pub(super) fn routed(&mut self, shard: ShardId) {
+        let Some((epoch, owner)) = self.holdings.routes().get(shard) else { return };
         // This node's own are here from when they are hosted on.
         if *owner == self.config.name {
             return;
@@ -99,7 +131,7 @@ impl Coordinator {
     }
 
     /// A worker hosts a shard from now on.
-    fn host(&mut self, shard: ShardId) {
+    pub(super) fn host(&mut self, shard: ShardId) {
         self.sealed_at.remove(&shard);
         let worker = self.shared.worker_of(shard);
         for (other, intake) in self.shared.intakes.iter().enumerate() {
@@ -127,7 +159,7 @@ impl Coordinator {
     /// The other end thinks that these shards are here (P22).
     pub(super) fn tell_owners(&mut self, outbound: &Outbound, shards: BTreeSet<ShardId>) {
         let known = shards.into_iter().filter_map(|shard| {
-            let (epoch, owner) = self.mover.routes().get(shard)?;
+            let (epoch, owner) = self.holdings.routes().get(shard)?;
             Some(Announcement { shard, epoch, owner: owner.clone() })
         });
         announce(outbound, known.collect());
@@ -137,7 +169,7 @@ impl Coordinator {
     pub(super) fn tell_all_owners(&mut self, outbound: &Outbound) {
         let mut from = Some(ShardId(0));
         while let Some(shard) = from {
-            let (known, next) = self.mover.routes().announce(shard);
+            let (known, next) = self.holdings.routes().announce(shard);
             announce(outbound, known);
             from = next;
         }

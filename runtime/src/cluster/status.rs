@@ -57,7 +57,7 @@ impl Coordinator {
             build: seen.entry.build.clone(),
         });
         let shards = shared.layout.iter().filter_map(|shard| {
-            let (epoch, owner) = self.mover.routes().get(shard)?;
+            let (epoch, owner) = self.holdings.routes().get(shard)?;
             Some(ShardStatus { shard: shard.0, epoch: epoch.0, owner: owner.clone() })
         });
         let stats: Vec<_> = shared.intakes.iter().map(|intake| intake.stats()).collect();
@@ -65,7 +65,7 @@ impl Coordinator {
         let activations = stats.iter().fold((0, 0), |sum, stats| {
             (sum.0 + stats.activations.0 as u64, sum.1 + stats.activations.1 as u64)
         });
-        let (going, coming) = self.mover.running();
+        let (going, coming) = self.holdings.running();
         NodeStatus {
             name: name.clone(),
             cluster: format!("{:032x}", identity.cluster),

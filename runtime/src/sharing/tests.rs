@@ -25,6 +25,9 @@ struct Known {
     lease_since: Timestamp,
 }
 
+/// Epoch and owner of a shard.
+type Row = (Epoch, Option<u128>);
+
 /// A process.
 struct Process {
     sharing: Sharing,
@@ -37,7 +40,7 @@ struct Process {
     /// Kernels' answers that are on their way.
     later: Vec<SharingEvent>,
     /// Shards that are read again, and the rows that were found.
-    reads: Vec<(ShardId, Option<(Epoch, Option<u128>)>)>,
+    reads: Vec<(ShardId, Option<Row>)>,
     alarms: Vec<String>,
 }
 
@@ -52,7 +55,7 @@ struct World {
     now: Timestamp,
     incarnations: u128,
     nodes: BTreeMap<NodeName, Known>,
-    rows: Vec<(Epoch, Option<u128>)>,
+    rows: Vec<Row>,
     processes: BTreeMap<NodeName, Process>,
     letters: Vec<Letter>,
     random: SmallRng,
@@ -164,7 +167,7 @@ impl World {
                 Duration::ZERO
             },
         };
-        let row = |(id, (epoch, owner)): (u32, &(Epoch, Option<u128>))| LedgerShard {
+        let row = |(id, (epoch, owner)): (u32, &Row)| LedgerShard {
             shard: ShardId(id),
             epoch: *epoch,
             owner: *owner,
@@ -237,7 +240,7 @@ impl World {
                 if row.1 == Some(incarnation) {
                     process.hosted.entry(shard).or_insert(row.0);
                 } else if !process.hosted.contains_key(&shard) {
-                    process.later.push(SharingEvent::Lost(shard));
+                    process.later.push(SharingEvent::Left(shard));
                 }
             }
             SharingAction::Lose(shard) => self.reload(name, shard),
@@ -288,7 +291,7 @@ impl World {
                 }
                 Some(_) => {
                     process.hosted.remove(&shard);
-                    process.later.push(SharingEvent::Lost(shard));
+                    process.later.push(SharingEvent::Left(shard));
                 }
             }
         }
@@ -302,6 +305,7 @@ impl World {
             process.later.push(SharingEvent::News(shard, HandOffNews::Voided(transfer)));
             return;
         };
+        process.later.push(SharingEvent::Left(shard));
         let hot = HandOffNews::Hot(transfer, vec![b"hot".to_vec()]);
         process.later.push(SharingEvent::News(shard, hot));
         let is_lost = self.loses();

@@ -92,8 +92,8 @@ impl Coordinator {
         self.shared.ports.connected(&outbound);
         serve(&self.network, &self.shared.front, &outbound, incoming, self.tell.clone());
         // What was sent on an earlier connection may be lost.
-        let mover = &self.mover;
-        let its = |shard: &ShardId| mover.routes().get(*shard).is_some_and(|(_, owner)| *owner == name);
+        let holdings = &self.holdings;
+        let its = |shard: &ShardId| holdings.routes().get(*shard).is_some_and(|(_, owner)| *owner == name);
         let shards: Vec<ShardId> = self.shared.layout.iter().filter(its).collect();
         self.send_again(&shards);
         self.step_membership(MembershipEvent::Connected { name, boot });

@@ -272,7 +272,7 @@ impl Coordinator {
         // Of a shard that is sealed here this node knows the epoch; of others it is one of those who are asked.
         let here = self.config.name.clone();
         for (shard, asked) in &mut inquiry.shards {
-            let mut standing = self.mover.standing(*shard);
+            let mut standing = self.holdings.standing(*shard);
             if inquiry.purpose == Purpose::Reopen {
                 standing.held = asked.epoch;
             }
@@ -292,7 +292,7 @@ impl Coordinator {
             return outbound.link().close(CloseReason::Violation(why));
         }
         let known = |AskedShard(shard): &AskedShard| {
-            let Standing { held, heard, is_accepting } = self.mover.standing(*shard);
+            let Standing { held, heard, is_accepting } = self.holdings.standing(*shard);
             let heard = heard.map(|(epoch, owner)| Route { shard: *shard, epoch, owner });
             KnownEpoch { shard: *shard, held, heard, is_accepting }
         };
@@ -406,9 +406,10 @@ impl Coordinator {
         let Some(mut inquiry) = self.inquiry.take() else { return };
         let (mut newer, mut again) = (Vec::new(), 0);
         let mut orders = BTreeMap::new();
-        let still: BTreeMap<_, _> = self.mover.sealed().map(|sealed| (sealed.shard, sealed.epoch)).collect();
+        let still: BTreeMap<_, _> =
+            self.holdings.sealed().map(|sealed| (sealed.shard, sealed.epoch)).collect();
         for (shard, asked) in &inquiry.shards {
-            let owner = self.mover.routes().get(*shard).map(|(_, owner)| owner);
+            let owner = self.holdings.routes().get(*shard).map(|(_, owner)| owner);
             match &asked.newer {
                 // What an earlier command has ordered was written meanwhile.
                 _ if owner == Some(&self.config.name) => again += 1,

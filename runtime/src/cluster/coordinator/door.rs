@@ -7,15 +7,21 @@ use crate::{
     clock::random_u128,
     cluster::{
         Begin, Identity, Network,
+        control::Control,
+        holdings::Holdings,
         joining::kept_seeds,
+        sharing,
         status::Moves,
         storage::{self, KNOWN_NODES},
     },
     membership::{
         HelloVerdict, IdentityRefusal, Known, Leaving, Membership, NodeEntry, NodeState, judge_hello,
     },
-    mover::{Mover, MoverConfig},
+    mover::{Mover, MoverAction, MoverConfig},
     node::Shared,
+    placement::Weight,
+    sharing::{Sharing, SharingAction, SharingConfig},
+    store::{NodeSays, Presence},
     timestamp::Timestamp,
     transport::{Endpoint, HelloRefusal, Listening, handshake::Hello},
 };
@@ -29,6 +35,12 @@ use tokio::sync::{mpsc, watch};
 
 /// Shards that come to a node at a time; one that is sealed for it always may.
 const TAKES_MAX: usize = 16;
+
+/// What is to be done first.
+pub(super) enum Begun {
+    Own(Vec<MoverAction>),
+    Common(Vec<SharingAction>),
+}
 
 /// A node that listens, and lets nobody in yet.
 pub(crate) struct Door {
@@ -97,8 +109,9 @@ impl Door {
         Ok(Self { network, endpoint, listening, membership, identity })
     }
 
-    /// Takes connections from here on. The node serves its shards already. Returns the thread that works for the coordinator.
-    pub(crate) fn serve(self, shared: &Arc<Shared>) -> io::Result<(Cluster, JoinHandle<()>)> {
+    /// Takes connections from here on. The node serves its shards already. Returns the threads that work for the
+    /// coordinator.
+    pub(crate) fn serve(self, shared: &Arc<Shared>) -> io::Result<(Cluster, Vec<JoinHandle<()>>)> {
         let (notices, told) = mpsc::unbounded_channel();
         let tell = ToCoordinator(notices);
         assert!(shared.cluster.set(tell.clone()).is_ok(), "a node is in one cluster");
@@ -108,24 +121,46 @@ impl Door {
         let address = listening.address().to_owned();
         let now = shared.clock.now();
         let own = identity.store.identity();
-        let ownership = identity.store.ownership().map_err(io::Error::other)?;
         let seeds = match &identity.config.begin {
             Begin::Join(seeds) => seeds.clone(),
             Begin::Resume | Begin::Found => kept_seeds(&*identity.store).map_err(io::Error::other)?,
         };
-        let (mover, actions) = Mover::new(
-            MoverConfig {
-                here: identity.config.name.clone(),
-                store: own.store,
-                boot: own.boot,
-                shards: shared.layout,
-                limits: identity.config.hand_off.clone(),
-                pace: identity.config.pace.clone(),
-                takes_max: TAKES_MAX,
-            },
-            ownership,
-            now,
-        );
+        let mut threads = vec![thread];
+        let (holdings, begun, settled) = match shared.store.shared() {
+            None => {
+                let config = MoverConfig {
+                    here: identity.config.name.clone(),
+                    store: own.store,
+                    boot: own.boot,
+                    shards: shared.layout,
+                    limits: identity.config.hand_off.clone(),
+                    pace: identity.config.pace.clone(),
+                    takes_max: TAKES_MAX,
+                };
+                let ownership = identity.store.ownership().map_err(io::Error::other)?;
+                let (mover, actions) = Mover::new(config, ownership, now);
+                // Whatever its store has it serves.
+                (Holdings::Own(Box::new(mover)), Begun::Own(actions), watch::channel(true).1)
+            }
+            Some(store) => {
+                let config = SharingConfig {
+                    here: identity.config.name.clone(),
+                    incarnation: store.incarnation(),
+                    lease: store.lease(),
+                    shards: shared.layout,
+                    server_of: shared.layout.iter().map(|shard| store.server_of(shard)).collect(),
+                    pace: identity.config.pace.clone(),
+                };
+                let owned = identity.store.owned().map_err(io::Error::other)?;
+                let (sharing, actions) = Sharing::new(config, &owned, now);
+                let says = says(lock(&membership).own());
+                let (control, controls) = Control::start(shared, &tell, says)?;
+                threads.extend(controls);
+                let (settled, is_settled) = watch::channel(false);
+                let held = sharing::Common { sharing, control, met: BTreeSet::new(), settled };
+                (Holdings::Common(Box::new(held)), Begun::Common(actions), is_settled)
+            }
+        };
         let mut coordinator = Coordinator {
             network: network.handle().clone(),
             shared: Arc::clone(shared),
@@ -135,7 +170,7 @@ impl Door {
             alone_since: Some(now),
             endpoint,
             membership,
-            mover,
+            holdings,
             tell: tell.clone(),
             storage,
             at_door: BTreeMap::new(),
@@ -164,11 +199,17 @@ impl Door {
             }
         });
         let task = network.handle().spawn(async move {
-            coordinator.begin(actions);
+            coordinator.begin(begun);
             coordinator.run(told).await;
         });
-        Ok((Cluster { network, tell, address, departed, task }, thread))
+        Ok((Cluster { network, tell, address, departed, settled, task }, threads))
     }
+}
+
+/// What a node says of itself to a store that it shares.
+fn says(own: &NodeEntry) -> NodeSays {
+    let weight = Weight::new(u32::from(own.weight)).unwrap_or_default();
+    NodeSays { address: own.address.clone(), weight, presence: Presence::Up }
 }
 
 fn judge(known: &Known, hello: &Hello) -> Result<(), HelloRefusal> {

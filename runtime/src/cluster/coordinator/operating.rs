@@ -16,6 +16,10 @@ use tokio::sync::oneshot;
 /// What a last question or its answer counts with on its way to a connection.
 const LAST_WORD_BYTES: usize = 64;
 
+/// Where no disk of a node can be lost.
+const DISKLESS: &str = "the nodes of this cluster share a store: the shards of one that is gone are taken by the others when its \
+                        lease has run out, and nothing has to be forgotten or opened again";
+
 /// Who has given a command.
 pub(crate) enum Asker {
     /// Over a connection, under this number.
@@ -61,6 +65,11 @@ impl Coordinator {
                 }
                 Err(why) => CommandAnswer::Refused(why),
             },
+            Command::Forget(_) | Command::Reopen { .. } | Command::Bury { .. }
+                if self.holdings.is_shared() =>
+            {
+                CommandAnswer::Refused(DISKLESS.to_owned())
+            }
             Command::Forget(name) => return self.forget(asker, name),
             Command::Reopen { destroyed } => return self.reopen(asker, destroyed),
             Command::Bury { destroyed, stores, shards } => {
@@ -107,7 +116,7 @@ impl Coordinator {
     /// Another node has nothing left, and asks whether something is on its way to it.
     pub(super) fn answer_last(&mut self, from: &NodeName, outbound: &Outbound, question: LastQuestion) {
         let Some(store) = self.bound_store(from, outbound) else { return };
-        let going = self.mover.going_to(from, store);
+        let going = self.holdings.going_to(from, store);
         let answer = question.answer(from, self.membership().view(), going);
         if let Some(LastAnswer { question: LastQuestion { boot, emptied }, coming }) = answer {
             // Lost, it is asked for again.
@@ -132,7 +141,7 @@ impl Coordinator {
         };
         let now = self.now();
         let is_connected = |node: &NodeName| self.connected.contains_key(node);
-        match self.leaving.step(self.mover.is_empty(), &own, &view, is_connected, now) {
+        match self.leaving.step(self.holdings.is_empty(), &own, &view, is_connected, now) {
             LeavingStep::Wait => {}
             LeavingStep::Stuck => tracing::error!(
                 "this node leaves, and so does every other one: nobody takes its shards. Start a node that joins, or start this \

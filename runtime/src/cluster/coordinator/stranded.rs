@@ -18,7 +18,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 impl Coordinator {
     /// Which shards of this node wait for a store that was forgotten, or whose name another store has by now.
     pub(in crate::cluster) fn stranded(&self) -> Vec<StrandedStatus> {
-        let sealed: Vec<SealedShard> = self.mover.sealed().collect();
+        let sealed: Vec<SealedShard> = self.holdings.sealed().collect();
         if sealed.is_empty() {
             return Vec::new();
         }
@@ -63,7 +63,7 @@ impl Coordinator {
             let known = membership.known();
             (known.store_of(dead), known.forgotten_of(dead).collect())
         };
-        let sealed: Vec<SealedShard> = self.mover.sealed().filter(|sealed| sealed.to == *dead).collect();
+        let sealed: Vec<SealedShard> = self.holdings.sealed().filter(|sealed| sealed.to == *dead).collect();
         let of = |is_lost: &dyn Fn(u128) -> bool| -> BTreeMap<ShardId, Epoch> {
             let lost = sealed.iter().filter(|sealed| is_lost(sealed.store));
             lost.map(|sealed| (sealed.shard, sealed.epoch)).collect()
