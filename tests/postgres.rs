@@ -20,6 +20,18 @@ mod founding;
 #[path = "postgres/commits.rs"]
 mod commits;
 
+// A store on them: opened, replaced, closed.
+#[path = "postgres/store.rs"]
+mod store;
+
+// What was committed is what is loaded, and by its owner alone.
+#[path = "postgres/loads.rs"]
+mod loads;
+
+// Leases, and shards of the dead.
+#[path = "postgres/taking.rs"]
+mod taking;
+
 // What an operator reads.
 #[path = "postgres/views.rs"]
 mod views;

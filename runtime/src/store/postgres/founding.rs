@@ -13,7 +13,7 @@ use super::{
     migrate::{MigrateError, check, lock, migrate, migrate_locked, unlock},
 };
 use crate::placement::{NodeName, PlacementParameters, SHARDS_MAX, Shards, Table, Weight};
-use list::{ClusterRow, Heard, LAYOUT, judge, judge_list, known};
+use list::{ClusterRow, Heard, LAYOUT, judge, judge_list, judge_one, known};
 use std::collections::BTreeMap;
 use tokio_postgres::{Client, Row};
 
@@ -219,6 +219,18 @@ pub async fn open(servers: &mut [Server]) -> Result<Cluster, FoundingError> {
         }
     }
     Ok(cluster)
+}
+
+/// Whether a server that was away is the one of its place in a cluster that is known, with the shards that it is known to have;
+/// gives it the tables of this build.
+///
+/// # Errors
+/// See [`FoundingError`].
+pub(super) async fn verify(server: &mut Server, at: usize, cluster: &Cluster) -> Result<(), FoundingError> {
+    let heard = hear(std::slice::from_mut(server)).await?;
+    let name = server.name.clone();
+    judge_one(&name, heard.first(), at, cluster)?;
+    with_link(server, migrate).await
 }
 
 /// Founds a cluster on servers that have none, goes on with a founding that was cut off, or finds the cluster that is there:

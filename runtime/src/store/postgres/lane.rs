@@ -81,6 +81,12 @@ impl PostgresLane {
         }
     }
 
+    /// Gives up what is under way: what is committed next is built anew, and goes by another connection.
+    pub fn forget(&mut self) {
+        self.session.disconnect();
+        self.in_doubt = false;
+    }
+
     fn commit_all(&mut self, group: &[Batch], seen: &[(ShardId, Epoch)]) -> Result<(), LaneError> {
         let mut rest = group;
         let mut is_second_look = false;

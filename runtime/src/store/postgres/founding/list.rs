@@ -116,6 +116,34 @@ pub(super) fn judge(names: &[String], heard: &[Heard]) -> Result<Cluster, Foundi
     })
 }
 
+/// Whether what a server says fits what is known of its cluster.
+pub(super) fn judge_one(
+    name: &str,
+    heard: Option<&Heard>,
+    at: usize,
+    cluster: &Cluster,
+) -> Result<(), FoundingError> {
+    let server = || name.to_owned();
+    let (row, ids) = match heard {
+        Some(Heard::Row(row, ids)) => (row, ids),
+        Some(Heard::Nothing) => return Err(FoundingError::Emptied { server: server() }),
+        Some(Heard::Unreachable) | None => return Err(FoundingError::Away { why: server() }),
+    };
+    if row.id != cluster.id || row.servers != cluster.servers || usize::try_from(row.server) != Ok(at) {
+        let other = format!("place {at} of the list");
+        return Err(FoundingError::OtherCluster { server: server(), other });
+    }
+    if !row.founded {
+        return Err(FoundingError::HalfFounded { server: server() });
+    }
+    known(name, row)?;
+    let expected = cluster.server_of.iter().enumerate().filter(|(_, place)| **place as usize == at);
+    if !expected.map(|(id, _)| (id as u32).cast_signed()).eq(ids.iter().copied()) {
+        return Err(damaged(name, "it has not the shards that it was founded with"));
+    }
+    Ok(())
+}
+
 /// What of a row this build must know to work with the cluster.
 pub(super) fn known(name: &str, row: &ClusterRow) -> Result<(Shards, u64), FoundingError> {
     let hash = PlacementParameters::CURRENT.hash;
