@@ -1,7 +1,7 @@
 //! Leases by the server's clock, shards of nobody and of the dead, and what becomes of a dead run's sessions.
 
 use super::{
-    server::{PASSWORD, ROLE},
+    server::{PASSWORD, ROLE, Server},
     store::{Cluster, SHARDS, batch, lane_of, owned, says, settled, take_all},
 };
 use entity_runtime::{
@@ -10,9 +10,10 @@ use entity_runtime::{
         Batch, CommitError, LedgerNode, NodeSays, OwnedShard, OwnershipRecord, Presence, SharedError,
         SharedStore, Store, TransferId,
         batch::{own, put},
-        postgres::application_name,
+        postgres::{PostgresStore, application_name},
     },
 };
+use std::{sync::Arc, thread, time::Duration};
 use tokio_postgres::{Client, NoTls};
 
 /// A session of a run, made without the code under test.
@@ -129,7 +130,7 @@ fn a_shard_is_given_to_an_heir_that_lives_and_to_nobody_else() {
     let heir = b.identity().store;
     let mut lane = lane_of(&a, 1);
     lane.commit(&[give(all[1], heir, "b")]).unwrap();
-    let owners = |store: &entity_runtime::store::postgres::PostgresStore| {
+    let owners = |store: &PostgresStore| {
         store.owned().unwrap().into_iter().map(|owned| owned.shard.0).collect::<Vec<_>>()
     };
     assert!(!owners(&a).contains(&1));
@@ -223,4 +224,29 @@ fn a_beat_finds_a_newer_schema_and_rows_that_are_none() {
         Err(SharedError::Outdated(why)) => assert!(why.contains("newer build"), "{why}"),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_beat_waits_for_no_standby_and_what_a_take_was_not_told_the_next_ledger_tells() {
+    let cluster = Cluster::on(vec![Arc::new(Server::start())]);
+    let mut config = cluster.config("a");
+    config.lease = Duration::from_secs(2);
+    let a = PostgresStore::open(&config).unwrap();
+    let standbys = |names: &str| {
+        cluster.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'"));
+        cluster.sql("SELECT pg_reload_conf()");
+        while cluster.sql("SHOW synchronous_standby_names").concat() != names {
+            thread::yield_now();
+        }
+    };
+    // On a connection that is older and on one that begins with it.
+    a.beat(0, &says()).unwrap();
+    standbys("ghost");
+    a.beat(0, &says()).unwrap();
+    assert!(matches!(a.take(0, &[(ShardId(3), Epoch(1))]), Err(SharedError::Later(_))));
+    a.beat(0, &says()).unwrap();
+    assert_eq!(a.owned().unwrap(), [], "it is not acknowledged");
+    standbys("");
+    while a.beat(0, &says()).unwrap().shards[3].owner.is_none() {}
+    assert_eq!(a.owned().unwrap(), [OwnedShard { shard: ShardId(3), epoch: Epoch(2), number: 0 }]);
 }

@@ -187,3 +187,36 @@ impl Dial for WatchedDial {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_refuses_batches_of_its_server_until_the_lane_that_met_it_gets_on() {
+        let gauges = Gauges::new(3, 2);
+        let set = |lane: u32, is_full| gauges.gauge(LaneId(lane)).full.store(is_full, Ordering::Relaxed);
+        set(3, true);
+        let refused: Vec<_> =
+            (0..gauges.lanes()).filter(|lane| gauges.room(LaneId(*lane)).is_err()).collect();
+        assert_eq!(refused, [2, 3]);
+        set(3, false);
+        assert_eq!(gauges.room(LaneId(2)), Ok(()));
+    }
+
+    #[test]
+    fn lanes_of_a_server_stand_together_and_a_shard_is_in_one_of_them() {
+        let gauges = Gauges::new(3, 4);
+        assert_eq!(gauges.lane_of(ShardId(6), 0), LaneId(2));
+        assert_eq!(gauges.lane_of(ShardId(6), 2), LaneId(10));
+        assert_eq!(gauges.take(LaneId(10)), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "a lane is taken once")]
+    fn a_lane_is_taken_once() {
+        let gauges = Gauges::new(1, 1);
+        gauges.take(LaneId(0));
+        gauges.take(LaneId(0));
+    }
+}

@@ -322,4 +322,29 @@ mod tests {
         row(&mut heard[0]).hash = "md5".into();
         assert!(matches!(error(&heard), FoundingError::OtherBuild { .. }));
     }
+
+    #[test]
+    fn a_server_that_comes_late_is_judged_by_what_is_known_of_its_place() {
+        let heard = cluster(2);
+        let known = judge(&names(2), &heard).unwrap();
+        let judged = |heard: &Heard| judge_one("s1", Some(heard), 1, &known);
+        judged(&heard[1]).unwrap();
+        assert!(matches!(judged(&heard[0]), Err(FoundingError::OtherCluster { .. })), "of another place");
+        assert!(matches!(judged(&Heard::Nothing), Err(FoundingError::Emptied { .. })));
+        assert!(matches!(judged(&Heard::Unreachable), Err(FoundingError::Away { .. })));
+        let changed = |change: &dyn Fn(&mut ClusterRow)| {
+            let mut late = heard[1].clone();
+            change(row(&mut late));
+            judged(&late).unwrap_err()
+        };
+        assert!(matches!(changed(&|row| row.id = 8), FoundingError::OtherCluster { .. }));
+        assert!(matches!(changed(&|row| row.servers[0] = 8), FoundingError::OtherCluster { .. }));
+        assert!(matches!(changed(&|row| row.founded = false), FoundingError::HalfFounded { .. }));
+        assert!(matches!(changed(&|row| row.layout = 1), FoundingError::OtherBuild { .. }));
+        let mut late = heard[1].clone();
+        if let Heard::Row(_, ids) = &mut late {
+            ids.pop();
+        }
+        assert!(matches!(judged(&late), Err(FoundingError::Damaged { .. })), "a row is never made anew");
+    }
 }
