@@ -179,6 +179,8 @@ pub use error::{AskError, Refusal};
 pub use kernel::Counters;
 pub use limits::Limits;
 pub use message::RequestId;
+#[cfg(feature = "postgres")]
+pub use runtime::PostgresError;
 pub use runtime::{Builder, Runtime, StartError};
 pub use sim::Sim;
 

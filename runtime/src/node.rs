@@ -53,6 +53,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 /// What clients hold on to. The store is not part of it: a client that outlives its runtime must not keep the data
@@ -307,6 +308,14 @@ impl Node {
         self.threads.extend(threads);
         self.cluster = Some(cluster);
         Ok(())
+    }
+
+    /// Waits until every shard has an owner that lives, but no longer than this, and those of this node serve.
+    pub(crate) async fn settled(&self, within: Duration) -> io::Result<()> {
+        if let Some(cluster) = &self.cluster {
+            cluster.settled(within).await;
+        }
+        self.serving().await
     }
 
     /// The cluster side, where there is one.

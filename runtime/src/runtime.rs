@@ -1,5 +1,11 @@
 //! The runtime a program holds: built from kinds and a store, asked for clients, stopped.
 
+#[cfg(feature = "postgres")]
+mod postgres;
+
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresError;
+
 use crate::{
     client::{Client, Operator},
     clock::{Clock, random_u128},
@@ -23,6 +29,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// Why a runtime did not start. Each says the way out.
@@ -64,6 +71,10 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// There is no store on PostgreSQL to start with.
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
     /// A node of a cluster finds no store, and was not told where to get in.
     #[error(
         "{place} holds no store: found a cluster with this node, or name the nodes to join at; if the node was in a cluster \
@@ -93,6 +104,8 @@ impl From<io::Error> for StartError {
 enum StoreChoice {
     Memory,
     Embedded(PathBuf),
+    #[cfg(feature = "postgres")]
+    Postgres,
     Given(Arc<dyn Store>),
 }
 
@@ -107,6 +120,8 @@ pub struct Builder {
     limits: Limits,
     embedded: EmbeddedConfig,
     cluster: Option<ClusterConfig>,
+    #[cfg(feature = "postgres")]
+    postgres: postgres::Wishes,
 }
 
 impl Builder {
@@ -133,6 +148,48 @@ impl Builder {
     /// Keeps state in memory only: it is lost when the runtime stops.
     pub fn in_memory(mut self) -> Self {
         self.store = Some(StoreChoice::Memory);
+        self
+    }
+
+    /// Keeps state in PostgreSQL, where the nodes of a cluster share it: each shard is owned by one node at a time, and when that
+    /// is gone another takes it. `servers` are URLs, `postgres://user:password@host:port/database`, of one server or of several
+    /// over which the shards are spread when the cluster is founded; later they must be the same, in the same order (P24).
+    /// Connections are verified by TLS (`sslmode=verify-full`) except to the machine itself.
+    ///
+    /// Without [`Builder::cluster`] it founds a cluster where there is none, and is its only node, called `runtime`: a second
+    /// process that is started so takes the place of the first, which stops.
+    ///
+    /// # Crashes
+    /// What was acknowledged is as durable as a commit of the server: see the settings that it is started with
+    /// ([`Builder::require_sync`]). A node that is gone keeps its shards for as long as its lease runs ([`Builder::lease`]), or until
+    /// it is started again.
+    #[cfg(feature = "postgres")]
+    pub fn postgres<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
+        self.postgres.urls = servers.into_iter().map(Into::into).collect();
+        self.store = Some(StoreChoice::Postgres);
+        self
+    }
+
+    /// Of PostgreSQL: for how long a node counts as living after it was heard of last, 3 s unless said otherwise. A shorter lease
+    /// makes for a faster fail-over, and takes shards from nodes that have only paused.
+    #[cfg(feature = "postgres")]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.postgres.lease = lease;
+        self
+    }
+
+    /// Of PostgreSQL: refuses to start on a server that acknowledges commits before a standby has them, so that a fail-over to one
+    /// loses nothing. Without this it is warned about.
+    #[cfg(feature = "postgres")]
+    pub fn require_sync(mut self) -> Self {
+        self.postgres.require_sync = true;
+        self
+    }
+
+    /// Of PostgreSQL: how many connections to each server commit at a time, 4 unless said otherwise.
+    #[cfg(feature = "postgres")]
+    pub fn store_lanes(mut self, lanes: u32) -> Self {
+        self.postgres.lanes = lanes;
         self
     }
 
@@ -209,8 +266,16 @@ impl Builder {
         let fits = |most: u64| {
             if most < needed { Err(StartError::BatchTooLong { most, needed }) } else { Ok(()) }
         };
-        let network = self.cluster.is_some().then(Network::start).transpose()?;
-        let joined = self.cluster.as_ref().zip(network.as_ref());
+        #[cfg(feature = "postgres")]
+        let cluster = match self.store {
+            // It is a node also where it is the only one: it holds leases, and is told what it has.
+            Some(StoreChoice::Postgres) => Some(self.cluster.clone().unwrap_or_else(postgres::alone)),
+            _ => self.cluster.clone(),
+        };
+        #[cfg(not(feature = "postgres"))]
+        let cluster = self.cluster.clone();
+        let network = cluster.is_some().then(Network::start).transpose()?;
+        let joined = cluster.as_ref().zip(network.as_ref());
         let store: Arc<dyn Store> = match self.store.ok_or(StartError::NoStore)? {
             StoreChoice::Given(store) => store,
             StoreChoice::Memory => match joined {
@@ -223,6 +288,11 @@ impl Builder {
                     Arc::new(MemoryStore::founded(&founding, 1))
                 }
             },
+            #[cfg(feature = "postgres")]
+            StoreChoice::Postgres => {
+                let cluster = cluster.as_ref().expect("it is a node");
+                self.postgres.open(cluster, shards, random_u128()).await?
+            }
             StoreChoice::Embedded(path) => {
                 // Before anything is founded.
                 fits(self.embedded.batch_bytes_max())?;
@@ -243,7 +313,7 @@ impl Builder {
             None => None,
         };
         let kinds = Arc::new(self.kinds);
-        let door = match self.cluster.zip(network) {
+        let door = match cluster.zip(network) {
             None => None,
             Some((config, network)) => {
                 let identity = Identity::new(config, &kinds, &store);
@@ -254,6 +324,10 @@ impl Builder {
             Node::start(kinds, self.limits, Arc::clone(&store), suspects, workers, door.is_none()).await?;
         if let Some(door) = door {
             node.join(door)?;
+        }
+        if let Some(shared) = store.shared() {
+            // What nobody has it takes with its first word to the servers. What others had who are gone comes later.
+            node.settled(shared.lease()).await?;
         }
         Ok(Runtime { node, store })
     }
@@ -369,6 +443,8 @@ impl Runtime {
             limits: Limits::default(),
             embedded: EmbeddedConfig::default(),
             cluster: None,
+            #[cfg(feature = "postgres")]
+            postgres: postgres::Wishes::default(),
         }
     }
 

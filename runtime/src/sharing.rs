@@ -149,7 +149,7 @@ pub enum SharingAction {
         /// The shard.
         shard: ShardId,
         /// It was taken from a node that died, perhaps of a message that is pending in it (P3).
-        is_careful: bool,
+        was_taken: bool,
     },
     /// Behind [`SharingAction::Host`]: let it load the images with these row keys.
     Warm(ShardId, Vec<Vec<u8>>),
@@ -354,13 +354,13 @@ impl Sharing {
     }
 
     /// A shard is this node's, and its kernel is to serve it.
-    fn host(&mut self, shard: ShardId, epoch: Epoch, came_at: Timestamp, is_careful: bool, now: Timestamp) {
+    fn host(&mut self, shard: ShardId, epoch: Epoch, came_at: Timestamp, was_taken: bool, now: Timestamp) {
         self.believe(shard, epoch, Owner::Run(self.config.incarnation));
         self.here.insert(shard, epoch);
         self.rebalance(shard).own(shard, epoch, came_at, now);
         let owner = self.config.here.clone();
         self.learn(shard, epoch, &owner);
-        self.actions.push(SharingAction::Host { shard, is_careful });
+        self.actions.push(SharingAction::Host { shard, was_taken });
         self.actions.push(SharingAction::Announce(Announcement { shard, epoch, owner }));
     }
 

@@ -168,10 +168,14 @@ impl Cluster {
             .unwrap_or(Departure::Failed("the node has stopped".into()))
     }
 
-    /// Waits until every shard has an owner that lives, as far as this node knows.
-    pub(crate) async fn settled(&self) {
-        // An error is the end of the node, which says so elsewhere.
-        let _ = self.settled.clone().wait_for(|settled| *settled).await;
+    /// Waits until every shard has an owner that lives, as far as this node knows, but no longer than this.
+    pub(crate) async fn settled(&self, within: Duration) {
+        let mut settled = self.settled.clone();
+        let waited = self.network.run(async move {
+            // An error is the end of the node, which says so elsewhere.
+            let _ = tokio::time::timeout(within, settled.wait_for(|settled| *settled)).await;
+        });
+        let _ = waited.await;
     }
 
     /// Closes all connections and waits until nothing of the cluster side is left.

@@ -42,11 +42,15 @@ pub enum JoinError {
     },
 }
 
+/// Names what places entities and shards: two builds with the same digest place them alike.
+pub(crate) fn placement_digest() -> u64 {
+    xxh3_64(format!("{:?}", PlacementParameters::CURRENT).as_bytes())
+}
+
 /// What all nodes of a store's cluster share.
 pub(crate) fn cluster_of(id: u128, shards: Shards) -> Cluster {
     let placement = format!("{:?}", PlacementParameters::CURRENT);
-    let placement_digest = xxh3_64(placement.as_bytes());
-    Cluster { id, layout: LAYOUT, shards: shards.count(), placement_digest, placement }
+    Cluster { id, layout: LAYOUT, shards: shards.count(), placement_digest: placement_digest(), placement }
 }
 
 /// Keeps the addresses a node joins at, before it serves: where it ends before another node is known here, it finds its way

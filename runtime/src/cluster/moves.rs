@@ -56,7 +56,7 @@ impl Coordinator {
             MoverAction::Announce(announcement) => self.announce_to_all(&announcement),
             MoverAction::Routed(shard) => self.routed(shard),
             MoverAction::Order(shard, order) => self.order(shard, order),
-            MoverAction::Host(shard) => self.host(shard),
+            MoverAction::Host(shard) => self.host(shard, false),
             MoverAction::Warm(shard, images) => self.warm(shard, images),
             action @ (MoverAction::ReadRows { .. }
             | MoverAction::Clear { .. }
@@ -130,13 +130,13 @@ impl Coordinator {
         self.send_again(&[shard]);
     }
 
-    /// A worker hosts a shard from now on.
-    pub(super) fn host(&mut self, shard: ShardId) {
+    /// A worker hosts a shard from now on: with care, where it was taken from a node that died.
+    pub(super) fn host(&mut self, shard: ShardId, was_taken: bool) {
         self.sealed_at.remove(&shard);
         let worker = self.shared.worker_of(shard);
         for (other, intake) in self.shared.intakes.iter().enumerate() {
             intake.push(if other == worker {
-                Event::Host { shard, was_taken: false }
+                Event::Host { shard, was_taken }
             } else {
                 Event::InNode { shard, is: true }
             });

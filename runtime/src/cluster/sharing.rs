@@ -48,7 +48,7 @@ impl Coordinator {
                 SharingAction::Announce(announcement) => self.announce_to_all(&announcement),
                 SharingAction::Routed(shard) => self.routed(shard),
                 SharingAction::Order(shard, order) => self.order(shard, order),
-                SharingAction::Host { shard, .. } => self.host(shard),
+                SharingAction::Host { shard, was_taken } => self.host(shard, was_taken),
                 SharingAction::Warm(shard, images) => self.warm(shard, images),
                 SharingAction::Lose(shard) => {
                     self.unroute(shard);

@@ -206,7 +206,7 @@ impl Sharing {
         let epoch = Epoch(give.transfer.epoch.0 - 1);
         if is_mine && self.seen[shard.0 as usize].epoch == epoch {
             self.rebalance(shard).ended(shard, epoch, Ended::Failed, now);
-            self.actions.push(SharingAction::Host { shard, is_careful: false });
+            self.actions.push(SharingAction::Host { shard, was_taken: false });
         } else {
             self.let_go(shard, now);
         }

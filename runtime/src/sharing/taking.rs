@@ -65,9 +65,9 @@ impl Sharing {
             let before = self.seen[shard.0 as usize];
             // A ledger may have told it before.
             if before.epoch < epoch {
-                let is_careful = was_of_the_dead(&before);
-                let came_at = if is_careful { now } else { Timestamp::EPOCH };
-                self.host(shard, epoch, came_at, is_careful, now);
+                let was_taken = was_of_the_dead(&before);
+                let came_at = if was_taken { now } else { Timestamp::EPOCH };
+                self.host(shard, epoch, came_at, was_taken, now);
             }
         }
         if !shards.is_empty() {
