@@ -35,3 +35,7 @@ mod taking;
 // What an operator reads.
 #[path = "postgres/views.rs"]
 mod views;
+
+// Whole nodes: shared shards, and what happens when one is gone.
+#[path = "postgres/nodes.rs"]
+mod nodes;
