@@ -28,14 +28,14 @@ pub struct Account {
 }
 
 /// Makes money.
-#[derive(Message, Serialize, Deserialize)]
+#[derive(Message, Serialize, Deserialize, Clone)]
 #[message(reply = u64)]
 pub struct Fund {
     pub cents: u64,
 }
 
 /// Moves money to another account; rejected where there is not enough.
-#[derive(Message, Serialize, Deserialize)]
+#[derive(Message, Serialize, Deserialize, Clone)]
 #[message(reply = Result<u64, String>)]
 pub struct Transfer {
     pub to: String,

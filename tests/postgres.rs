@@ -39,3 +39,11 @@ mod views;
 // Whole nodes: shared shards, and what happens when one is gone.
 #[path = "postgres/nodes.rs"]
 mod nodes;
+
+// Work that shows every loss and every doubling.
+#[path = "postgres/load.rs"]
+mod load;
+
+// A server that dies again and again.
+#[path = "postgres/restarts.rs"]
+mod restarts;
