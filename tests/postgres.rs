@@ -47,3 +47,11 @@ mod load;
 // A server that dies again and again.
 #[path = "postgres/restarts.rs"]
 mod restarts;
+
+// Stands between nodes and a server.
+#[path = "postgres/proxy.rs"]
+mod proxy;
+
+// Connections that are cut in the middle of a commit.
+#[path = "postgres/cuts.rs"]
+mod cuts;
