@@ -55,3 +55,7 @@ mod proxy;
 // Connections that are cut in the middle of a commit.
 #[path = "postgres/cuts.rs"]
 mod cuts;
+
+// Nodes that were stopped for longer than their leases.
+#[path = "postgres/zombies.rs"]
+mod zombies;

@@ -5,17 +5,18 @@
 //! asks the killer entity for a deed, and its neighbours for a sign of life. `victim overload DIR ROUNDS...`: each round
 //! every one of many callers asks so often, all of them at once and far more than there is room for; says what was done and
 //! refused since the start, and the most memory the process has had. `victim node NAME ADDRESS DIR [SEED]`: a node of a
-//! cluster in the clear, which founds it or joins at SEED, until the end of its input. `victim adopt ...` and `victim unpark
+//! cluster in the clear, which founds it or joins at SEED, until the end of its input. `victim share NAME URL LEASE`: a node of the
+//! cluster on that PostgreSQL server, with a lease of so many milliseconds, until the end of its input. `victim adopt ...` and `victim unpark
 //! ...` are the operator's commands of the same name.
 
 use anyhow::{Context, Result, bail};
 use entity_runtime::cluster::{Begin, Departure, Security};
 use entity_runtime::{AskError, Refusal};
 use entity_runtime::{Runtime, message::RequestId, prelude::*, timestamp::Timestamp};
-use entity_runtime_tests::nodes;
 use entity_runtime_tests::running::{
     Deed, Do, Killer, Ledger, Mirror, Note, Reject, builder, id, small_limits,
 };
+use entity_runtime_tests::{entities::Account, nodes};
 use std::{io::Write, path::Path, time::Duration};
 
 /// Requests on their way at a time.
@@ -36,6 +37,7 @@ async fn main() -> Result<()> {
         ["node", name, address, directory, seed] => {
             node(name, address, directory, Begin::Join(vec![seed.to_owned()])).await
         }
+        ["share", name, url, lease] => share(name, url, Duration::from_millis(lease.parse()?)).await,
         ["adopt" | "unpark", ..] => operate().await,
         _ => bail!("see the head of this file"),
     }
@@ -66,7 +68,18 @@ async fn start(directory: &Path) -> Result<Runtime> {
 async fn node(name: &str, address: &str, directory: &str, begin: Begin) -> Result<()> {
     let mut config = nodes::config(name, address, begin);
     config.security = Security::Insecure;
-    let runtime = nodes::start(config, Some(Path::new(directory))).await?;
+    serve(nodes::start(config, Some(Path::new(directory))).await?).await
+}
+
+async fn share(name: &str, url: &str, lease: Duration) -> Result<()> {
+    let config = nodes::config(name, "127.0.0.1:0", Begin::Resume);
+    let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>().entity::<Account>();
+    let builder = builder.workers(2).cluster(config).postgres([url]).lease(lease);
+    serve(builder.start().await?).await
+}
+
+/// Says that it serves, and does until the end of its input.
+async fn serve(runtime: Runtime) -> Result<()> {
     say("serves")?;
     let told = tokio::task::spawn_blocking(|| std::io::stdin().lines().count());
     let departed = tokio::select! {

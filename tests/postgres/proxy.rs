@@ -156,10 +156,10 @@ async fn asks(
             _ => {}
         }
         match (cut, kind) {
-            (Some(Cut::BeforeExecute), b'E') | (Some(Cut::BeforeSync), b'S') => return Ok(plan.done()),
+            (Some(Cut::BeforeExecute), b'E') | (Some(Cut::BeforeSync), b'S') => break,
             (Some(Cut::InMessage), b'S') => {
                 to.write_all(&bytes[..3]).await?;
-                return Ok(plan.done());
+                break;
             }
             // Told before the server is asked, or its answer would be faster.
             (Some(Cut::BeforeAnswer), b'S') => drop(tell.send(Answers::Drop)),
@@ -168,6 +168,8 @@ async fn asks(
         }
         to.write_all(&bytes).await?;
     }
+    plan.done();
+    Ok(())
 }
 
 async fn answers(
@@ -180,12 +182,14 @@ async fn answers(
         let (kind, bytes) = message(&mut from).await?;
         match *told.borrow() {
             // The first word of the answer is there: the statement was carried out.
-            Answers::Drop => return Ok(plan.done()),
-            Answers::DropReady if kind == b'Z' => return Ok(plan.done()),
+            Answers::Drop => break,
+            Answers::DropReady if kind == b'Z' => break,
             _ => {}
         }
         to.write_all(&bytes).await?;
     }
+    plan.done();
+    Ok(())
 }
 
 impl Plan {
