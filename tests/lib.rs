@@ -4,5 +4,6 @@
 pub mod driven;
 pub mod entities;
 pub mod nodes;
+pub mod private_postgres;
 pub mod running;
 pub mod world;

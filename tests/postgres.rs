@@ -4,9 +4,9 @@
 //! `tools/postgres.sh` installs it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
-// Servers of this process alone.
-#[path = "postgres/server.rs"]
-mod server;
+// The servers themselves.
+#[path = "postgres/servers.rs"]
+mod servers;
 
 // Sessions, TLS, and what a server must be.
 #[path = "postgres/connecting.rs"]

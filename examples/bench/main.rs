@@ -12,6 +12,7 @@ mod entities;
 mod feed;
 mod machine;
 mod memory;
+mod postgres;
 mod raw;
 mod recovery;
 mod volatile;
@@ -73,6 +74,8 @@ enum Section {
     Memory,
     Recovery,
     Cluster,
+    /// On a private server, which must be installed (`tools/postgres.sh`).
+    Postgres,
     /// Of the cluster only what goes between nodes at rest: asks and transfers.
     Remote,
 }
@@ -140,6 +143,9 @@ async fn main() -> Result<()> {
     }
     if wanted(Section::Cluster) {
         cluster::measure(&load).await?;
+    }
+    if wanted(Section::Postgres) {
+        postgres::measure(&load).await?;
     }
     if arguments.only.contains(&Section::Remote) {
         cluster::measure_at_rest(&load).await?;

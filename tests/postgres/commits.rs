@@ -2,7 +2,6 @@
 //!
 //! Order is forced by locks: a session that holds a row makes a statement wait, and `pg_stat_activity` says when it does.
 
-use super::server::{ROLE, Server};
 use entity_runtime::{
     placement::{Epoch, ShardId},
     store::{
@@ -11,6 +10,7 @@ use entity_runtime::{
         postgres::{Access, Connector, LaneError, PATIENCE, PostgresLane, ServerUrl, application_name},
     },
 };
+use entity_runtime_tests::private_postgres::{ROLE, Server};
 use std::{sync::Arc, thread};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, SimpleQueryMessage};

@@ -1,12 +1,12 @@
 //! Connections reach the server they are for, say why they do not, and bring the session that batches rest on.
 
-use crate::server::{ROLE, Server, Stop};
 use entity_runtime::{
     store::postgres::{
         Access, ConnectError, Connector, Demands, Link, Purpose, ServerUrl, application_name, report,
     },
     transport::development_certificates,
 };
+use entity_runtime_tests::private_postgres::{ROLE, Server, Stop};
 use std::{
     fs,
     io::{self, Read, Write},

@@ -4,10 +4,10 @@
 use super::{
     load::{Load, builder},
     proxy::{Cut, Proxy},
-    server::Server,
 };
 use entity_runtime::{cluster::Begin, prelude::*};
 use entity_runtime_tests::nodes::{addresses, config};
+use entity_runtime_tests::private_postgres::Server;
 
 const CUTS: usize = 500;
 

@@ -1,6 +1,5 @@
 //! A cluster is founded once on a list of servers, is found on no other list, and has the tables of the newest build.
 
-use crate::server::Server as Postgres;
 use entity_runtime::{
     placement::Shards,
     store::postgres::{
@@ -8,6 +7,7 @@ use entity_runtime::{
         check, found, migrate, open,
     },
 };
+use entity_runtime_tests::private_postgres::Server as Postgres;
 use std::net::TcpListener;
 
 const FOUNDING: u128 = 0xc0_ffee;

@@ -1,7 +1,7 @@
 //! Work that shows every loss and every doubling: money that moves between accounts, and rows of a feed.
 
-use super::server::Server;
 use entity_runtime::{AskError, Builder, Runtime, prelude::*};
+use entity_runtime_tests::private_postgres::Server;
 use entity_runtime_tests::{
     entities::{Account, Books, Fund, Transfer},
     nodes::Rows,

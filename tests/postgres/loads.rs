@@ -1,9 +1,6 @@
 //! What is loaded is what was committed: every row, of any range, of one moment, and for the shard's owner alone.
 
-use super::{
-    server::{Server, Stop},
-    store::{Cluster, SHARDS, batch, lane_of, owned, take_all},
-};
+use super::store::{Cluster, SHARDS, batch, lane_of, owned, take_all};
 use entity_runtime::{
     placement::{Epoch, ShardId, Shards},
     store::{
@@ -12,6 +9,7 @@ use entity_runtime::{
         memory::MemoryStore,
     },
 };
+use entity_runtime_tests::private_postgres::{Server, Stop};
 use std::{net::TcpListener, sync::Arc, thread};
 
 /// Numbers that look like chance, the same in each run.

@@ -1,11 +1,11 @@
 //! Whole nodes on PostgreSQL: the same entities and clients as on any other store.
 
-use super::server::Server;
 use entity_runtime::{
     Builder, Runtime,
     cluster::{Begin, Departure},
     prelude::*,
 };
+use entity_runtime_tests::private_postgres::Server;
 use entity_runtime_tests::{
     nodes::{Rows, addresses, config, shards_of, status, until},
     running::{Counts, Ledger, Mirror},

@@ -1,11 +1,9 @@
 //! A server that dies again and again under load: what is committed is known when it is back, and nothing is done twice.
 
-use super::{
-    load::{Load, beside, builder},
-    server::{Server, Stop},
-};
+use super::load::{Load, beside, builder};
 use entity_runtime::{cluster::Begin, prelude::*};
 use entity_runtime_tests::nodes::{addresses, config};
+use entity_runtime_tests::private_postgres::{Server, Stop};
 
 /// Restarts without a shutdown: what was on its way to a commit is cut off in every state.
 const RESTARTS: u32 = 60;

@@ -1,6 +1,5 @@
 //! A store on PostgreSQL servers: founded and opened again, by one process of a name at a time, with servers that go and come.
 
-use super::server::{Server, Stop};
 use entity_runtime::{
     placement::{Epoch, ShardId, Shards, Weight},
     store::{
@@ -12,6 +11,7 @@ use entity_runtime::{
         },
     },
 };
+use entity_runtime_tests::private_postgres::{Server, Stop};
 use std::{fs, process::Command, sync::Arc, time::Duration};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, SimpleQueryMessage};

@@ -1,9 +1,6 @@
 //! Leases by the server's clock, shards of nobody and of the dead, and what becomes of a dead run's sessions.
 
-use super::{
-    server::{PASSWORD, ROLE, Server},
-    store::{Cluster, SHARDS, batch, lane_of, owned, says, settled, take_all},
-};
+use super::store::{Cluster, SHARDS, batch, lane_of, owned, says, settled, take_all};
 use entity_runtime::{
     placement::{Epoch, ShardId, Weight},
     store::{
@@ -13,6 +10,7 @@ use entity_runtime::{
         postgres::{PostgresStore, application_name},
     },
 };
+use entity_runtime_tests::private_postgres::{PASSWORD, ROLE, Server};
 use std::{sync::Arc, thread, time::Duration};
 use tokio_postgres::{Client, NoTls};
 

@@ -1,11 +1,9 @@
 //! A node that was stopped for longer than its lease, and goes on as if nothing had been: nothing of what it does counts.
 
-use super::{
-    load::{Load, builder},
-    server::Server,
-};
+use super::load::{Load, builder};
 use entity_runtime::{Runtime, cluster::Begin, prelude::*};
 use entity_runtime_tests::nodes::{addresses, config, shards_of, until};
+use entity_runtime_tests::private_postgres::Server;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     io::{BufRead, BufReader},

@@ -127,7 +127,7 @@ async fn serve(builder: Builder, settings: Settings, gives_to: Option<&[String]>
     let name = settings.cluster.name.clone();
     let stop = Stop::listen();
     let runtime = tokio::select! {
-        started = configured(builder, settings).start() => started.map_err(not_started)?,
+        started = Box::pin(configured(builder, settings).start()) => started.map_err(not_started)?,
         () = stop.asked() => {
             tracing::info!("stopped before it served");
             return Ok(End::Stopped);

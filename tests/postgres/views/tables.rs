@@ -1,8 +1,8 @@
 //! A database that a test fills with rows of the runtime, and asks what its views show.
 
-use crate::server::{ROLE, Server};
 use entity_runtime::store::{RowType, Store};
 use entity_runtime_tests::driven::Driven;
+use entity_runtime_tests::private_postgres::{ROLE, Server};
 use serde_json::Value;
 use std::sync::Arc;
 use tokio_postgres::Client;

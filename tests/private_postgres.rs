@@ -4,6 +4,11 @@
 //!   where the tests are root it runs as `postgres`.
 //! * The directory is made once for each process, and every server starts from a copy of it.
 //! * When the test process itself is killed, a shell that waits for the end of a pipe stops the server and removes it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "what needs a server cannot go on without it"
+)]
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use std::{
@@ -28,9 +33,9 @@ use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
 /// The role that nodes log in as. Not a superuser: another role could not terminate its connections.
-pub(crate) const ROLE: &str = "entity";
+pub const ROLE: &str = "entity";
 /// Its password, and the superuser's.
-pub(crate) const PASSWORD: &str = "tests: only";
+pub const PASSWORD: &str = "tests: only";
 /// The same as it stands in a URL.
 const PASSWORD_IN_URL: &str = "tests%3A%20only";
 /// Lines of a server's log that are kept to explain why it did not start.
@@ -40,7 +45,7 @@ const STARTS_MAX: u32 = 50;
 
 /// How a server ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub enum Stop {
     /// Cuts connections, then writes everything: a restart by an operator.
     Fast,
     /// Ends at once; the next start recovers.
@@ -50,7 +55,7 @@ pub(crate) enum Stop {
 }
 
 /// One server.
-pub(crate) struct Server {
+pub struct Server {
     running: Option<Running>,
     port: u16,
     directory: TempDir,
@@ -64,7 +69,7 @@ struct Running {
 
 impl Server {
     /// The server that tests share. It is started by the first who asks, and gone with the last.
-    pub(crate) fn shared() -> Arc<Self> {
+    pub fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
@@ -75,12 +80,12 @@ impl Server {
     }
 
     /// A server of one's own.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_with(&[], &[])
     }
 
     /// A server of one's own, with settings and with files in its directory, over those that are there.
-    pub(crate) fn start_with(settings: &[(&str, &str)], files: &[(&str, &[u8])]) -> Self {
+    pub fn start_with(settings: &[(&str, &str)], files: &[(&str, &[u8])]) -> Self {
         let template = TEMPLATE.as_ref().unwrap_or_else(|why| panic!("{why}"));
         let directory = temporary().unwrap();
         let data = directory.path().join("data");
@@ -106,7 +111,7 @@ impl Server {
     }
 
     /// Starts it where it was stopped, on the port it had.
-    pub(crate) fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "the server runs already");
         let mut log = String::new();
         let is_new = self.port == 0;
@@ -158,23 +163,23 @@ impl Server {
     }
 
     /// Stops it and waits for its end. Its directory and its port are kept.
-    pub(crate) fn stop(&mut self, how: Stop) {
+    pub fn stop(&mut self, how: Stop) {
         let running = self.running.take().expect("the server runs");
         running.stop(how);
     }
 
     /// The port it listens on, of 127.0.0.1.
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// Where its unix socket is, and its files.
-    pub(crate) fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// A database of its own for a test, which belongs to [`ROLE`]; its URL.
-    pub(crate) async fn database(&self) -> String {
+    pub async fn database(&self) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         self.execute("postgres", &format!("CREATE DATABASE {name} OWNER {ROLE}")).await;
@@ -182,17 +187,17 @@ impl Server {
     }
 
     /// The URL of a database for [`ROLE`].
-    pub(crate) fn url(&self, database: &str) -> String {
+    pub fn url(&self, database: &str) -> String {
         format!("postgres://{ROLE}:{PASSWORD_IN_URL}@127.0.0.1:{}/{database}", self.port)
     }
 
     /// Runs statements as superuser.
-    pub(crate) async fn execute(&self, database: &str, statements: &str) {
+    pub async fn execute(&self, database: &str, statements: &str) {
         self.client("postgres", database).await.batch_execute(statements).await.unwrap();
     }
 
     /// A plain connection, made without the code under test.
-    pub(crate) async fn client(&self, role: &str, database: &str) -> tokio_postgres::Client {
+    pub async fn client(&self, role: &str, database: &str) -> tokio_postgres::Client {
         let mut config = tokio_postgres::Config::new();
         config.host("127.0.0.1").port(self.port).user(role).password(PASSWORD).dbname(database);
         let (client, connection) = config.connect(NoTls).await.unwrap();
@@ -357,32 +362,4 @@ fn find() -> Option<PathBuf> {
         let parents = ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"];
         parents.into_iter().filter_map(versions).max().map(|(_, path)| path)
     })
-}
-
-#[tokio::test]
-async fn a_server_starts_and_ends_in_each_way_and_keeps_what_was_committed() {
-    let mut server = Server::start();
-    let url = server.database().await;
-    assert!(url.contains(&server.port().to_string()));
-    let database = url.rsplit('/').next().unwrap();
-    server.execute(database, "CREATE TABLE kept (n int4)").await;
-    for (n, how) in (0_i64..).zip([Stop::Fast, Stop::Immediate, Stop::Kill]) {
-        server.execute(database, &format!("INSERT INTO kept VALUES ({n})")).await;
-        server.stop(how);
-        assert!(TcpListener::bind(("127.0.0.1", server.port())).is_ok(), "nobody listens after {how:?}");
-        server.start_again();
-        let client = server.client("postgres", database).await;
-        let row = client.query_one("SELECT count(*) FROM kept", &[]).await.unwrap();
-        assert_eq!(row.get::<_, i64>(0), n + 1, "after {how:?}");
-    }
-    let directory = server.directory().to_owned();
-    drop(server);
-    assert!(!directory.exists());
-}
-
-#[tokio::test]
-async fn two_tests_have_one_server_and_two_databases() {
-    let (one, two) = (Server::shared(), Server::shared());
-    assert!(Arc::ptr_eq(&one, &two));
-    assert_ne!(one.database().await, two.database().await);
 }
