@@ -38,8 +38,8 @@ mod storage;
 pub(crate) use caller::{Caller, connect};
 pub use caller::{CommandError, ConnectError};
 pub use command::{
-    Command, CommandAnswer, HeldShard, MemberStatus, MoveStatus, NodeCounters, NodeStatus, ParkedState,
-    ParkedStream, ShardStatus, StrandedStatus,
+    Command, CommandAnswer, HeldShard, LeaseStatus, MemberStatus, MoveStatus, NodeCounters, NodeStatus,
+    ParkedState, ParkedStream, ServerStatus, ShardStatus, SharedStatus, StrandedStatus,
 };
 pub use config::{Begin, ClusterConfig, Security};
 pub use coordinator::Departure;

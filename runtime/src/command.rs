@@ -65,6 +65,7 @@ mod logging;
 mod operate;
 mod reach;
 mod serve;
+mod servers;
 mod settings;
 mod status;
 mod stop;
@@ -116,6 +117,8 @@ enum Failure {
     Usage(String),
     /// It was tried: exit code 1.
     Failed(String),
+    /// Others have the node's place, or what is stored is of a newer build: to start it again changes nothing. Exit code 3.
+    Refused(String),
 }
 
 impl From<SettingsError> for Failure {
@@ -191,6 +194,7 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Usage(why)) => (ExitCode::from(2), why),
         Err(Failure::Failed(why)) => (ExitCode::FAILURE, why),
+        Err(Failure::Refused(why)) => (ExitCode::from(3), why),
     };
     let _ = writeln!(io::stderr(), "error: {why}");
     code

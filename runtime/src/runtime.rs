@@ -328,6 +328,8 @@ impl Builder {
         if let Some(shared) = store.shared() {
             // What nobody has it takes with its first word to the servers. What others had who are gone comes later.
             node.settled(shared.lease()).await?;
+            let (taken, all) = (store.owned().map_err(io::Error::other)?.len(), store.shards().count());
+            tracing::info!(shards = taken, of = all, "shards of the store are this node's");
         }
         Ok(Runtime { node, store })
     }

@@ -37,7 +37,10 @@ pub use founding::{Founding, StoreIdentity};
 pub use notes::{NOTE_BYTES_MAX, NOTE_NAME_LEN_MAX};
 pub use ownership::{FOUNDED, Ownership, OwnershipRecord, TransferId};
 pub use row::{Row, RowType, Write};
-pub use shared::{Ledger, LedgerNode, LedgerShard, NodeSays, Presence, SharedError, SharedStore, TAKES_MAX};
+pub use shared::{
+    Ledger, LedgerNode, LedgerShard, NodeSays, Presence, ServerReport, SharedError, SharedStore, StoreReport,
+    TAKES_MAX,
+};
 pub use staging::{STAGED_KEY_LEN_MAX, StageError, StagedRow, ToStage};
 
 use crate::placement::{Epoch, ShardId, Shards};

@@ -159,6 +159,63 @@ pub struct NodeStatus {
     pub is_quiet: bool,
     /// Why another node does not let it in, while it is connected to none; in words, with what to do.
     pub refused: Option<String>,
+    /// The store, where the nodes share one; a node of a build that knew none says nothing.
+    #[serde(default)]
+    pub shared: Option<SharedStatus>,
+}
+
+/// A store that nodes share, as one of them sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedStatus {
+    /// For how long a node counts as living after a beat, in milliseconds.
+    pub lease_ms: u64,
+    /// How often a shard of this run was found to have less than was acknowledged. Anything but 0 is an alarm: a server failed
+    /// over to a standby that lagged, or was restored.
+    pub lost_commits: u64,
+    /// Its servers, in the order of the cluster's founding.
+    pub servers: Vec<ServerStatus>,
+}
+
+/// A server of a shared store, as one node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// What it is called, without its password.
+    pub server: String,
+    /// What runs there, with its version; nothing where this node has never reached it.
+    pub version: Option<String>,
+    /// Another number after each fail-over to a standby.
+    pub timeline: u32,
+    /// When it acknowledges a commit, in its words.
+    pub synchronous_commit: String,
+    /// The standbys a commit waits for, in its words.
+    pub synchronous_standbys: String,
+    /// How many standbys follow it.
+    pub standbys: u32,
+    /// What may lose acknowledged commits there, or will be in the way.
+    pub warnings: Vec<String>,
+    /// How many shards lie there.
+    pub shards: u64,
+    /// Whether it has answered a beat of this node within a lease, so that the node's lease runs there.
+    pub lease_runs: bool,
+    /// How long ago it answered a beat of this node last, in milliseconds.
+    pub beat_ms_ago: Option<u64>,
+    /// For how long its answers have followed each other within a lease, in milliseconds.
+    pub reached_for_ms: Option<u64>,
+    /// Every node that it knows, as it said with the last answer.
+    pub leases: Vec<LeaseStatus>,
+}
+
+/// A node's lease, by the clock of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The node.
+    pub node: NodeName,
+    /// `up`, `leaving` or `left`, as it said with its last beat.
+    pub state: String,
+    /// Whether its lease runs: if not, its shards are taken by others.
+    pub runs: bool,
+    /// For how long its leases have followed each other without a gap, in milliseconds.
+    pub steady_ms: u64,
 }
 
 /// A node, as another sees it.

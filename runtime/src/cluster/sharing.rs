@@ -4,12 +4,13 @@ use super::{
     control::Control,
     coordinator::{Coordinator, Departure},
     holdings::Holdings,
+    status::Beats,
 };
 use crate::{
     membership::{MembershipEvent, NodeState},
     placement::ShardId,
     sharing::{Sharing, SharingAction, SharingEvent},
-    store::{Ledger, Presence},
+    store::{Ledger, Presence, SharedStore},
 };
 use std::collections::BTreeSet;
 use tokio::sync::watch;
@@ -20,6 +21,8 @@ pub(super) struct Common {
     pub(super) control: Control,
     /// Where those live who live in the store.
     pub(super) met: BTreeSet<String>,
+    /// When each server has answered.
+    pub(super) beats: Vec<Beats>,
     /// Whether every shard has an owner that lives, as far as is known.
     pub(super) settled: watch::Sender<bool>,
 }
@@ -30,7 +33,13 @@ impl Coordinator {
             self.meet(ledger);
         }
         let now = self.now();
+        let lease = self.shared.store.shared().map(SharedStore::lease).unwrap_or_default();
         let Holdings::Common(common) = &mut self.holdings else { return };
+        if let SharingEvent::Ledger { ledger, .. } = &event
+            && let Some(beats) = common.beats.get_mut(ledger.server as usize)
+        {
+            beats.answered(lease, now);
+        }
         let actions = common.sharing.step(event, now);
         let is_settled = common.sharing.is_settled();
         self.perform_sharing(actions);

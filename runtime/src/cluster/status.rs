@@ -1,7 +1,15 @@
 //! What a node says of itself to operators.
 
-use super::{MemberStatus, MoveStatus, NodeStatus, ShardStatus, coordinator::Coordinator};
-use crate::{kernel::Counters, membership::NodeState};
+use super::{
+    LeaseStatus, MemberStatus, MoveStatus, NodeStatus, ServerStatus, ShardStatus, SharedStatus,
+    coordinator::Coordinator, holdings::Holdings,
+};
+use crate::{
+    kernel::Counters,
+    membership::NodeState,
+    store::{LedgerNode, Presence, ServerReport, SharedStore},
+    timestamp::Timestamp,
+};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// Of how many moves the times are kept.
@@ -35,7 +43,98 @@ impl Moves {
     }
 }
 
+/// When a server of a shared store has answered, by the clock of this node: for operators alone, as leases run by the server's.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Beats {
+    since: Timestamp,
+    last: Option<Timestamp>,
+}
+
+impl Beats {
+    /// The server has answered a beat.
+    pub(super) fn answered(&mut self, lease: Duration, now: Timestamp) {
+        if !self.runs(lease, now) {
+            self.since = now;
+        }
+        self.last = Some(now);
+    }
+
+    fn runs(&self, lease: Duration, now: Timestamp) -> bool {
+        self.last.is_some_and(|last| now <= last + lease)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl ServerStatus {
+    fn new(report: ServerReport, beats: Beats, lease: Duration, now: Timestamp) -> Self {
+        let ServerReport {
+            name,
+            version,
+            timeline,
+            synchronous_commit,
+            synchronous_standbys,
+            standbys,
+            warnings,
+        } = report;
+        let lease_runs = beats.runs(lease, now);
+        Self {
+            server: name,
+            version,
+            timeline,
+            synchronous_commit,
+            synchronous_standbys,
+            standbys,
+            warnings,
+            lease_runs,
+            beat_ms_ago: beats.last.map(|last| millis(now.since(last))),
+            reached_for_ms: lease_runs.then(|| millis(now.since(beats.since))),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<&LedgerNode> for LeaseStatus {
+    fn from(node: &LedgerNode) -> Self {
+        let state = match node.says.presence {
+            Presence::Up => "up",
+            Presence::Leaving => "leaving",
+            Presence::Left => "left",
+        };
+        Self {
+            node: node.name.clone(),
+            state: state.into(),
+            runs: node.lives,
+            steady_ms: millis(node.steady),
+        }
+    }
+}
+
 impl Coordinator {
+    fn shared_status(&self, store: &dyn SharedStore) -> SharedStatus {
+        let (lease, now) = (store.lease(), self.now());
+        let report = store.report();
+        let servers = (0_u32..).zip(report.servers).map(|(at, report)| {
+            let shards =
+                self.shared.layout.iter().filter(|shard| store.server_of(*shard) == at).count() as u64;
+            let (beats, leases) = match &self.holdings {
+                Holdings::Common(common) => (
+                    common.beats.get(at as usize).copied().unwrap_or_default(),
+                    common.sharing.nodes(at).iter().map(LeaseStatus::from).collect(),
+                ),
+                Holdings::Own(_) => (Beats::default(), Vec::new()),
+            };
+            ServerStatus { shards, leases, ..ServerStatus::new(report, beats, lease, now) }
+        });
+        SharedStatus {
+            lease_ms: millis(lease),
+            lost_commits: report.lost_commits,
+            servers: servers.collect(),
+        }
+    }
+
     pub(super) fn status(&self) -> NodeStatus {
         let shared = &self.shared;
         let identity = shared.store.identity();
@@ -81,10 +180,11 @@ impl Coordinator {
             stranded: self.stranded(),
             moves: self.moves.status(),
             counters: counters.into(),
-            uptime_ms: u64::try_from(self.now().since(self.started).as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: millis(self.now().since(self.started)),
             activations,
             is_quiet: stats.iter().all(|stats| stats.quiet),
             refused: self.refused.clone(),
+            shared: shared.store.shared().map(|store| self.shared_status(store)),
         }
     }
 }
@@ -92,6 +192,23 @@ impl Coordinator {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_runs_for_as_long_as_beats_are_answered_in_time() {
+        let lease = Duration::from_secs(3);
+        let at = |seconds| Timestamp::EPOCH + Duration::from_secs(seconds);
+        let told = |beats: Beats, now| {
+            let status = ServerStatus::new(ServerReport::default(), beats, lease, at(now));
+            (status.lease_runs, status.beat_ms_ago, status.reached_for_ms)
+        };
+        let mut beats = Beats::default();
+        assert_eq!(told(beats, 10), (false, None, None));
+        [10, 12, 15].into_iter().for_each(|now| beats.answered(lease, at(now)));
+        assert_eq!(told(beats, 16), (true, Some(1_000), Some(6_000)));
+        assert_eq!(told(beats, 19), (false, Some(4_000), None));
+        beats.answered(lease, at(20));
+        assert_eq!(told(beats, 20), (true, Some(0), Some(0)), "there was a gap");
+    }
 
     #[test]
     fn stalls_are_told_of_all_moves_and_ranked_among_the_last() {

@@ -1,6 +1,10 @@
 //! What can be said on the command line.
 
-use super::{address::Address, help};
+use super::{
+    address::Address,
+    help,
+    servers::{Lease, ServerSaid},
+};
 use crate::placement::{NodeName, Weight};
 use clap::Args;
 use std::{num::NonZeroUsize, path::PathBuf};
@@ -9,22 +13,36 @@ use std::{num::NonZeroUsize, path::PathBuf};
 #[derive(Debug, Clone, Default, Args)]
 #[command(after_help = help::of_program(help::NODE))]
 pub struct NodeArgs {
-    /// Its name, which its certificate says too; the cluster binds it to this data directory for good [default: --listen]
+    /// Its name, which its certificate says too; the cluster binds it to this data directory for good, and of two processes of one
+    /// name on a shared store the later one goes on [default: --listen]
     #[arg(long)]
     pub(super) name: Option<NodeName>,
     /// Where it keeps state; one process at a time uses it
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
+    /// In place of a directory: the PostgreSQL server on which all nodes keep state, so that the others go on with the shards of one
+    /// that is gone; said once for each server, on every node in the same order
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    pub(super) store: Vec<ServerSaid>,
+    /// Of --store: refuse a server that acknowledges before a synchronous standby has it
+    #[arg(long, conflicts_with = "data_dir")]
+    pub(super) require_sync: bool,
+    /// Of --store: for how long this node counts as living after it was heard of last [default: 3s]
+    #[arg(long, value_name = "TIME", conflicts_with = "data_dir")]
+    pub(super) lease: Option<Lease>,
+    /// Of --store: connections to each server that commit side by side, 1 to 64 [default: 4]
+    #[arg(long, value_name = "N", conflicts_with = "data_dir")]
+    pub(super) store_lanes: Option<u32>,
     /// Where it listens [default: 127.0.0.1:7001]
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) listen: Option<Address>,
     /// Where the others reach it, if that is another address than the one it listens at
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) advertise: Option<Address>,
-    /// Found a new cluster, if the data directory is empty
+    /// Found a new cluster, if the data directory is empty, or there is none on the servers
     #[arg(long, conflicts_with = "join")]
     pub(super) found: bool,
-    /// Join the cluster of these nodes, if the data directory is empty; one that answers is enough
+    /// Join the cluster of these nodes, if the data directory is empty; one that answers is enough, and with --store none is needed
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     pub(super) join: Vec<Address>,
     /// Its share of the shards against the others', 1 to 100 [default: 1]

@@ -3,6 +3,7 @@
 
 use super::{
     address::Address,
+    servers::listed,
     settings::{Said, SettingsError},
 };
 use std::{ffi::OsString, fmt::Display, path::PathBuf, str::FromStr};
@@ -25,6 +26,10 @@ pub(super) fn node(lookup: Lookup<'_>) -> Result<Said, SettingsError> {
     Ok(Said {
         name: value(lookup, "ENTITY_NODE_NAME")?,
         data_dir: path(lookup, "ENTITY_DATA_DIR"),
+        store: text(lookup, "ENTITY_STORE")?.map(|urls| listed(&urls)),
+        require_sync: value(lookup, "ENTITY_REQUIRE_SYNC")?,
+        lease: value(lookup, "ENTITY_LEASE")?,
+        store_lanes: value(lookup, "ENTITY_STORE_LANES")?,
         listen: value(lookup, "ENTITY_LISTEN")?,
         advertise: value(lookup, "ENTITY_ADVERTISE")?,
         found: value(lookup, "ENTITY_FOUND")?,

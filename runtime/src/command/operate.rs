@@ -74,7 +74,8 @@ pub(super) async fn leave(
     if state_in(&status, &name) == Some("up") {
         say(&done(reach.ask(&target, Command::Leave).await, &target)?);
     }
-    Leaving { reach, name, target, others }.wait().await
+    let is_shared = status.shared.is_some();
+    Leaving { reach, name, target, others, is_shared }.wait().await
 }
 
 /// The node, and where it answers; `None` where it has left already.
@@ -117,11 +118,13 @@ struct Leaving<'l, R> {
     target: Target,
     /// Who knows when it has left and is gone.
     others: Vec<Target>,
+    /// What it has lies in a store that all nodes share.
+    is_shared: bool,
 }
 
 impl<R: Reach> Leaving<'_, R> {
     async fn wait(self) -> Result<(), Failure> {
-        let Self { reach, name, target, others } = &self;
+        let Self { reach, name, target, others, is_shared } = &self;
         let mut told = None;
         let mut silence = 0;
         loop {
@@ -141,7 +144,11 @@ impl<R: Reach> Leaving<'_, R> {
                     }
                     silence += 1;
                     if SILENT_MAX <= silence {
-                        return Err(silent(name, &target.address, &why));
+                        return Err(if *is_shared {
+                            gone(name, &why)
+                        } else {
+                            silent(name, &target.address, &why)
+                        });
                     }
                 }
             }
@@ -170,6 +177,14 @@ fn silent(name: &NodeName, address: &str, why: &str) -> Failure {
     Failure::Failed(format!(
         "node {name} does not answer at {address} ({why}), and nobody knows that it has left: start it again and repeat this \
          command, or hand its directory over by `adopt`"
+    ))
+}
+
+/// A node that ended before it had left, where nothing is lost by that.
+fn gone(name: &NodeName, why: &str) -> Failure {
+    Failure::Failed(format!(
+        "node {name} ended ({why}) before anybody heard that it has left; the others take its shards when its lease has run out, and \
+         `status` shows that"
     ))
 }
 

@@ -8,13 +8,18 @@ use super::{
     operate::progress,
     reach::{Dial, Reach, ask_all},
     say,
-    settings::{self, Settings},
+    settings::{self, Place, Servers, Settings},
     stop::Stop,
 };
 use crate::{
     cluster::{Command, CommandAnswer, Departure, Remains},
     placement::NodeName,
     runtime::{Builder, Runtime, StartError},
+};
+#[cfg(feature = "postgres")]
+use crate::{
+    runtime::PostgresError,
+    store::postgres::{FoundingError, MigrateError, OpenError},
 };
 use std::{convert::Infallible, future::pending, path::Path, time::Duration};
 
@@ -79,6 +84,13 @@ async fn dead_node(
     let answers = ask_all(reach, seeds, None).await;
     if answers.nodes.is_empty() {
         return Err(Failure::Failed(answers.silence("--join")));
+    }
+    if let Some(answer) = answers.nodes.values().find(|answer| answer.status.shared.is_some()) {
+        return Err(Failure::Failed(format!(
+            "the nodes of the cluster at {} share a store, and none of them has a directory of its own: the shards of one that is \
+             gone are taken by the others when its lease has run out",
+            answer.address
+        )));
     }
     let members = answers.members();
     if let Some(name) = said {
@@ -146,9 +158,33 @@ async fn serve(builder: Builder, settings: Settings, gives_to: Option<&[String]>
     end
 }
 
+#[cfg(feature = "postgres")]
+fn on_servers(mut builder: Builder, servers: Servers) -> Builder {
+    let Servers { urls, require_sync, lease, lanes } = servers;
+    builder = builder.postgres(urls);
+    if require_sync {
+        builder = builder.require_sync();
+    }
+    if let Some(lease) = lease {
+        builder = builder.lease(lease);
+    }
+    if let Some(lanes) = lanes {
+        builder = builder.store_lanes(lanes);
+    }
+    builder
+}
+
+/// Never asked: without the feature no settings name servers.
+#[cfg(not(feature = "postgres"))]
+fn on_servers(builder: Builder, _: Servers) -> Builder {
+    builder
+}
+
 fn configured(mut builder: Builder, settings: Settings) -> Builder {
-    if let Some(directory) = settings.data_dir {
-        builder = builder.data_dir(directory);
+    match settings.place {
+        Some(Place::Directory(directory)) => builder = builder.data_dir(directory),
+        Some(Place::Servers(servers)) => builder = on_servers(builder, servers),
+        None => {}
     }
     if let Some(workers) = settings.workers {
         builder = builder.workers(workers.get());
@@ -163,10 +199,29 @@ fn not_started(error: StartError) -> Failure {
     match error {
         // Its own words are for who writes the program, and not for who starts it.
         StartError::NoStore => Failure::Usage(
-            "no directory to keep state in: give --data-dir DIR, set ENTITY_DATA_DIR, or say data_dir in the file of --config"
+            "nothing to keep state in: give --data-dir DIR, or --store URL where nodes share a PostgreSQL server; or set \
+             ENTITY_DATA_DIR or ENTITY_STORE, or say data_dir or store in the file of --config"
                 .into(),
         ),
+        #[cfg(feature = "postgres")]
+        StartError::Postgres(error) => no_servers(&error),
         error => Failure::Failed(error.to_string()),
+    }
+}
+
+/// Whether the same start may go well later, and if not, who has to do something.
+#[cfg(feature = "postgres")]
+fn no_servers(error: &PostgresError) -> Failure {
+    let why = error.to_string();
+    match error {
+        PostgresError::Url(_) => {
+            Failure::Usage(format!("{why}; --store takes postgres://USER@HOST:PORT/DATABASE"))
+        }
+        PostgresError::Open(OpenError::Config(_)) => Failure::Usage(why),
+        PostgresError::Open(OpenError::Founding(FoundingError::Migrate(MigrateError::TooNew { .. }))) => {
+            Failure::Refused(why)
+        }
+        PostgresError::Open(_) => Failure::Failed(why),
     }
 }
 
@@ -186,11 +241,9 @@ async fn until_its_end(
         departure = runtime.departed() => match departure {
             Departure::Left => Ok(End::Left),
             Departure::Failed(why) => Err(Failure::Failed(format!(
-                "node {name} has failed: {why}; start it again, it recovers from its data directory"
+                "node {name} has failed: {why}; start it again, it goes on from what is durable"
             ))),
-            Departure::Refused(why) => {
-                Err(Failure::Failed(format!("node {name} is not let in by the others: {why}")))
-            }
+            Departure::Refused(why) => Err(Failure::Refused(format!("node {name} may not go on: {why}"))),
         },
         () = stop.asked() => Ok(End::Stopped),
         Err(why) = given_away => Err(Failure::Failed(format!("node {name} does not leave: {why}"))),
@@ -307,6 +360,38 @@ mod tests {
         assert_eq!(begun.elapsed(), Duration::ZERO, "of a paused clock: it has not waited");
     }
 
+    #[tokio::test]
+    async fn where_nodes_share_a_store_nobody_has_a_directory_to_adopt() {
+        let nodes = [member("a", "up", true), member("b", "up", false)];
+        let shared = crate::cluster::SharedStatus { lease_ms: 3_000, lost_commits: 0, servers: Vec::new() };
+        let shares = crate::cluster::NodeStatus { shared: Some(shared), ..status("a", &nodes, &[]) };
+        let script = Script::default().node(shares);
+        let refused = dead_node(&script, &["a:7001".into()], Some(name("b")), true).await.unwrap_err();
+        assert!(matches!(&refused, Failure::Failed(why) if why.contains("share a store")), "{refused:?}");
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn a_start_that_no_restart_helps_is_told_from_one_that_may_go_well_later() {
+        let too_new = MigrateError::TooNew {
+            server: "s".into(),
+            found: 7,
+            build: "0.3.0".into(),
+            at: "yesterday".into(),
+        };
+        let refused = no_servers(&OpenError::Founding(too_new.into()).into());
+        assert!(
+            matches!(&refused, Failure::Refused(why) if why.contains("start a newer build")),
+            "{refused:?}"
+        );
+        let away = no_servers(&OpenError::Founding(FoundingError::NobodyAnswers).into());
+        assert!(matches!(&away, Failure::Failed(_)), "{away:?}");
+        let wrong = crate::store::postgres::ServerUrl::parse("mysql://e:hidden@h/d", &Default::default());
+        let wrong = no_servers(&PostgresError::Url(wrong.unwrap_err()));
+        let Failure::Usage(why) = wrong else { panic!("{wrong:?}") };
+        assert!(why.contains("postgres://USER@HOST") && !why.contains("hidden"), "{why}");
+    }
+
     #[test]
     fn a_directory_without_anything_is_nobodys() {
         let directory = tempfile::tempdir().unwrap();
@@ -318,11 +403,11 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_directory_is_told_how_to_get_one() {
+    fn a_node_without_a_place_for_state_is_told_how_to_get_one() {
         let Failure::Usage(why) = not_started(StartError::NoStore) else {
             panic!("it is a wrong command line")
         };
-        assert!(why.contains("--data-dir") && why.contains("ENTITY_DATA_DIR") && !why.contains(".data_dir("));
+        assert!(why.contains("--data-dir") && why.contains("ENTITY_STORE") && !why.contains(".data_dir("));
         assert!(matches!(not_started(StartError::NoEntities), Failure::Failed(_)));
     }
 }

@@ -5,6 +5,7 @@ use super::{
     args::{AdoptArgs, NodeArgs, SecurityArgs},
     config_file, environment,
     environment::Lookup,
+    servers::{self, Lease, ServerSaid},
 };
 use crate::{
     cluster::{Begin, ClusterConfig, Security},
@@ -12,7 +13,7 @@ use crate::{
     transport::TlsFiles,
 };
 use serde::Deserialize;
-use std::{io, num::NonZeroUsize, path::PathBuf};
+use std::{io, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 /// Where a node listens, and is looked for, unless it is said.
 pub(super) const LISTEN_DEFAULT: &str = "127.0.0.1:7001";
@@ -23,6 +24,11 @@ pub(super) const LISTEN_DEFAULT: &str = "127.0.0.1:7001";
 pub(super) struct Said {
     pub(super) name: Option<NodeName>,
     pub(super) data_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "servers::from_file")]
+    pub(super) store: Option<Vec<ServerSaid>>,
+    pub(super) require_sync: Option<bool>,
+    pub(super) lease: Option<Lease>,
+    pub(super) store_lanes: Option<u32>,
     pub(super) listen: Option<Address>,
     pub(super) advertise: Option<Address>,
     pub(super) found: Option<bool>,
@@ -51,6 +57,22 @@ pub(super) enum SettingsError {
     /// Two ways to begin.
     #[error("{0} says both `found` and `join`: one node founds the cluster, the others join it")]
     FoundAndJoin(String),
+    /// Two places for state.
+    #[error(
+        "{0} says both `data_dir` and `store`: a node keeps state in a directory of its own, or on servers that all nodes share"
+    )]
+    DirectoryAndStore(String),
+    /// Left out of this program.
+    #[cfg(not(feature = "postgres"))]
+    #[error(
+        "this program was built without the feature `postgres`, so it takes no --store: use --data-dir DIR"
+    )]
+    NoPostgres,
+    /// Of what is not there.
+    #[error(
+        "{0} goes with --store alone: name the server by --store postgres://USER@HOST/DATABASE, or leave it out"
+    )]
+    WithoutStore(&'static str),
     /// A number of shards for a cluster that has one.
     #[error("--shards goes with --found alone: a cluster keeps the number of shards it was founded with")]
     ShardsOfOthers,
@@ -74,9 +96,27 @@ pub(super) enum SettingsError {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) cluster: ClusterConfig,
-    pub(super) data_dir: Option<PathBuf>,
+    pub(super) place: Option<Place>,
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) shards: Option<u32>,
+}
+
+/// Where a node keeps state.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In a directory of its own.
+    Directory(PathBuf),
+    /// On servers that all nodes share.
+    Servers(Servers),
+}
+
+/// What is said of the servers; of what is not the store knows best.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Servers {
+    pub(super) urls: Vec<ServerSaid>,
+    pub(super) require_sync: bool,
+    pub(super) lease: Option<Duration>,
+    pub(super) lanes: Option<u32>,
 }
 
 impl Settings {
@@ -129,7 +169,17 @@ impl SecurityArgs {
 impl Said {
     /// One source may not say two things at once; of two sources the first is heard.
     fn judged(self, source: impl FnOnce() -> String) -> Result<Self, SettingsError> {
-        if self.founds() && self.joins() { Err(SettingsError::FoundAndJoin(source())) } else { Ok(self) }
+        if self.founds() && self.joins() {
+            return Err(SettingsError::FoundAndJoin(source()));
+        }
+        if self.data_dir.is_some() && self.is_shared() {
+            return Err(SettingsError::DirectoryAndStore(source()));
+        }
+        Ok(self)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| !store.is_empty())
     }
 
     fn founds(&self) -> bool {
@@ -140,13 +190,23 @@ impl Said {
         self.join.as_ref().is_some_and(|join| !join.is_empty())
     }
 
-    /// This, and what it does not say from `lower`. How to begin is one thing in two words.
-    fn or(self, lower: Self) -> Self {
+    /// This, and what it does not say from `lower`. How to begin is one thing in two words, and so is where state is kept.
+    fn or(self, mut lower: Self) -> Self {
+        if self.is_shared() {
+            lower.data_dir = None;
+        }
+        if self.data_dir.is_some() {
+            (lower.store, lower.require_sync, lower.lease, lower.store_lanes) = (None, None, None, None);
+        }
         let (found, join) =
             if self.founds() || self.joins() { (self.found, self.join) } else { (lower.found, lower.join) };
         Self {
             name: self.name.or(lower.name),
             data_dir: self.data_dir.or(lower.data_dir),
+            store: self.store.filter(|store| !store.is_empty()).or(lower.store),
+            require_sync: self.require_sync.or(lower.require_sync),
+            lease: self.lease.or(lower.lease),
+            store_lanes: self.store_lanes.or(lower.store_lanes),
             listen: self.listen.or(lower.listen),
             advertise: self.advertise.or(lower.advertise),
             found,
@@ -163,6 +223,7 @@ impl Said {
 
     fn settle(self) -> Result<Settings, SettingsError> {
         let security = self.security()?;
+        let place = self.place()?;
         let begin = if self.founds() {
             Begin::Found
         } else if self.joins() {
@@ -186,7 +247,29 @@ impl Said {
             security,
             ..ClusterConfig::new(name, listen, begin)
         };
-        Ok(Settings { cluster, data_dir: self.data_dir, workers: self.workers, shards: self.shards })
+        Ok(Settings { cluster, place, workers: self.workers, shards: self.shards })
+    }
+
+    fn place(&self) -> Result<Option<Place>, SettingsError> {
+        let is_required = self.require_sync == Some(true);
+        let lease = self.lease.map(|Lease(lease)| lease);
+        #[cfg(not(feature = "postgres"))]
+        if self.is_shared() {
+            return Err(SettingsError::NoPostgres);
+        }
+        if let Some(urls) = self.store.clone().filter(|urls| !urls.is_empty()) {
+            let (require_sync, lanes) = (is_required, self.store_lanes);
+            return Ok(Some(Place::Servers(Servers { urls, require_sync, lease, lanes })));
+        }
+        let flags = [
+            (is_required, "--require-sync"),
+            (lease.is_some(), "--lease"),
+            (self.store_lanes.is_some(), "--store-lanes"),
+        ];
+        match flags.into_iter().find(|(is_said, _)| *is_said) {
+            Some((_, flag)) => Err(SettingsError::WithoutStore(flag)),
+            None => Ok(self.data_dir.clone().map(Place::Directory)),
+        }
     }
 
     fn security(&self) -> Result<Security, SettingsError> {
@@ -224,6 +307,10 @@ impl From<NodeArgs> for Said {
         Self {
             name: args.name,
             data_dir: args.data_dir,
+            store: Some(args.store),
+            require_sync: args.require_sync.then_some(true),
+            lease: args.lease,
+            store_lanes: args.store_lanes,
             listen: args.listen,
             advertise: args.advertise,
             found: args.found.then_some(true),

@@ -1,5 +1,7 @@
 //! `status`: what the nodes of a cluster say of themselves and of each other.
 
+mod shared;
+
 use super::{
     Failure,
     operate::unknown,
@@ -159,6 +161,7 @@ fn render(answers: &Answers, wanted: Option<&NodeName>, rates: &BTreeMap<NodeNam
     out.push_str(&aligned(5, &lines));
     out.push('\n');
     shards(&mut out, &owners);
+    shared::shared(&mut out, answers);
     silent(&mut out, &answers.unreachable);
     stranded(&mut out, answers);
     disagreements(&mut out, answers, &owners);
@@ -270,12 +273,17 @@ fn disagreements(out: &mut String, answers: &Answers, owners: &BTreeMap<u32, Own
             views.collect::<Vec<_>>().join("; ")
         );
     }
+    let do_what = if shared::is_shared(answers) {
+        "a server that failed over to a standby that lagged may have given the epoch twice, which the next beats settle; if it \
+         stays, report it"
+    } else {
+        "stop one of them, keep both data directories, and report it"
+    };
     for (shard, Owned { epoch, owner, rival }) in owners {
         if let Some(rival) = rival {
             let _ = writeln!(
                 out,
-                "\nShard {shard} has two owners under epoch {epoch}, {owner} and {rival}. That must not be: stop one of \
-                 them, keep both data directories, and report it."
+                "\nShard {shard} has two owners under epoch {epoch}, {owner} and {rival}. That must not be: {do_what}."
             );
         }
     }

@@ -49,6 +49,11 @@ pub(super) fn millis(micros: u64) -> String {
     format!("{}.{} ms", number(micros / 1_000), micros % 1_000 / 100)
 }
 
+/// Milliseconds as seconds: `12.3 s`.
+pub(super) fn seconds(millis: u64) -> String {
+    format!("{}.{} s", number(millis / 1_000), millis % 1_000 / 100)
+}
+
 /// Most ranges that are shown of one owner; the rest is a word that says how many more there are.
 const RANGES_SHOWN_MAX: usize = 12;
 

@@ -4,9 +4,12 @@ use super::StartError;
 use crate::{
     cluster::{Begin, ClusterConfig, Security, placement_digest},
     placement::{NodeName, Shards},
-    store::postgres::{
-        Access, ClusterFounding, LANES_DEFAULT, LEASE_DEFAULT, OpenError, PostgresConfig, PostgresStore,
-        ServerUrl, UrlError,
+    store::{
+        ServerReport, SharedStore,
+        postgres::{
+            Access, ClusterFounding, LANES_DEFAULT, LEASE_DEFAULT, OpenError, PostgresConfig, PostgresStore,
+            ServerUrl, UrlError,
+        },
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -58,8 +61,24 @@ impl Wishes {
         let config = self.config(&cluster.name, cluster, shards, id).map_err(PostgresError::from)?;
         let opened = tokio::task::spawn_blocking(move || PostgresStore::open(&config)).await;
         let store = opened.map_err(std::io::Error::other)?.map_err(PostgresError::from)?;
-        for report in store.reports() {
-            report.warnings.iter().for_each(|warning| tracing::warn!(server = %report.server, "{warning}"));
+        for server in store.report().servers {
+            let ServerReport {
+                name,
+                version,
+                timeline,
+                synchronous_commit,
+                synchronous_standbys,
+                standbys,
+                warnings,
+            } = server;
+            match version {
+                Some(version) => tracing::info!(
+                    server = %name, version, timeline, synchronous_commit, synchronous_standbys, standbys,
+                    "state is kept here"
+                ),
+                None => tracing::warn!(server = %name, "it does not answer: its shards wait until it does"),
+            }
+            warnings.iter().for_each(|warning| tracing::warn!(server = %name, "{warning}"));
         }
         Ok(Arc::new(store))
     }

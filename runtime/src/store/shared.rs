@@ -107,7 +107,35 @@ pub enum SharedError {
     Fatal(io::Error),
 }
 
-/// A store that several nodes write to. All calls block; none of them waits for another server than the one it names.
+/// What a store's servers were found to be, for operators.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Each server, by its number.
+    pub servers: Vec<ServerReport>,
+    /// How often a shard of this run was found to have less than was acknowledged.
+    pub lost_commits: u64,
+}
+
+/// What a server was found to be when it was met last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerReport {
+    /// What it is called, without its password.
+    pub name: String,
+    /// What runs there, with its version; `None`: it was never reached, and nothing below is known.
+    pub version: Option<String>,
+    /// Another number after each fail-over to a standby.
+    pub timeline: u32,
+    /// When it acknowledges a commit, in its words.
+    pub synchronous_commit: String,
+    /// The standbys a commit waits for, in its words; empty where it waits for none.
+    pub synchronous_standbys: String,
+    /// How many standbys follow it.
+    pub standbys: u32,
+    /// What may lose acknowledged commits there, or will be in the way.
+    pub warnings: Vec<String>,
+}
+
+/// A store that several nodes write to. Calls may block; none of them waits for another server than the one it names.
 pub trait SharedStore: Send + Sync {
     /// This run of this node: the owner in the rows of its shards.
     fn incarnation(&self) -> u128;
@@ -120,6 +148,9 @@ pub trait SharedStore: Send + Sync {
 
     /// The server that a shard lies on. It never changes while the store is open.
     fn server_of(&self, shard: ShardId) -> u32;
+
+    /// What is known of the servers. Asks none of them.
+    fn report(&self) -> StoreReport;
 
     /// Says that this node lives, which renews its lease by the server's clock, and returns what the server knows after that. Where
     /// this run is not known to the server yet, because that was away, it takes over from an earlier run first.

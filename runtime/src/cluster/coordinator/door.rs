@@ -11,7 +11,7 @@ use crate::{
         holdings::Holdings,
         joining::kept_seeds,
         sharing,
-        status::Moves,
+        status::{Beats, Moves},
         storage::{self, KNOWN_NODES},
     },
     membership::{
@@ -157,7 +157,8 @@ impl Door {
                 let (control, controls) = Control::start(shared, &tell, says)?;
                 threads.extend(controls);
                 let (settled, is_settled) = watch::channel(false);
-                let held = sharing::Common { sharing, control, met: BTreeSet::new(), settled };
+                let beats = vec![Beats::default(); store.servers() as usize];
+                let held = sharing::Common { sharing, control, met: BTreeSet::new(), beats, settled };
                 (Holdings::Common(Box::new(held)), Begun::Common(actions), is_settled)
             }
         };

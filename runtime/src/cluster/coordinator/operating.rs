@@ -102,9 +102,13 @@ impl Coordinator {
         }
         let view = Arc::clone(self.membership().view());
         if !self.leaving.begin(&self.config.name, &view) {
+            let again = if self.holdings.is_shared() {
+                "whoever starts on the store next takes them"
+            } else {
+                "start it again from its directory"
+            };
             return Err(format!(
-                "{} is the only node that takes shards: it would have nobody to hand them over to; stop it instead, and \
-                 start it again from its directory",
+                "{} is the only node that takes shards: it would have nobody to hand them over to; stop it instead, and {again}",
                 self.config.name
             ));
         }

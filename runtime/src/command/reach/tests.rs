@@ -46,6 +46,7 @@ pub(in crate::command) fn status(text: &str, nodes: &[MemberStatus], owners: &[&
         activations: (0, 0),
         is_quiet: true,
         refused: None,
+        shared: None,
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{super::args::NodeArgs, *};
 use clap::Parser;
-use std::{collections::BTreeMap, ffi::OsString, fmt::Write, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, fmt::Write};
 
 #[derive(Debug, Parser)]
 struct Cli {
@@ -43,7 +43,7 @@ fn the_command_line_comes_before_the_environment_and_that_before_the_file() {
     ];
     let settings = gather(&format!("--config {path} --name line --data-dir line"), &environment).unwrap();
     assert_eq!(settings.cluster.name.as_str(), "line");
-    assert_eq!(settings.data_dir.as_deref(), Some(Path::new("line")));
+    assert_eq!(settings.place, Some(Place::Directory("line".into())));
     assert_eq!(settings.cluster.listen, "env:1");
     assert_eq!(settings.cluster.weight, 2);
     assert_eq!(settings.cluster.advertise.as_deref(), Some("file:2"));
@@ -55,10 +55,10 @@ fn the_command_line_comes_before_the_environment_and_that_before_the_file() {
 
 #[test]
 fn without_a_word_a_node_listens_on_loopback_is_called_so_and_goes_on() {
-    let Settings { cluster, data_dir, workers, shards } = gather("", &[("ENTITY_LISTEN", "")]).unwrap();
+    let Settings { cluster, place, workers, shards } = gather("", &[("ENTITY_LISTEN", "")]).unwrap();
     assert_eq!((cluster.name.as_str(), cluster.listen.as_str()), (LISTEN_DEFAULT, LISTEN_DEFAULT));
     assert_eq!((cluster.begin, cluster.weight, cluster.advertise), (Begin::Resume, 1, None));
-    assert_eq!((data_dir, workers, shards), (None, None, None));
+    assert_eq!((place, workers, shards), (None, None, None));
 }
 
 #[test]
@@ -131,6 +131,88 @@ fn one_source_cannot_found_and_join_and_of_two_the_first_is_heard() {
     assert_eq!(not, Begin::Join(vec!["c:1".into()]));
 }
 
+fn on(urls: &[&str]) -> Servers {
+    let urls = urls.iter().map(|url| url.parse().unwrap()).collect();
+    Servers { urls, require_sync: false, lease: None, lanes: None }
+}
+
+#[test]
+fn servers_are_named_in_all_three_ways() {
+    let urls = ["postgres://e:hidden@a,b/d", "postgres://e@c/d"];
+    let expected = || {
+        let (lease, lanes) = (Some(Duration::from_millis(1_500)), Some(2));
+        Some(Place::Servers(Servers { require_sync: true, lease, lanes, ..on(&urls) }))
+    };
+    let [first, second] = urls;
+    let line = format!("--store {first} --store {second} --require-sync --lease 1500ms --store-lanes 2");
+    let listed = urls.join(" ");
+    let environment = [
+        ("ENTITY_STORE", listed.as_str()),
+        ("ENTITY_REQUIRE_SYNC", "true"),
+        ("ENTITY_LEASE", "1500ms"),
+        ("ENTITY_STORE_LANES", "2"),
+    ];
+    let text =
+        format!("store = {urls:?}\nrequire_sync = true\nlease = \"1500ms\"\nstore_lanes = 2\nname = \"n\"");
+    let (_directory, path) = file(&text);
+    for settings in [gather(&line, &[]), gather("", &environment), gather(&format!("--config {path}"), &[])] {
+        let settings = settings.unwrap();
+        assert_eq!(settings.place, expected());
+        assert!(!format!("{settings:?}").contains("hidden"), "{settings:?}");
+    }
+    // One alone needs no list.
+    let (_directory, path) = file("store = \"postgres://e@c/d\"");
+    let settings = gather(&format!("--config {path}"), &[]).unwrap();
+    assert_eq!(settings.place, Some(Place::Servers(on(&urls[1..]))));
+}
+
+#[test]
+fn state_is_kept_in_one_place_and_of_two_sources_the_first_is_heard() {
+    let environment =
+        [("ENTITY_STORE", "postgres://e@c/d"), ("ENTITY_DATA_DIR", "d"), ("ENTITY_LEASE", "1s")];
+    assert_eq!(
+        error("", &environment),
+        "the environment says both `data_dir` and `store`: a node keeps state in a directory of its own, or on servers that all \
+         nodes share"
+    );
+    let place = |line, environment: &[_]| gather(line, environment).unwrap().place;
+    // What was said of the servers does not concern who uses a directory.
+    let [store, directory, lease] = environment;
+    assert_eq!(place("--data-dir x", &[store, lease]), Some(Place::Directory("x".into())));
+    assert_eq!(
+        place("--store postgres://e@c/d", &[directory]),
+        Some(Place::Servers(on(&["postgres://e@c/d"])))
+    );
+    assert_eq!(place("", &[("ENTITY_STORE", " ")]), None);
+    for flag in ["--require-sync", "--lease 3s", "--store-lanes 2"] {
+        let clash = Cli::try_parse_from(format!("node --data-dir d {flag}").split(' ')).unwrap_err();
+        assert_eq!(clash.kind(), clap::error::ErrorKind::ArgumentConflict, "{flag}");
+        let why = error(flag, &[directory]);
+        let flag = flag.split(' ').next().unwrap();
+        assert!(why.starts_with(&format!("{flag} goes with --store alone")), "{why}");
+    }
+}
+
+#[test]
+fn no_error_shows_a_password() {
+    let url = "postgres://e:hidden@c/d";
+    let clash = Cli::try_parse_from(["node", "--data-dir", "d", "--store", url]).unwrap_err();
+    let mut said = vec![clash.to_string(), error("", &[("ENTITY_STORE", url), ("ENTITY_DATA_DIR", "d")])];
+    for text in [
+        format!("store = {{ url = \"{url}\" }}"),
+        format!("store = [\"{url}\", 7]"),
+        format!("data_dir = \"d\"\nstore = \"{url}\""),
+        format!("store = \"{url}"),
+    ] {
+        let (_directory, path) = file(&text);
+        said.push(error(&format!("--config {path}"), &[]));
+    }
+    assert!(said[2].ends_with("line 1: `store` is the URL of a server, or a list of URLs"), "{}", said[2]);
+    for said in said {
+        assert!(!said.contains("hidden"), "{said}");
+    }
+}
+
 #[test]
 fn an_address_that_names_no_node_is_refused_as_its_name() {
     assert_eq!(
@@ -193,7 +275,7 @@ fn a_directory_may_have_any_name_and_nothing_else_may() {
     let gather = |named: &'static str| {
         Settings::gather(NodeArgs::default(), &move |variable| (variable == named).then(odd))
     };
-    assert_eq!(gather("ENTITY_DATA_DIR").unwrap().data_dir, Some(odd().into()));
+    assert_eq!(gather("ENTITY_DATA_DIR").unwrap().place, Some(Place::Directory(odd().into())));
     let error = gather("ENTITY_LISTEN").unwrap_err().to_string();
     assert_eq!(error, "ENTITY_LISTEN in the environment: it is not UTF-8");
 }

@@ -2,7 +2,9 @@ use super::{
     super::reach::tests::{Script, member, name, status as node_status},
     *,
 };
-use crate::cluster::{MoveStatus, ShardStatus, StrandedStatus};
+use crate::cluster::{
+    CommandAnswer, LeaseStatus, MoveStatus, ServerStatus, ShardStatus, SharedStatus, StrandedStatus,
+};
 
 /// Three nodes: `a` and `b` answer, `c` is dead.
 fn three() -> [NodeStatus; 2] {
@@ -159,4 +161,97 @@ async fn two_clusters_are_not_shown_as_one() {
     let shown = status(&script, &["a:7001".into(), "z:7001".into()], None, true).await;
     let why = "a (a:7001) and z (z:7001) are of different clusters: ask one cluster at a time";
     assert_eq!(shown, Err(Failure::Failed(why.into())));
+}
+
+/// What a node says of two servers, the second of which it has never reached.
+fn shared(leases: &[(&str, bool)]) -> SharedStatus {
+    let lease = |(node, runs): &(&str, bool)| LeaseStatus {
+        node: name(node),
+        state: "up".into(),
+        runs: *runs,
+        steady_ms: if *runs { 61_250 } else { 0 },
+    };
+    let first = ServerStatus {
+        server: "postgres://e@db0:5432/d".into(),
+        version: Some("PostgreSQL 15.18".into()),
+        timeline: 1,
+        synchronous_commit: "on".into(),
+        synchronous_standbys: "standby".into(),
+        standbys: 1,
+        shards: 3,
+        lease_runs: true,
+        beat_ms_ago: Some(420),
+        reached_for_ms: Some(61_000),
+        leases: leases.iter().map(lease).collect(),
+        ..ServerStatus::default()
+    };
+    let second =
+        ServerStatus { server: "postgres://e@db1:5432/d".into(), shards: 2, ..ServerStatus::default() };
+    SharedStatus { lease_ms: 3_000, lost_commits: 0, servers: vec![first, second] }
+}
+
+#[tokio::test]
+async fn of_a_shared_store_servers_and_leases_are_shown() {
+    let [mut a, mut b] = three();
+    a.shared = Some(shared(&[("a", true), ("b", true), ("c", false)]));
+    let mut old = shared(&[("a", true), ("b", true), ("c", true)]);
+    old.servers[0].beat_ms_ago = Some(2_900);
+    b.shared = Some(old);
+    let text = render(&answers_of(&[a, b]).await, None, &BTreeMap::new());
+    let expected = "
+The nodes share their state, on 2 servers:
+  server  which                    version           acknowledges  timeline  standbys  shards
+  ──────  ───────────────────────  ────────────────  ────────────  ────────  ────────  ──────
+  0       postgres://e@db0:5432/d  PostgreSQL 15.18  on (standby)         1         1       3
+  1       postgres://e@db1:5432/d  never reached     -                    -         -       2
+
+  server  node  state  lease           of  runs for  last beat
+  ──────  ────  ─────  ───────────  ─────  ────────  ─────────
+  0       a     up     runs         3.0 s    61.2 s  0.4 s ago
+  0       b     up     runs         3.0 s    61.2 s  2.9 s ago
+  0       c     up     has run out      -         -          -
+  1       a     -      -            3.0 s         -          -
+  1       b     -      -            3.0 s         -          -
+";
+    assert!(text.contains(expected), "{text}");
+    assert!(!text.contains("ALARM") && !text.contains("Server 0"), "{text}");
+}
+
+#[tokio::test]
+async fn lost_commits_are_an_alarm_and_each_warning_is_told_once() {
+    let [mut a, mut b] = three();
+    let warned = |lost_commits| {
+        let mut status = shared(&[]);
+        status.servers[0].warnings = vec!["fsync is off".into()];
+        SharedStatus { lost_commits, ..status }
+    };
+    (a.shared, b.shared) = (Some(warned(0)), Some(warned(2)));
+    let text = render(&answers_of(&[a, b]).await, None, &BTreeMap::new());
+    assert_eq!(text.matches("\nServer 0: fsync is off.\n").count(), 1, "{text}");
+    assert!(text.contains("\nALARM of node b: 2 of its shards had less than was acknowledged"), "{text}");
+    assert!(!text.contains("ALARM of node a"), "{text}");
+}
+
+#[test]
+fn builds_that_know_of_no_shared_store_read_and_are_read() {
+    #[derive(Debug, serde::Deserialize)]
+    struct Old {
+        name: NodeName,
+        uptime_ms: u64,
+    }
+    let [mut a, _] = three();
+    let old = rmp_serde::to_vec_named(&a).unwrap();
+    let without: BTreeMap<String, serde_json::Value> = rmp_serde::from_slice(&old).unwrap();
+    let without: BTreeMap<_, _> = without.into_iter().filter(|(key, _)| key != "shared").collect();
+    let without = rmp_serde::to_vec_named(&without).unwrap();
+    assert_eq!(crate::codec::decode::<NodeStatus>(&without).unwrap(), a);
+
+    a.shared = Some(shared(&[("a", true)]));
+    let answer = CommandAnswer::Status(Box::new(a.clone())).encode();
+    assert_eq!(
+        crate::codec::decode::<CommandAnswer>(&answer).unwrap(),
+        CommandAnswer::Status(Box::new(a.clone()))
+    );
+    let read: Old = crate::codec::decode(&rmp_serde::to_vec_named(&a).unwrap()).unwrap();
+    assert_eq!((read.name, read.uptime_ms), (a.name, a.uptime_ms));
 }

@@ -1,6 +1,7 @@
 //! What a server is set to, judged once at start: what would lose acknowledged commits is refused, what may is said.
 
 use super::connect::{Facts, Link, release, shown, words};
+use crate::store::ServerReport;
 use std::fmt;
 
 /// What a node asks of its servers.
@@ -31,6 +32,21 @@ pub struct Report {
     pub connections_max: u32,
     /// What may lose acknowledged commits, or will be in the way.
     pub warnings: Vec<String>,
+}
+
+impl Report {
+    /// As nodes tell it to each other and to operators.
+    pub(super) fn in_short(&self) -> ServerReport {
+        ServerReport {
+            name: self.server.clone(),
+            version: Some(format!("PostgreSQL {}", release(self.facts.version))),
+            timeline: self.facts.timeline,
+            synchronous_commit: self.synchronous_commit.clone(),
+            synchronous_standbys: self.synchronous_standbys.clone(),
+            standbys: self.standbys,
+            warnings: self.warnings.clone(),
+        }
+    }
 }
 
 impl fmt::Display for Report {

@@ -22,7 +22,8 @@ use crate::{
     placement::{Epoch, NodeName, ShardId, Shards, Weight},
     store::{
         ImageKey, Lane, LaneId, Ledger, LoadError, NoRoom, NodeSays, OwnedShard, Ownership, Position,
-        Presence, SharedError, SharedStore, StageError, Store, StoreIdentity, TAKES_MAX, ToStage, TransferId,
+        Presence, ServerReport, SharedError, SharedStore, StageError, Store, StoreIdentity, StoreReport,
+        TAKES_MAX, ToStage, TransferId,
         notes::{check_name, check_note},
     },
 };
@@ -374,6 +375,16 @@ impl SharedStore for PostgresStore {
 
     fn server_of(&self, shard: ShardId) -> u32 {
         self.common.cluster.server_of[shard.0 as usize]
+    }
+
+    fn report(&self) -> StoreReport {
+        let reports = self.reports();
+        let server = |site: &Site| {
+            let name = site.watched.connector().url().to_string();
+            let known = reports.iter().find(|report| report.server == name);
+            known.map_or(ServerReport { name, ..ServerReport::default() }, Report::in_short)
+        };
+        StoreReport { servers: self.sites.iter().map(server).collect(), lost_commits: self.lost_commits() }
     }
 
     fn beat(&self, server: u32, says: &NodeSays) -> Result<Ledger, SharedError> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{SharedMemory, is_away};
 use crate::placement::{Epoch, ShardId};
 use crate::store::{
-    Ledger, LedgerNode, LedgerShard, NodeSays, OwnedShard, SharedError, SharedStore, TAKES_MAX,
+    Ledger, LedgerNode, LedgerShard, NodeSays, OwnedShard, ServerReport, SharedError, SharedStore,
+    StoreReport, TAKES_MAX,
 };
 
 impl SharedStore for SharedMemory {
@@ -23,6 +24,15 @@ impl SharedStore for SharedMemory {
 
     fn server_of(&self, shard: ShardId) -> u32 {
         self.servers.state().server_of(shard) as u32
+    }
+
+    fn report(&self) -> StoreReport {
+        let server = |at: u32| ServerReport {
+            name: format!("memory {at}"),
+            version: Some("memory".into()),
+            ..ServerReport::default()
+        };
+        StoreReport { servers: (0..self.servers()).map(server).collect(), lost_commits: 0 }
     }
 
     fn beat(&self, at: u32, says: &NodeSays) -> Result<Ledger, SharedError> {
