@@ -8,8 +8,9 @@ SEED ?= 1
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: ## count 80,789 real flights on nodes that join, leave, are killed and hang meanwhile, and compare with a plain loop
-	cargo run --release -p entity-runtime-examples --bin flights -- demo --nodes 3
+demo: ## count 80,789 real flights on nodes that join, leave, are killed and hang meanwhile, and compare with a plain loop; with STORE=postgres they share a private server (installed where missing), which is restarted, and the killed are gone for good
+	@$(if $(filter postgres,$(STORE)),bash tools/postgres.sh)
+	cargo run --release -p entity-runtime-examples --bin flights -- demo --nodes 3 $(if $(filter postgres,$(STORE)),--postgres)
 
 check: ## formatting, lints, documentation, and licences where cargo-deny is installed
 	cargo fmt --all --check

@@ -59,6 +59,11 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "N")]
     nodes: Option<NonZeroUsize>,
 
+    /// The nodes share a private PostgreSQL server instead of having a directory each; it is restarted, and who is killed is
+    /// gone for good
+    #[arg(long, requires = "nodes")]
+    postgres: bool,
+
     /// How often the child is killed before it may finish, or with --nodes some node [default: 5, or 2]
     #[arg(long, value_name = "N")]
     kills: Option<usize>,
@@ -109,6 +114,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode> {
             input: &input,
             directory: &data_dir,
             nodes,
+            is_shared: args.postgres,
             kills: args.kills.unwrap_or(2),
             seed,
             workers: args.workers,

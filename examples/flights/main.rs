@@ -20,6 +20,7 @@ mod nodes;
 mod quiet;
 mod remote;
 mod run;
+mod server;
 mod stop;
 mod story;
 mod teller;

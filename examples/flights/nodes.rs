@@ -47,6 +47,8 @@ pub(crate) enum State {
 #[derive(Debug, Clone, Copy)]
 enum Order {
     Kill,
+    /// And it is not started again.
+    KillForGood,
     Signal(Signal),
 }
 
@@ -59,6 +61,8 @@ struct Node {
 /// The nodes of one cluster, by name. Dropped, it ends them all.
 pub(crate) struct Nodes {
     directory: PathBuf,
+    /// The server that keeps what they all have; else each has a directory.
+    store: Option<String>,
     workers: Option<NonZeroUsize>,
     /// Those that have not left.
     present: BTreeMap<String, Node>,
@@ -69,10 +73,16 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// None yet. Each will have a directory and a log in this one.
-    pub(crate) fn new(directory: &Path, workers: Option<NonZeroUsize>, teller: Teller) -> Self {
+    /// None yet. Each will have a log in this directory, and a directory too where no server keeps what it has.
+    pub(crate) fn new(
+        directory: &Path,
+        store: Option<String>,
+        workers: Option<NonZeroUsize>,
+        teller: Teller,
+    ) -> Self {
         Self {
             directory: directory.to_owned(),
+            store,
             workers,
             present: BTreeMap::new(),
             started: 0,
@@ -95,6 +105,7 @@ impl Nodes {
             address: address.clone(),
             entry,
             data_dir: self.directory.join(&name),
+            store: self.store.clone(),
             log: self.directory.join(format!("{name}.log")),
             workers: self.workers,
         };
@@ -126,6 +137,12 @@ impl Nodes {
         self.until(name, |state| matches!(state, State::Serving(starts) if before < *starts)).await
     }
 
+    /// Ends one with SIGKILL, and it does not come back.
+    pub(crate) async fn kill_for_good(&mut self, name: &str) -> Result<()> {
+        self.order(name, Order::KillForGood)?;
+        self.left(name).await
+    }
+
     /// Holds one up, as a machine does that is put to sleep.
     pub(crate) fn pause(&self, name: &str) -> Result<()> {
         self.order(name, Order::Signal(Signal::STOP))
@@ -136,7 +153,7 @@ impl Nodes {
         self.order(name, Order::Signal(Signal::CONT))
     }
 
-    /// Waits until one that was told to leave has ended.
+    /// Waits until one that was told to end has ended.
     pub(crate) async fn left(&mut self, name: &str) -> Result<()> {
         self.until(name, |state| *state == State::Ended).await?;
         self.present.remove(name);
@@ -214,6 +231,7 @@ struct Launch {
     address: String,
     entry: Entry,
     data_dir: PathBuf,
+    store: Option<String>,
     log: PathBuf,
     workers: Option<NonZeroUsize>,
 }
@@ -235,6 +253,7 @@ impl Launch {
             // Held for as long as this process lives.
             let _stdin = child.stdin.take();
             let (mut is_killed, mut has_left, mut has_output) = (false, false, true);
+            let mut is_for_good = false;
             let status = loop {
                 tokio::select! {
                     status = child.wait() => break status.context("cannot wait for a node")?,
@@ -250,6 +269,10 @@ impl Launch {
                             is_killed = true;
                             child.start_kill().context("cannot kill a node")?;
                         }
+                        Order::KillForGood => {
+                            is_for_good = true;
+                            child.start_kill().context("cannot kill a node")?;
+                        }
                         Order::Signal(signal) => {
                             is_stopping |= signal == Signal::TERM;
                             signal_to(&child, signal)?;
@@ -261,7 +284,8 @@ impl Launch {
                 has_left |= line.ends_with(" has left the cluster");
             }
             // Somebody else may be quicker than what it was told; it must not be started again for that.
-            if status.success() && has_left || is_stopping && status.code().is_none_or(|code| code == 0) {
+            let has_stopped = is_stopping && status.code().is_none_or(|code| code == 0);
+            if is_for_good || status.success() && has_left || has_stopped {
                 state.send_replace(State::Ended);
                 return Ok(());
             }
@@ -283,9 +307,15 @@ impl Launch {
         let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(program);
         command.arg("node").args(["--name", &self.name, "--listen", &self.address]);
-        command.arg("--data-dir").arg(&self.data_dir);
+        match &self.store {
+            // Not an argument: it has a password.
+            Some(url) => command.env("ENTITY_STORE", url),
+            None => command.arg("--data-dir").arg(&self.data_dir),
+        };
         match &self.entry {
             Entry::Found => command.arg("--found"),
+            // Who shares a store finds the others in it.
+            Entry::Join(_) if self.store.is_some() => &mut command,
             Entry::Join(addresses) => command.arg("--join").arg(addresses.join(",")),
         };
         if let Some(workers) = self.workers {

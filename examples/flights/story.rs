@@ -6,12 +6,14 @@
 
 use crate::{
     demo::{Expected, say, show_differences, side_by_side},
-    entities::{Aircraft, Flight},
+    entities::{Aircraft, Flight, GetAircraft},
     load::Source,
     meter::Meter,
     moves::Moves,
     nodes::Nodes,
+    quiet::status,
     remote::gather,
+    server::SharedServer,
     stop::Stop,
     teller::Teller,
 };
@@ -20,10 +22,10 @@ use entity_runtime::{
     Client,
     cluster::{Command, CommandAnswer},
     entity::Entity,
-    placement::NodeName,
+    placement::{NodeName, ShardId, Shards, hash},
 };
 use flights_plain::{
-    plan::{Deed, Step, plan},
+    plan::{Deed, Keeping, Step, plan},
     progress::Progress,
     rows::Rows,
     table::{self, number},
@@ -53,6 +55,8 @@ pub(crate) struct Story<'a> {
     /// Directories and logs of the nodes lie in this one.
     pub(crate) directory: &'a Path,
     pub(crate) nodes: NonZeroUsize,
+    /// Whether the nodes share a PostgreSQL server.
+    pub(crate) is_shared: bool,
     pub(crate) kills: usize,
     pub(crate) seed: u64,
     pub(crate) workers: Option<NonZeroUsize>,
@@ -81,11 +85,13 @@ impl Story<'_> {
         let mut rows = Rows::open(self.input)?;
         let mut meter = Meter::new(None, &rows);
         let teller = Teller::start(meter.bar());
-        let mut nodes = Nodes::new(self.directory, self.workers, teller.clone());
+        let mut server = if self.is_shared { Some(SharedServer::start(&teller).await?) } else { None };
+        let store = server.as_ref().map(|server| server.url().to_owned());
+        let mut nodes = Nodes::new(self.directory, store, self.workers, teller.clone());
         let outcome = tokio::select! {
             biased;
             () = stop.asked() => Ok(None),
-            outcome = self.tell_with(&mut nodes, &mut rows, &mut meter, &teller) => outcome.map(Some),
+            outcome = self.tell_with((&mut nodes, server.as_mut()), &mut rows, &mut meter, &teller) => outcome.map(Some),
         };
         meter.clear();
         // Before anybody removes their directories.
@@ -95,7 +101,7 @@ impl Story<'_> {
 
     async fn tell_with(
         &self,
-        nodes: &mut Nodes,
+        (nodes, server): (&mut Nodes, Option<&mut SharedServer>),
         rows: &mut Rows,
         meter: &mut Meter,
         teller: &Teller,
@@ -109,12 +115,13 @@ impl Story<'_> {
         let watching = tokio::spawn(moves.clone().watch(client.clone()));
 
         let total = self.expected.tables.rows;
-        let plan = plan(self.seed, self.nodes.get(), self.kills, total);
+        let keeping = if self.is_shared { Keeping::Together } else { Keeping::Apart };
+        let plan = plan(self.seed, self.nodes.get(), self.kills, total, keeping);
         let (gate, allowed) = watch::channel(plan.first().map(|step| step.row));
         let (counted, durable) = watch::channel(0);
         tokio::try_join!(
             self.load(&client, rows, meter, allowed, counted),
-            self.act(&client, nodes, &plan, &gate, durable, teller)
+            self.act(&client, (nodes, server), &plan, &gate, durable, teller)
         )?;
         meter.clear();
         teller.tell(&format!("all {} rows are durable", number(total)))?;
@@ -143,9 +150,14 @@ impl Story<'_> {
         let is_equal = show_differences("the entities", found, expected)?
             & show_differences("the entities after one more load", repeated, expected)?;
         if is_equal {
+            let (killed, restarted) = if self.is_shared {
+                (" for good", format!(", the server was restarted {} times", self.kills))
+            } else {
+                ("", String::new())
+            };
             say(&format!(
-                "equal: one node joined, one left, {} were killed and one was paused for {} s; every figure of {} \
-                 aircraft, {} airports and {} carriers is the plain fold's; one more load of all rows changed nothing. \
+                "equal: one node joined, one left, {} were killed{killed}{restarted} and one was paused for {} s; every figure \
+                 of {} aircraft, {} airports and {} carriers is the plain fold's; one more load of all rows changed nothing. \
                  {:.1} s in all.\n",
                 self.kills,
                 self.pause.as_secs_f64(),
@@ -224,11 +236,33 @@ impl Story<'_> {
         Ok(())
     }
 
+    /// An aircraft that a node has, as that node says itself.
+    async fn key_of(&self, client: &Client, node: &str) -> Result<String> {
+        let node: NodeName = node.parse()?;
+        let having = async {
+            loop {
+                let found = status(client, &node).await.ok().and_then(|status| {
+                    let shards = Shards::new(status.shards_total)?;
+                    let has = |shard: ShardId| {
+                        status.shards.iter().any(|one| one.shard == shard.0 && one.owner == node)
+                    };
+                    let mut aircraft = self.expected.tables.aircraft.keys();
+                    aircraft.find(|key| has(shards.place(hash(Aircraft::KIND, key)))).cloned()
+                });
+                match found {
+                    Some(key) => return key,
+                    None => tokio::time::sleep(BEAT).await,
+                }
+            }
+        };
+        timeout(PATIENCE, having).await.context("a node has no share of the aircraft")
+    }
+
     /// Does what is planned, each when its row is durable; then opens the gate.
     async fn act(
         &self,
         client: &Client,
-        nodes: &mut Nodes,
+        (nodes, mut server): (&mut Nodes, Option<&mut SharedServer>),
         plan: &[Step],
         gate: &watch::Sender<Option<u64>>,
         mut durable: watch::Receiver<u64>,
@@ -254,6 +288,25 @@ impl Story<'_> {
                         "{name} has handed everything over and left after {}, exit 0",
                         seconds(started)
                     ))?;
+                }
+                Deed::Kill if self.is_shared => {
+                    let had = self.key_of(client, name).await?;
+                    tell(&format!("kill -9 of {name}, for good"))?;
+                    nodes.kill_for_good(name).await?;
+                    nodes.beside(answer(client, &had)).await?;
+                    teller.tell(&format!(
+                        "aircraft {had}, which {name} had, answers elsewhere after {}",
+                        seconds(started)
+                    ))?;
+                    let other = nodes.add().await?;
+                    teller.tell(&format!("{other} is started in its place"))?;
+                }
+                Deed::Restart => {
+                    tell("the PostgreSQL server ends without a shutdown")?;
+                    if let Some(server) = &mut server {
+                        nodes.beside(server.restart()).await?;
+                    }
+                    teller.tell(&format!("it is back after {}", seconds(started)))?;
                 }
                 Deed::Kill => {
                     tell(&format!("kill -9 of {name}"))?;
@@ -281,6 +334,16 @@ impl Story<'_> {
         nodes.beside(reach(&mut durable, self.expected.tables.rows)).await?;
         Ok(())
     }
+}
+
+/// Waits until an aircraft answers, wherever it is.
+async fn answer(client: &Client, aircraft: &str) -> Result<()> {
+    let answered = async {
+        while client.ask(Aircraft::at(aircraft), GetAircraft).await.is_err() {
+            tokio::time::sleep(BEAT).await;
+        }
+    };
+    timeout(PATIENCE, answered).await.context("an aircraft does not answer")
 }
 
 /// Waits until so many rows are durable, and says how many are.
