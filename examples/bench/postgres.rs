@@ -75,7 +75,7 @@ fn say(what: &str, per_second: f64, against: Option<(f64, f64)>) {
             per_second / singles
         )
     });
-    println!("  {what}: {} turns/s{ratios}", rate(per_second));
+    println!("  {what}: {}{ratios}", rate(per_second));
 }
 
 async fn warm(runtime: &Runtime, load: &Load) -> Result<()> {

@@ -290,16 +290,24 @@ impl Story<'_> {
                     ))?;
                 }
                 Deed::Kill if self.is_shared => {
+                    // Of one node alone nobody could take anything.
+                    let is_alone = names.len() == 1;
+                    if is_alone {
+                        nodes.add().await?;
+                    }
                     let had = self.key_of(client, name).await?;
                     tell(&format!("kill -9 of {name}, for good"))?;
+                    let started = Instant::now();
                     nodes.kill_for_good(name).await?;
                     nodes.beside(answer(client, &had)).await?;
                     teller.tell(&format!(
                         "aircraft {had}, which {name} had, answers elsewhere after {}",
                         seconds(started)
                     ))?;
-                    let other = nodes.add().await?;
-                    teller.tell(&format!("{other} is started in its place"))?;
+                    if !is_alone {
+                        let other = nodes.add().await?;
+                        teller.tell(&format!("{other} is started in its place"))?;
+                    }
                 }
                 Deed::Restart => {
                     tell("the PostgreSQL server ends without a shutdown")?;

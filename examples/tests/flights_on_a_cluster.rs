@@ -152,6 +152,25 @@ fn so_does_a_cluster_that_begins_with_one_node() {
     told_with_seed("3", "1");
 }
 
+/// The server is a private one, and ends in the middle of it.
+#[test]
+fn nodes_that_share_a_database_give_the_same_figures_though_killed_for_good() {
+    let (dir, file) = part(8_000);
+    let mut command = flights(&["demo", "--nodes", "3", "--postgres", "--seed", "4", "--pause", "4"]);
+    command.args(["--rate", "0", "--kills", "1"]);
+    command.arg("--input").arg(&file).arg("--data-dir").arg(dir.path().join("demo"));
+    let told = done(command);
+    for (what, times) in [
+        (" answers elsewhere after ", 1),
+        ("the PostgreSQL server ends without a shutdown", 1),
+        (" and left after ", 1),
+        ("SIGSTOP of ", 1),
+        ("\nequal: ", 1),
+    ] {
+        assert_eq!(told.matches(what).count(), times, "{what}: {told}");
+    }
+}
+
 #[test]
 fn the_report_of_three_nodes_is_that_of_one_process_and_loading_twice_changes_nothing() {
     let (dir, file) = part(8_000);
