@@ -132,6 +132,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
             "kernel",
             "handoff",
             "mover",
+            "sharing",
             "store",
             "load",
             "clock",

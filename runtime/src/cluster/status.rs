@@ -203,7 +203,9 @@ mod tests {
         };
         let mut beats = Beats::default();
         assert_eq!(told(beats, 10), (false, None, None));
-        [10, 12, 15].into_iter().for_each(|now| beats.answered(lease, at(now)));
+        for now in [10, 12, 15] {
+            beats.answered(lease, at(now));
+        }
         assert_eq!(told(beats, 16), (true, Some(1_000), Some(6_000)));
         assert_eq!(told(beats, 19), (false, Some(4_000), None));
         beats.answered(lease, at(20));

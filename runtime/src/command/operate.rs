@@ -36,13 +36,25 @@ pub(super) fn way(args: ConnectArgs, lookup: Lookup<'_>) -> Result<(Dial, Vec<St
 /// How far a node is that leaves, in words.
 pub(super) fn progress(status: &NodeStatus, name: &NodeName) -> String {
     let left = status.shards.iter().filter(|shard| shard.owner == *name).count();
-    let takes_shards = |member: &MemberStatus| member.name != *name && member.state == "up";
-    let stuck = if 0 < left && !status.nodes.iter().any(takes_shards) {
-        ", and every other node leaves as well: start one that joins, or this one again to keep them"
-    } else {
-        ""
+    let takes_shards =
+        |member: &MemberStatus| member.name != *name && member.state == "up" && lives(status, &member.name);
+    let is_stuck = 0 < left && !status.nodes.iter().any(takes_shards);
+    let stuck = match &status.shared {
+        _ if !is_stuck => "",
+        None => ", and every other node leaves as well: start one that joins, or this one again to keep them",
+        Some(_) => {
+            ", and no other node lives that takes them: start one, or stop this one, and whoever starts next takes them"
+        }
     };
     format!("node {name} hands its shards over: {left} left{stuck}")
+}
+
+/// Where a store is shared only those take shards whose leases run; elsewhere one that is down takes them when it is back.
+fn lives(status: &NodeStatus, node: &NodeName) -> bool {
+    status.shared.as_ref().is_none_or(|shared| {
+        let mut leases = shared.servers.iter().flat_map(|server| &server.leases);
+        leases.any(|lease| lease.node == *node && lease.runs)
+    })
 }
 
 /// Why a node is not among those who answered.

@@ -11,15 +11,12 @@ use super::{
     settings::{self, Place, Servers, Settings},
     stop::Stop,
 };
+#[cfg(feature = "postgres")]
+use crate::runtime::PostgresError;
 use crate::{
     cluster::{Command, CommandAnswer, Departure, Remains},
     placement::NodeName,
     runtime::{Builder, Runtime, StartError},
-};
-#[cfg(feature = "postgres")]
-use crate::{
-    runtime::PostgresError,
-    store::postgres::{FoundingError, MigrateError, OpenError},
 };
 use std::{convert::Infallible, future::pending, path::Path, time::Duration};
 
@@ -213,16 +210,10 @@ fn not_started(error: StartError) -> Failure {
 #[cfg(feature = "postgres")]
 fn no_servers(error: &PostgresError) -> Failure {
     let why = error.to_string();
-    match error {
-        PostgresError::Url(_) => {
-            Failure::Usage(format!("{why}; --store takes postgres://USER@HOST:PORT/DATABASE"))
-        }
-        PostgresError::Open(OpenError::Config(_)) => Failure::Usage(why),
-        PostgresError::Open(OpenError::Founding(FoundingError::Migrate(MigrateError::TooNew { .. }))) => {
-            Failure::Refused(why)
-        }
-        PostgresError::Open(_) => Failure::Failed(why),
+    if error.is_misuse() {
+        return Failure::Usage(format!("{why}; see --store, --lease and --store-lanes in `node --help`"));
     }
+    if error.is_for_good() { Failure::Refused(why) } else { Failure::Failed(why) }
 }
 
 async fn until_its_end(
@@ -364,32 +355,10 @@ mod tests {
     async fn where_nodes_share_a_store_nobody_has_a_directory_to_adopt() {
         let nodes = [member("a", "up", true), member("b", "up", false)];
         let shared = crate::cluster::SharedStatus { lease_ms: 3_000, lost_commits: 0, servers: Vec::new() };
-        let shares = crate::cluster::NodeStatus { shared: Some(shared), ..status("a", &nodes, &[]) };
-        let script = Script::default().node(shares);
+        let status_of_a = crate::cluster::NodeStatus { shared: Some(shared), ..status("a", &nodes, &[]) };
+        let script = Script::default().node(status_of_a);
         let refused = dead_node(&script, &["a:7001".into()], Some(name("b")), true).await.unwrap_err();
         assert!(matches!(&refused, Failure::Failed(why) if why.contains("share a store")), "{refused:?}");
-    }
-
-    #[cfg(feature = "postgres")]
-    #[test]
-    fn a_start_that_no_restart_helps_is_told_from_one_that_may_go_well_later() {
-        let too_new = MigrateError::TooNew {
-            server: "s".into(),
-            found: 7,
-            build: "0.3.0".into(),
-            at: "yesterday".into(),
-        };
-        let refused = no_servers(&OpenError::Founding(too_new.into()).into());
-        assert!(
-            matches!(&refused, Failure::Refused(why) if why.contains("start a newer build")),
-            "{refused:?}"
-        );
-        let away = no_servers(&OpenError::Founding(FoundingError::NobodyAnswers).into());
-        assert!(matches!(&away, Failure::Failed(_)), "{away:?}");
-        let wrong = crate::store::postgres::ServerUrl::parse("mysql://e:hidden@h/d", &Default::default());
-        let wrong = no_servers(&PostgresError::Url(wrong.unwrap_err()));
-        let Failure::Usage(why) = wrong else { panic!("{wrong:?}") };
-        assert!(why.contains("postgres://USER@HOST") && !why.contains("hidden"), "{why}");
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::{
     store::{
         ServerReport, SharedStore,
         postgres::{
-            Access, ClusterFounding, LANES_DEFAULT, LEASE_DEFAULT, OpenError, PostgresConfig, PostgresStore,
-            ServerUrl, UrlError,
+            Access, ClusterFounding, FoundingError, LANES_DEFAULT, LEASE_DEFAULT, MigrateError, OpenError,
+            PostgresConfig, PostgresStore, ServerUrl, UrlError,
         },
     },
 };
@@ -27,6 +27,20 @@ pub enum PostgresError {
     /// The servers have let nobody in, or hold another cluster.
     #[error(transparent)]
     Open(#[from] OpenError),
+}
+
+impl PostgresError {
+    /// What was said of the servers cannot be meant.
+    pub(crate) fn is_misuse(&self) -> bool {
+        matches!(self, Self::Url(_) | Self::Open(OpenError::Config(_)))
+    }
+
+    /// Another build is needed: to start this one again changes nothing.
+    pub(crate) fn is_for_good(&self) -> bool {
+        let too_new =
+            |error: &FoundingError| matches!(error, FoundingError::Migrate(MigrateError::TooNew { .. }));
+        matches!(self, Self::Open(OpenError::Founding(error)) if too_new(error))
+    }
 }
 
 /// What was said of the servers.
@@ -71,14 +85,16 @@ impl Wishes {
                 standbys,
                 warnings,
             } = server;
-            match version {
-                Some(version) => tracing::info!(
+            // Of one that is away, what there is to say was said.
+            if let Some(version) = version {
+                tracing::info!(
                     server = %name, version, timeline, synchronous_commit, synchronous_standbys, standbys,
                     "state is kept here"
-                ),
-                None => tracing::warn!(server = %name, "it does not answer: its shards wait until it does"),
+                );
             }
-            warnings.iter().for_each(|warning| tracing::warn!(server = %name, "{warning}"));
+            for warning in warnings {
+                tracing::warn!(server = %name, "{warning}");
+            }
         }
         Ok(Arc::new(store))
     }
@@ -100,5 +116,26 @@ impl Wishes {
             require_sync: self.require_sync,
             ..PostgresConfig::new(servers.collect::<Result<_, _>>()?, name.clone())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_no_restart_helps_is_told_from_one_that_may_go_well_later() {
+        let too_new = MigrateError::TooNew {
+            server: "s".into(),
+            found: 7,
+            build: "0.3.0".into(),
+            at: "yesterday".into(),
+        };
+        let too_new = PostgresError::from(OpenError::from(FoundingError::from(too_new)));
+        assert!(too_new.is_for_good() && !too_new.is_misuse(), "{too_new}");
+        let away = PostgresError::from(OpenError::from(FoundingError::NobodyAnswers));
+        assert!(!away.is_for_good() && !away.is_misuse(), "{away}");
+        let wrong = ServerUrl::parse("mysql://e@h/d", &Access::from_environment(false)).unwrap_err();
+        assert!(PostgresError::from(wrong).is_misuse());
     }
 }

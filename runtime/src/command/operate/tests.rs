@@ -2,7 +2,7 @@ use super::{
     super::reach::tests::{Script, member, name, status},
     *,
 };
-use crate::cluster::MemberStatus;
+use crate::cluster::{LeaseStatus, MemberStatus, ServerStatus, SharedStatus};
 
 fn said(status: NodeStatus) -> CommandAnswer {
     CommandAnswer::Status(Box::new(status))
@@ -47,6 +47,19 @@ fn a_node_that_nobody_can_follow_says_what_to_do() {
     let stuck = progress(&status(&both("leaving"), &["b"; 2]), &name("b"));
     assert!(stuck.ends_with("start one that joins, or this one again to keep them"), "{stuck}");
     assert!(!progress(&status(&both("left"), &[]), &name("b")).contains("start"));
+}
+
+#[test]
+fn where_a_store_is_shared_a_dead_node_takes_nothing() {
+    let up = [member("a", "up", true), member("b", "leaving", true)];
+    let progress_with = |runs| {
+        let lease = LeaseStatus { node: name("a"), state: "up".into(), runs, steady_ms: 0 };
+        let server = ServerStatus { leases: vec![lease], ..ServerStatus::default() };
+        let shared = SharedStatus { lease_ms: 3_000, lost_commits: 0, servers: vec![server] };
+        progress(&NodeStatus { shared: Some(shared), ..status("b", &up, &["b"; 2]) }, &name("b"))
+    };
+    assert_eq!(progress_with(true), "node b hands its shards over: 2 left");
+    assert!(progress_with(false).ends_with("or stop this one, and whoever starts next takes them"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,7 +77,11 @@ pub(super) async fn open(config: &PostgresConfig) -> Result<Opened, OpenError> {
     }
     let mut servers = Vec::with_capacity(watched.len());
     for watched in &watched {
-        servers.push(Server::reach(watched.connector()).await?);
+        let mut server = Server::reach(watched.connector()).await?;
+        if let Err(why) = server.link() {
+            tracing::warn!(%why, "a server of the store does not let this node in: its shards wait until it does");
+        }
+        servers.push(server);
     }
     let cluster = find_or_found(&mut servers, config.founding).await?;
     let connections = config.lanes + POOL_SIZE as u32 + 1;
