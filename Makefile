@@ -23,8 +23,8 @@ test: ## every test: units, docs, compile errors, 5,000 simulated seeds, the exa
 	@bash tools/postgres.sh
 	cargo test --workspace
 
-simulate: ## one simulated run, exactly again from its seed: make simulate SEED=42, or of several nodes with CLUSTER=yes, MOVING=yes where shards move, or STORM=yes where nodes come and go; the last line is the trace's hash
-	@cargo run --release -p entity-runtime-tests --bin simulate -- --seed $(SEED) $(if $(CLUSTER),--cluster) $(if $(MOVING),--moving) $(if $(STORM),--storm)
+simulate: ## one simulated run, exactly again from its seed: make simulate SEED=42, or of several nodes with CLUSTER=yes, MOVING=yes where shards move, STORM=yes where nodes come and go, or SHARED=yes where they share a store; the last line is the trace's hash
+	@cargo run --release -p entity-runtime-tests --bin simulate -- --seed $(SEED) $(if $(CLUSTER),--cluster) $(if $(MOVING),--moving) $(if $(STORM),--storm) $(if $(SHARED),--shared)
 
 bench: ## measure this machine: throughput, latency, memory, recovery, beside its bare disk
 	cargo run --release -p entity-runtime-examples --bin bench

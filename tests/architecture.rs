@@ -106,6 +106,7 @@ const ROOMS: &[(&str, Floor, &[&str])] = &[
             "kernel",
             "handoff",
             "mover",
+            "sharing",
             "store",
             "load",
         ],

@@ -1,4 +1,4 @@
-//! Runs one simulated seed and prints what happened: `simulate --seed N [--cluster | --moving | --storm] [--steps] [--trace]`.
+//! Runs one simulated seed and prints what happened: `simulate --seed N [--cluster | --moving | --storm | --shared] [--steps] [--trace]`.
 
 use entity_runtime_tests::world::{self, Scale};
 use std::{panic, process::ExitCode};
@@ -13,13 +13,16 @@ fn main() -> ExitCode {
             "--cluster" => scale = Scale::Cluster,
             "--moving" => scale = Scale::Moving,
             "--storm" => scale = Scale::Storm,
+            "--shared" => scale = Scale::Shared,
             "--steps" => steps = true,
             "--trace" => trace = true,
             _ => seed = None,
         }
     }
     let Some(seed) = seed else {
-        eprintln!("usage: simulate --seed NUMBER [--cluster | --moving | --storm] [--steps] [--trace]");
+        eprintln!(
+            "usage: simulate --seed NUMBER [--cluster | --moving | --storm | --shared] [--steps] [--trace]"
+        );
         return ExitCode::from(2);
     };
     // Its entities panic on purpose; what else panics is told.

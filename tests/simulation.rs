@@ -26,7 +26,44 @@ const BY_STORMS: [&str; 9] = [
     "strangers_refused",
     "frames_unconnected",
 ];
-/// and where there is one node.
+/// where no store is shared,
+const BY_SERVERS: [&str; 11] = [
+    "servers_stalled",
+    "servers_away",
+    "servers_promoted",
+    "servers_refused",
+    "done_in_pause",
+    "shards_taken",
+    "taken_from_dead",
+    "shards_given",
+    "seals_voided",
+    "shards_lost",
+    "nodes_shut_out",
+];
+/// Where it is, there is no disk and no room to run out of,
+const OF_A_DISK: [&str; 9] = [
+    "crashes_in_recovery",
+    "commits_fatal",
+    "room_refused_log",
+    "room_refused_disk",
+    "writes_lost",
+    "writes_torn",
+    "syncs_failed",
+    "waits_for_log",
+    "storage_full",
+];
+/// and no view but that of the leases.
+const BY_VIEWS: [&str; 8] = [
+    "views_changed",
+    "nodes_joined",
+    "nodes_joined_under_load",
+    "crashes_joining",
+    "crashes_leaving",
+    "paused_missed",
+    "strangers_refused",
+    "frames_unconnected",
+];
+/// What cannot happen where there is one node.
 const BETWEEN_NODES: [&str; 11] = [
     "cuts_one_way",
     "links_cut",
@@ -106,6 +143,7 @@ fn run_all(count: u64, scale: Scale) -> Vec<&'static str> {
         Scale::Cluster => "make simulate CLUSTER=yes SEED=",
         Scale::Moving => "make simulate MOVING=yes SEED=",
         Scale::Storm => "make simulate STORM=yes SEED=",
+        Scale::Shared => "make simulate SHARED=yes SEED=",
     };
     let lines: Vec<String> = failures
         .iter()
@@ -119,30 +157,36 @@ fn run_all(count: u64, scale: Scale) -> Vec<&'static str> {
 #[test]
 fn no_seed_breaks_a_promise_and_every_fault_is_seen() {
     let unseen = run_all(seeds_to_run(5_000), Scale::OneNode);
-    assert_eq!(unseen, [&BY_MOVES[..], &BY_STORMS, &BETWEEN_NODES].concat());
+    assert_eq!(unseen, [&BY_MOVES[..], &BY_STORMS, &BETWEEN_NODES, &BY_SERVERS].concat());
 }
 
 #[test]
 fn no_seed_breaks_a_promise_of_a_cluster() {
     let unseen = run_all(seeds_to_run(5_000), Scale::Cluster);
-    assert_eq!(unseen, [&BY_MOVES[..], &BY_STORMS].concat());
+    assert_eq!(unseen, [&BY_MOVES[..], &BY_STORMS, &BY_SERVERS].concat());
 }
 
 #[test]
 fn no_seed_breaks_a_promise_while_shards_move() {
     let unseen = run_all(seeds_to_run(2_000), Scale::Moving);
-    assert_eq!(unseen, [&["commits_fenced"][..], &BY_STORMS].concat());
+    assert_eq!(unseen, [&["commits_fenced"][..], &BY_STORMS, &BY_SERVERS].concat());
 }
 
 #[test]
 fn no_seed_breaks_a_promise_in_a_storm() {
     let unseen = run_all(seeds_to_run(500), Scale::Storm);
-    assert_eq!(unseen, ["commits_fenced"]);
+    assert_eq!(unseen, [&["commits_fenced"][..], &BY_SERVERS].concat());
+}
+
+#[test]
+fn no_seed_breaks_a_promise_of_nodes_that_share_a_store() {
+    let unseen = run_all(seeds_to_run(5_000), Scale::Shared);
+    assert_eq!(unseen, [&OF_A_DISK[..], &BY_VIEWS, &["servers_promoted"]].concat());
 }
 
 #[test]
 fn the_same_seed_gives_the_same_hash() {
-    for scale in [Scale::OneNode, Scale::Cluster, Scale::Moving, Scale::Storm] {
+    for scale in [Scale::OneNode, Scale::Cluster, Scale::Moving, Scale::Storm, Scale::Shared] {
         for seed in [3, 1_000_003, u64::MAX] {
             let (first, second) = (run(seed, scale).unwrap(), run(seed, scale).unwrap());
             assert_eq!(first.hash, second.hash, "seed {seed} gave two runs");

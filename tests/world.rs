@@ -24,6 +24,8 @@ pub enum Scale {
     Cluster,
     /// The same, and nodes join and leave while shards move.
     Moving,
+    /// Two to four on one store that they share, on one server or two, taken over by whoever lives.
+    Shared,
     /// Three to six, of which some are there at the start: they find each other, come, leave, and are struck in the midst of it.
     Storm,
 }
@@ -63,6 +65,8 @@ enum Deed {
     Touch,
     Poison,
     End,
+    /// Only looks.
+    Look,
 }
 
 struct World {
@@ -78,6 +82,8 @@ struct World {
     next_number: u64,
     /// Whether it can no longer be told what became of some call: refused as busy until it was too old.
     is_vague: bool,
+    /// Whether phoenixes are looked at between their deeds.
+    looks: bool,
 }
 
 /// What is fed under the one name.
@@ -105,6 +111,13 @@ fn stormy(builder: Builder, random: &mut Random) -> Builder {
     builder.shards(shards).nodes(nodes).dealt(move |shard| shard.0 as usize % owners).membership(present)
 }
 
+/// Nodes that share servers.
+fn sharing(builder: Builder, random: &mut Random) -> Builder {
+    let builder = builder.nodes(random.between(2, 4) as usize);
+    let (servers, lanes) = (random.pick(&[1, 1, 2]), random.pick(&[1, 2, 4]));
+    builder.shared(servers, lanes)
+}
+
 /// Builds the world of a seed.
 fn world(seed: u64, scale: Scale, traced: bool) -> World {
     let mut builder = Sim::builder(seed)
@@ -125,7 +138,9 @@ fn world(seed: u64, scale: Scale, traced: bool) -> World {
         4..7 => builder.lanes(random.pick(&[1, 2, 4])),
         _ => builder.lagging_lanes(random.pick(&[1, 2, 4])),
     };
-    if scale == Scale::Storm {
+    if scale == Scale::Shared {
+        builder = sharing(builder, &mut random);
+    } else if scale == Scale::Storm {
         builder = stormy(builder, &mut random);
     } else if scale != Scale::OneNode {
         let nodes = random.between(2, 4) as usize;
@@ -153,6 +168,7 @@ fn world(seed: u64, scale: Scale, traced: bool) -> World {
         feeds: Vec::new(),
         next_number: 0,
         is_vague: false,
+        looks: scale == Scale::Shared,
     }
 }
 
@@ -166,7 +182,7 @@ pub fn run(seed: u64, scale: Scale, traced: bool) -> Report {
     // Between nodes everything takes longer.
     let pause_max = match scale {
         Scale::OneNode => 30_000,
-        Scale::Cluster | Scale::Moving => 80_000,
+        Scale::Cluster | Scale::Moving | Scale::Shared => 80_000,
         // A node takes a while to go: others must have heard of it.
         Scale::Storm => 200_000,
     };
@@ -179,6 +195,11 @@ pub fn run(seed: u64, scale: Scale, traced: bool) -> Report {
     NERVES.set(0);
     BRITTLE_BROKEN.set(false);
     world.sim.heal();
+    if world.sim.has_lost_commits() {
+        // What was acknowledged may be gone, and whoever waits for it may wait for ever. The shards must be served.
+        world.sim.run_until_settled(PEACE);
+        return world.report();
+    }
     if scale == Scale::Storm {
         // Who is on its way when the storm ends gets there.
         world.sim.run_until_settled(PEACE);
@@ -195,15 +216,19 @@ pub fn run(seed: u64, scale: Scale, traced: bool) -> Report {
     world.sim.crash();
     world.sim.run_until_quiet(PEACE);
     world.reckon();
-    Report {
-        seen: world.sim.seen(),
-        hash: world.sim.trace_hash(),
-        steps: world.sim.steps(),
-        time: world.sim.now(),
-    }
+    world.report()
 }
 
 impl World {
+    fn report(&self) -> Report {
+        Report {
+            seen: self.sim.seen(),
+            hash: self.sim.trace_hash(),
+            steps: self.sim.steps(),
+            time: self.sim.now(),
+        }
+    }
+
     fn below(&mut self, bound: u64) -> u64 {
         self.sim.random().below(bound)
     }
@@ -279,6 +304,7 @@ impl World {
                 (self.sim.begin_ask(caller, &phoenix, &Poison { number }), Deed::Poison)
             }
             1..3 => (self.sim.begin_ask(caller, &phoenix, &End), Deed::End),
+            3..6 if self.looks => (self.sim.begin_query(caller, &phoenix, &Count), Deed::Look),
             _ => {
                 let remind_millis = self.below(3) * 300;
                 let touch = Touch { life, remind_millis };
@@ -296,6 +322,9 @@ impl World {
             assert_eq!(found, expected, "phoenix {number} answered {ticket:?} with another count");
         };
         let lost = |error: &AskError| matches!(error, AskError::DeadLettered(_));
+        if self.sim.has_lost_commits() {
+            return;
+        }
         if let Some(Outcome::Refused(Refusal::Expired(_))) = self.sim.outcome(ticket) {
             // Its count is not known any more: it is left alone from here on.
             self.is_vague = true;
@@ -318,6 +347,12 @@ impl World {
                     model.lives += 1;
                 }
                 Some(Err(error)) => assert!(lost(&error), "{error}"),
+            },
+            Deed::Look => match self.sim.answered::<Count>(ticket) {
+                None => return,
+                // Nothing was under way meanwhile: who had it before the one that has it now must not answer.
+                Some(Ok((count, _))) => expected(count, model.touched),
+                Some(Err(error)) => panic!("a phoenix cannot be looked at: {error}"),
             },
             Deed::Poison => match self.sim.answered::<Poison>(ticket) {
                 None => return,

@@ -54,6 +54,11 @@
 //! [`Builder::membership`], under those that the nodes make themselves: then they find each other, come, leave and are missed
 //! as they are in a real cluster, and at the end they must agree, with every shard where the one view names it.
 //!
+//! With [`Builder::shared`] all nodes work on the servers of one store. Who lives is then what the servers say, by leases in virtual time, and a
+//! node takes over what another has while that one is dead, or only paused: what such a one shows, sends or writes later must
+//! show nowhere. Servers stand still, are away, and where it is asked for fall back to a standby that lags, after which
+//! only this is checked: one owner of each shard, and every shard served in the end.
+//!
 //! # Caveats
 //! * Where shards move no fault makes another owner of one.
 //! * Turns are pure by contract. A handler that reads a clock or a global breaks the repetition, and nothing else.
@@ -64,10 +69,12 @@ mod builder;
 mod client;
 mod comings;
 mod connections;
+mod control;
 mod deal;
 mod due;
 mod faults;
 mod feed;
+mod holdings;
 mod lane;
 mod machine;
 mod members;
@@ -80,6 +87,8 @@ mod reads;
 mod ring;
 mod schedule;
 mod seen;
+mod servers;
+mod sharing;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -108,6 +117,7 @@ use machine::Machine;
 use network::Network;
 use oracle::Owners;
 use schedule::Schedule;
+use servers::Shared;
 use std::{sync::Arc, time::Duration};
 use storage::Storage;
 use trace::Trace;
@@ -125,6 +135,8 @@ enum Moves {
     ByView,
     /// Each node's membership does.
     ByMembers,
+    /// By the leases in the store that the nodes share.
+    ByLeases,
 }
 
 /// A simulation. See the module.
@@ -147,6 +159,8 @@ pub struct Sim {
     /// Which nodes are in the view, where the simulation makes it.
     members: Vec<bool>,
     owners: Owners,
+    /// The servers that the nodes share, where they do.
+    shared: Option<Shared>,
     callers: Vec<Caller>,
     calls: Vec<Call>,
     open_calls: usize,
@@ -191,6 +205,7 @@ impl Sim {
             self.release_disk(at);
             self.resume(at);
         }
+        self.heal_servers();
         if self.has_members() {
             for at in 0..self.machines.len() {
                 self.find_others(at);
@@ -204,7 +219,7 @@ impl Sim {
         while self.schedule.next_due().is_some_and(|due| due <= until) {
             self.step();
         }
-        self.now = until;
+        self.advance(until);
     }
 
     /// Whether nothing is on its way: every call has its outcome, every feed is through, no message waits anywhere, and the nodes

@@ -8,6 +8,9 @@ impl Sim {
     /// Whether all running nodes agree on who is there, nobody is still going, and every shard is where the view names it. Always,
     /// where there is no membership.
     pub fn has_settled(&self) -> bool {
+        if self.is_shared() {
+            return self.is_shared_out();
+        }
         if !self.has_members() {
             return true;
         }
@@ -48,6 +51,18 @@ impl Sim {
     pub(super) fn disagreement(&self) -> String {
         let mut text = String::new();
         for (at, machine) in self.machines.iter().enumerate() {
+            if let Some(common) = self.common(at) {
+                let sharing = &common.sharing;
+                let _ = write!(
+                    text,
+                    "\nn{at} gives {}, settled {}, says {:?}, sees {:?}",
+                    sharing.running(),
+                    sharing.is_settled(),
+                    common.says.presence,
+                    sharing.nodes(0)
+                );
+                continue;
+            }
             let Some(member) = self.member(at) else {
                 let _ = write!(text, "\nn{at} is away: {}", machine.is_away);
                 continue;
@@ -57,17 +72,17 @@ impl Sim {
                 .nodes()
                 .map(|(name, node)| (name.as_str(), node.entry.boot, node.entry.state, node.is_alive))
                 .collect();
-            let mover = &machine.node.as_ref().expect("it has a member").mover;
+            let holdings = &machine.node.as_ref().expect("it has a member").holdings;
             let (known, leaving) = (member.membership.known().digest(), &member.leaving);
             let links: Vec<_> = member.links.keys().collect();
             let _ = write!(
                 text,
                 "\nn{at} {leaving:?} knows {known:x}, links {links:?}, moves {:?}, sees {nodes:?}",
-                mover.running()
+                holdings.running()
             );
         }
         for shard in self.layout.iter() {
-            let _ = write!(text, "\n{shard} is with {:?}", self.owners.of(shard));
+            let _ = write!(text, "\n{shard} is with {:?}", self.owner_of(shard));
         }
         text
     }

@@ -37,6 +37,19 @@ impl Sim {
         self.finish::<M>(ticket)
     }
 
+    /// Begins a query of one of several callers; [`Sim::answered`] tells its answer.
+    ///
+    /// # Panics
+    /// The message does not encode.
+    pub fn begin_query<E, M>(&mut self, caller: usize, target: &EntityRef<E>, message: &M) -> Ticket
+    where
+        E: Entity + Query<M> + Answers<M, crate::entity::way::Queried>,
+        M: Message,
+    {
+        let envelope = envelope(E::KIND, target.key(), message).expect("a test's message encodes");
+        self.call(caller, Way::Query, envelope)
+    }
+
     /// Begins an ask of one of several callers; [`Sim::answered`] tells its outcome.
     ///
     /// # Panics

@@ -6,6 +6,7 @@ use super::{
     network::Network,
     oracle::Owners,
     schedule::Schedule,
+    servers::Shared,
     storage::Storage,
     trace::{self, Trace},
 };
@@ -44,6 +45,7 @@ pub struct Builder {
 enum StoreChoice {
     Memory { lanes: u32, lagging: bool },
     Embedded { segment_bytes: u64, segments: u64 },
+    Shared { servers: u32, lanes: u32 },
 }
 
 impl Builder {
@@ -124,6 +126,23 @@ impl Builder {
         self
     }
 
+    /// On a store that all nodes share, which lies on so many servers with so many lanes each. Shards go to whom the leases name, and nodes
+    /// leave and come back. That they do, and that servers do not answer, are faults, which are among those of every seed unless
+    /// [`Builder::faults`] or [`Builder::calm`] comes behind this.
+    pub fn shared(mut self, servers: u32, lanes: u32) -> Self {
+        self.store = StoreChoice::Shared { servers, lanes };
+        self.moves = Moves::ByLeases;
+        self.faults.add(FaultClass::Server);
+        self
+    }
+
+    /// As [`Builder::shared`], and a standby that lags becomes a server now and then: acknowledged commits are lost.
+    pub fn shared_and_lagging(self, servers: u32, lanes: u32) -> Self {
+        let mut builder = self.shared(servers, lanes);
+        builder.faults.add(FaultClass::Promotion);
+        builder
+    }
+
     /// The bounds. Default: small ones, picked by the seed.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -179,6 +198,13 @@ impl Builder {
     pub fn start(mut self) -> Sim {
         let random = &mut self.random;
         let layout = Shards::new(self.shards).expect("the number of shards is a power of two");
+        let shared = match self.store {
+            StoreChoice::Shared { servers, lanes } => {
+                let (cluster, lease) = (u128::from(self.seed) + 1, random.pick(&[200, 600, 2_000]));
+                Some(Shared::new(cluster, layout, servers, lanes, Duration::from_millis(lease)))
+            }
+            StoreChoice::Memory { .. } | StoreChoice::Embedded { .. } => None,
+        };
         let mut machines: Vec<Machine> = (0..self.nodes)
             .map(|at| {
                 let (cluster, store) = (u128::from(self.seed) + 1, store_of(at));
@@ -191,13 +217,16 @@ impl Builder {
                     StoreChoice::Embedded { segment_bytes, segments } => {
                         Storage::embedded(founding, random.draw(), segment_bytes, segments)
                     }
+                    StoreChoice::Shared { .. } => {
+                        Storage::shared(&shared.as_ref().expect("just made").servers)
+                    }
                 };
                 let mut machine = Machine::new(at, storage);
                 machine.is_away = self.present.is_some_and(|present| present <= at);
                 machine
             })
             .collect();
-        if self.present.is_some() {
+        if self.present.is_some() || shared.is_some() {
             for machine in &mut machines {
                 machine.weight = random.pick(&[1, 1, 2, 3]);
             }
@@ -226,6 +255,7 @@ impl Builder {
             moves: self.moves,
             machines,
             owners: Owners::new(layout),
+            shared,
             callers: Vec::new(),
             calls: Vec::new(),
             open_calls: 0,

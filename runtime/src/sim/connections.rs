@@ -94,7 +94,7 @@ impl Sim {
         self.trace.note(self.now, format_args!("n{at} is connected with n{}, {boot}", guest.at));
         self.tell_owners(at, guest.at);
         let name = self.machines[guest.at].name.clone();
-        let routes = self.machines[at].node.as_ref().expect("just seen").mover.routes();
+        let routes = self.machines[at].node.as_ref().expect("just seen").holdings.routes();
         let is_its = |shard: &ShardId| routes.get(*shard).is_some_and(|(_, owner)| *owner == name);
         let its: Vec<ShardId> = self.layout.iter().filter(is_its).collect();
         for target in its {

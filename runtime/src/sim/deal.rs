@@ -43,7 +43,7 @@ struct Hand {
 
 impl Hand {
     fn open(machine: &mut Machine) -> Self {
-        let store = machine.storage.open().expect("a fresh store opens");
+        let store = machine.open().expect("a fresh store opens");
         let lanes = (0..store.lanes()).map(|lane| store.open_lane(LaneId(lane))).collect();
         Self { store, lanes }
     }

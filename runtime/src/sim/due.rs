@@ -1,6 +1,10 @@
 //! What a simulation has planned, and doing it when it is due.
 
-use super::{FeedTicket, Sim, Ticket, network::Frame};
+use super::{
+    FeedTicket, Sim, Ticket,
+    control::{Answer, Ask},
+    network::Frame,
+};
 use crate::{
     activation::ReplyTo,
     kernel::{Arrival, Event, FeedReceipt, ImageTicket, Outcome},
@@ -8,6 +12,7 @@ use crate::{
     mover::MoverEvent,
     placement::ShardId,
     shard::{OutboxPart, OutboxTicket},
+    sharing::SharingEvent,
     store::LaneId,
 };
 
@@ -58,6 +63,11 @@ pub(super) enum Due {
     ReleaseDisk {
         at: usize,
     },
+    ServerBack {
+        server: u32,
+    },
+    /// A standby becomes a server.
+    Promote,
 }
 
 /// What a node is to do.
@@ -118,6 +128,22 @@ pub(super) enum Chore {
     Ended {
         connection: u64,
     },
+    /// A server is to hear that the node lives.
+    Beat {
+        server: u32,
+    },
+    /// What a server was asked is there.
+    Asked {
+        server: u32,
+        ask: Ask,
+        begun: u64,
+    },
+    Answered {
+        server: u32,
+        answer: Answer,
+        begun: u64,
+    },
+    Sharing(SharingEvent),
 }
 
 impl Due {
@@ -128,6 +154,11 @@ impl Due {
             Self::Chore { at, .. } | Self::Arrive { at, .. } | Self::Frame { to: at, .. } => Some(at),
             _ => None,
         }
+    }
+
+    /// Whether it is done by a server, to which it was sent before.
+    fn is_sent(&self) -> bool {
+        matches!(self, Self::Chore { what: Chore::Commit { .. } | Chore::Asked { .. }, .. })
     }
 }
 
@@ -144,10 +175,13 @@ impl Sim {
     /// Does what is due next. Panics where nothing is planned, for a node ticks for ever.
     pub(super) fn step(&mut self) {
         let (due, what) = self.schedule.pop().expect("a simulation always has something to do");
-        self.now = self.now.max(due);
+        self.advance(due);
+        let is_done_beside = self.is_shared() && what.is_sent();
         if let Some(at) = what.needs()
-            && let Some(waiting) = &mut self.machines[at].paused
+            && self.machines[at].paused.is_some()
+            && !(is_done_beside && self.is_done_in_pause())
         {
+            let waiting = self.machines[at].paused.as_mut().expect("just seen");
             waiting.push(what);
         } else {
             self.carry_out_due(what);
@@ -176,6 +210,8 @@ impl Sim {
             Due::Pump { feed } => self.pump(feed),
             Due::ReleaseRoom { at } => self.release_room(at),
             Due::ReleaseDisk { at } => self.release_disk(at),
+            Due::ServerBack { server } => self.server_back(server),
+            Due::Promote => self.promote(),
         }
     }
 
@@ -205,6 +241,10 @@ impl Sim {
             Chore::Dial { to } => self.dialled(at, to),
             Chore::Greet { ticket, hello } => self.greet(at, ticket, hello),
             Chore::Ended { connection } => self.ended(at, connection),
+            Chore::Beat { server } => self.beat(at, server),
+            Chore::Asked { server, ask, begun } => self.asked(at, server, ask, begun),
+            Chore::Answered { server, answer, begun } => self.answered_by(at, server, answer, begun),
+            Chore::Sharing(event) => self.step_sharing(at, event),
         }
     }
 }

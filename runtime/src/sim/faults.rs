@@ -39,10 +39,14 @@ pub enum FaultClass {
     Cut,
     /// A node joins the view or leaves it, and its shards move. Where nodes find each other: several come and go at once.
     View,
+    /// A server of a store that the nodes share stands still for a while, or does not answer.
+    Server,
+    /// A standby that lags becomes such a server: commits are lost, and with them what the entities must hold.
+    Promotion,
 }
 
 impl FaultClass {
-    /// All of them.
+    /// All that a seed picks among; servers are struck where the nodes share them.
     pub const ALL: [Self; 15] = [
         Self::Crash,
         Self::CrashInDisk,
@@ -116,11 +120,11 @@ impl Sim {
         let lane = LaneId(self.random.below(u64::from(lanes)) as u32);
         let memory = match &self.machines[at].storage {
             Storage::Memory { faults, .. } => Some(faults.clone()),
-            Storage::Embedded { .. } => None,
+            Storage::Embedded { .. } | Storage::Shared { .. } => None,
         };
         let disk = match &self.machines[at].storage {
             Storage::Embedded { disk, .. } => Some(disk.clone()),
-            Storage::Memory { .. } => None,
+            Storage::Memory { .. } | Storage::Shared { .. } => None,
         };
         let nth = self.random.between(1, 40);
         match (class, memory, disk) {
@@ -179,13 +183,38 @@ impl Sim {
             (FaultClass::Pause, ..) => self.pause(at),
             (FaultClass::Cut, ..) => self.cut(at),
             (FaultClass::View, ..) => self.change_view(at),
-            _ => {}
+            (FaultClass::Server, ..) => self.strike_server(),
+            (FaultClass::Promotion, ..) => self.lag(),
+            _ => self.strike_shared(at, class, lane),
         }
         self.plan_fault();
     }
 
+    /// What befalls a run of a store that the nodes share.
+    fn strike_shared(&mut self, at: usize, class: FaultClass, lane: LaneId) {
+        let Storage::Shared { run: Some(run), .. } = &self.machines[at].storage else { return };
+        match class {
+            FaultClass::CommitFailed => run.fail(lane),
+            FaultClass::CommitUnknown => run.unknown(lane, self.random.chance(500)),
+            FaultClass::Later => {
+                run.later(lane);
+                run.refuse_loads(self.random.below(4) as u32);
+            }
+            FaultClass::LaneHung => {
+                self.seen.lanes_hung += 1;
+                run.hang(lane);
+                let pause = self.random.between(1_000, 1_500_000);
+                self.plan(pause, Due::ReleaseRoom { at });
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn release_room(&mut self, at: usize) {
         let machine = &self.machines[at];
+        if let Storage::Shared { run: Some(run), .. } = &machine.storage {
+            (0..machine.lanes()).for_each(|lane| run.end_hang(LaneId(lane)));
+        }
         if let Storage::Memory { faults, .. } = &machine.storage {
             for lane in (0..machine.lanes()).map(LaneId) {
                 faults.release(lane);

@@ -91,6 +91,10 @@ impl Sim {
 
     /// Commits a group: its effect is in the store from here on, told to nobody yet.
     pub(super) fn commit(&mut self, at: usize, id: LaneId) {
+        if let Some(pause) = self.stalled_lane(id) {
+            let pause = pause + self.random.below(self.commit_pause);
+            return self.chore(at, pause, Chore::Commit { lane: id });
+        }
         let node = self.machines[at].node.as_mut().expect("checked by the caller");
         let lane = &mut node.lanes[id.0 as usize];
         if lane.group.is_none() {
@@ -116,10 +120,12 @@ impl Sim {
         let has_records = group.batches.iter().flat_map(Batch::sections).any(|section| section.has_record());
         self.trace
             .note(self.now, format_args!("n{at} lane {} commits {}: {result:?}", id.0, group.members.len()));
+        let written = result.is_ok().then(|| group.batches.clone());
         group.result = Some(result);
         if has_records {
             self.check_owners(at);
         }
+        self.check_writer(at, &written.unwrap_or_default());
         let pause = self.random.between(1, self.commit_pause(at));
         self.chore(at, pause, Chore::Committed { lane: id });
     }

@@ -1,7 +1,11 @@
 //! One machine of a simulation: what is on its disk, its clock, and the node that runs there now and then.
 
 use super::{CLOCK_JUMP_MAX, Due, ring::Node, storage::Storage};
-use crate::placement::NodeName;
+use crate::{
+    placement::{NodeName, Weight},
+    store::{NodeSays, Presence, Store, embedded::OpenError},
+};
+use std::sync::Arc;
 
 /// UUID of a machine's store: it never has another.
 pub(super) fn store_of(at: usize) -> u128 {
@@ -43,6 +47,21 @@ impl Machine {
             is_joining: false,
             weight: 1,
         }
+    }
+
+    pub(super) fn weight(&self) -> Weight {
+        Weight::new(u32::from(self.weight)).expect("a seed picks a weight")
+    }
+
+    /// What its node says of itself where it shares a store.
+    pub(super) fn says(&self) -> NodeSays {
+        NodeSays { address: self.name.to_string(), weight: self.weight(), presence: Presence::Up }
+    }
+
+    /// What a starting node finds.
+    pub(super) fn open(&mut self) -> Result<Arc<dyn Store>, OpenError> {
+        let says = self.says();
+        self.storage.open(&self.name, &says)
     }
 
     /// Whether nothing is on its way in its node; one that is away has none.

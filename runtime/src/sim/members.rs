@@ -200,7 +200,7 @@ impl Sim {
         let Some(member) = self.member(at).filter(|member| member.leaving.is_going()) else { return };
         let connected: Vec<_> = member.links.keys().map(|other| self.machines[*other].name.clone()).collect();
         let node = self.machines[at].node.as_mut().expect("it has a member");
-        let is_empty = node.mover.is_empty();
+        let is_empty = node.holdings.is_empty();
         let Some(Member { membership, leaving, .. }) = &mut node.member else { return };
         let is_connected = |node: &NodeName| connected.contains(node);
         match leaving.step(is_empty, membership.own(), membership.view(), is_connected, now) {
@@ -237,8 +237,8 @@ impl Sim {
     pub(super) fn answer_last(&mut self, from: usize, at: usize, question: LastQuestion) {
         let Some(member) = self.member(at) else { return };
         let asker = &self.machines[from].name;
-        let mover = &self.machines[at].node.as_ref().expect("it has a member").mover;
-        let going = mover.going_to(asker, store_of(from));
+        let holdings = &self.machines[at].node.as_ref().expect("it has a member").holdings;
+        let going = holdings.going_to(asker, store_of(from));
         if let Some(answer) = question.answer(asker, member.membership.view(), going) {
             self.transmit(at, from, &Frame::LastAnswer(answer));
         }

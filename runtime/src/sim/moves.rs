@@ -8,6 +8,7 @@ use crate::{
     mover::{Mover, MoverAction, MoverConfig, MoverEvent},
     placement::{NodeName, ShardId, Table, Weight},
     rebalance,
+    sharing::SharingEvent,
     store::{LoadError, Ownership, StageError},
     timestamp::Timestamp,
 };
@@ -59,6 +60,9 @@ impl Sim {
         if self.has_members() {
             return self.storm();
         }
+        if self.is_shared() {
+            return self.come_or_leave(at);
+        }
         if self.moves == Moves::No {
             return;
         }
@@ -94,32 +98,36 @@ impl Sim {
     pub(super) fn tick_mover(&mut self, at: usize) {
         self.chore(at, TICK, Chore::MoverTick);
         self.step_mover(at, MoverEvent::Tick);
+        self.leave_when_empty(at);
     }
 
-    /// Beside a membership it is driven by the same clock.
-    fn mover_clock(&self, at: usize) -> Timestamp {
-        if self.has_members() { self.steady() } else { self.wall(at) }
-    }
-
-    pub(super) fn step_mover(&mut self, at: usize, event: MoverEvent) {
-        let now = self.mover_clock(at);
-        let Some(node) = self.machines[at].node.as_mut() else { return };
-        let actions = node.mover.step(event, now);
-        self.perform_moves(at, actions);
+    /// Beside a membership it is driven by the same clock, and leases are measured by one that does not jump.
+    pub(super) fn mover_clock(&self, at: usize) -> Timestamp {
+        if self.has_members() || self.is_shared() { self.steady() } else { self.wall(at) }
     }
 
     /// What a mover is told by its own node arrives in the order in which it was told.
     pub(super) fn tell_mover(&mut self, at: usize, event: MoverEvent) {
+        let pause = self.pause_to_holdings(at);
+        self.chore(at, pause, Chore::Mover(event));
+    }
+
+    /// How long it takes until what decides of shards hears what it is told now.
+    pub(super) fn pause_to_holdings(&mut self, at: usize) -> u64 {
         let pause = self.random.below(self.run_pause);
         let now = self.now;
         let node = self.machines[at].node.as_mut().expect("called with a node");
-        node.mover_told_until = node.mover_told_until.max(now + pause);
-        let due = node.mover_told_until;
-        self.chore(at, due - now, Chore::Mover(event));
+        node.holdings_told_until = node.holdings_told_until.max(now + pause);
+        node.holdings_told_until - now
     }
 
     /// A kernel tells of a shard that is handed off.
     pub(super) fn hand_off_news(&mut self, at: usize, shard: ShardId, news: HandOffNews) {
+        match news {
+            HandOffNews::Sealed { .. } if self.is_shared() => self.seen.shards_given += 1,
+            HandOffNews::Voided(_) => self.seen.seals_voided += 1,
+            _ => {}
+        }
         self.tell_mover(at, MoverEvent::News(shard, news));
     }
 
@@ -142,23 +150,13 @@ impl Sim {
                 let to = self.machine_named(&to);
                 self.transmit(at, to, &Frame::HandOff { shard, transfer, message });
             }
-            MoverAction::Announce(announcement) => {
-                self.seen.shards_moved += 1;
-                let frame = Frame::Announce(vec![announcement]);
-                for to in (0..self.machines.len()).filter(|to| *to != at) {
-                    self.transmit(at, to, &frame);
-                }
-            }
-            MoverAction::Routed(shard) => {
-                for worker in 0..self.workers {
-                    self.step_worker(at, worker, Event::SendAgain { target: shard });
-                }
-            }
+            MoverAction::Announce(announcement) => self.announce_to_all(at, &announcement),
+            MoverAction::Routed(shard) => self.routed(at, shard),
             MoverAction::Order(shard, order) => {
                 let worker = self.worker_of(shard);
                 self.tell(at, worker, Event::HandOff { shard, order });
             }
-            MoverAction::Host(shard) => self.host(at, shard),
+            MoverAction::Host(shard) => self.host(at, shard, false),
             MoverAction::Warm(shard, images) => {
                 let worker = self.worker_of(shard);
                 self.tell(at, worker, Event::Warm { shard, images });
@@ -225,12 +223,12 @@ impl Sim {
     }
 
     /// A worker hosts a shard from now on.
-    fn host(&mut self, at: usize, shard: ShardId) {
+    pub(super) fn host(&mut self, at: usize, shard: ShardId, was_taken: bool) {
         let node = self.machines[at].node.as_mut().expect("checked by the caller");
         node.set_hosted(shard, true);
         self.has_arrived(at);
         let worker = self.worker_of(shard);
-        self.tell(at, worker, Event::Host { shard, was_taken: false });
+        self.tell(at, worker, Event::Host { shard, was_taken });
         for other in (0..self.workers).filter(|other| *other != worker) {
             self.tell(at, other, Event::InNode { shard, is: true });
         }
@@ -238,8 +236,11 @@ impl Sim {
 
     /// A worker has let a shard go.
     pub(super) fn has_left(&mut self, at: usize, worker: usize, shard: ShardId) {
-        let node = self.machines[at].node.as_mut().expect("a kernel has a node");
-        node.set_hosted(shard, false);
+        if self.is_shared() {
+            self.tell_sharing(at, SharingEvent::Left(shard));
+        } else {
+            self.unroute(at, shard);
+        }
         for other in (0..self.workers).filter(|other| *other != worker) {
             self.tell(at, other, Event::InNode { shard, is: false });
         }

@@ -4,7 +4,7 @@
 //! doubles it, lets it be overtaken, or keeps it for minutes as a resend of a connection long gone would be. A cut link loses
 //! everything, in its one direction.
 
-use super::{Due, Sim, machine::store_of};
+use super::{Due, Sim};
 use crate::{
     handoff::Message,
     kernel::{Arrival, Event, Opening, Provenance, Receipt},
@@ -200,7 +200,7 @@ impl Sim {
         if node.hosts(shard) {
             return Place::Here;
         }
-        match node.mover.routes().route(shard, &self.machines[at].name) {
+        match node.holdings.routes().route(shard, &self.machines[at].name) {
             router::Route::Remote(owner) => {
                 let to = self.machines.iter().position(|machine| machine.name == *owner);
                 Place::There(to.expect("only nodes of the simulation are announced"))
@@ -286,7 +286,7 @@ impl Sim {
             }
             Frame::Announce(announcements) => self.step_mover(to, MoverEvent::Announced(announcements)),
             Frame::HandOff { shard, transfer, message } => {
-                let (from, store) = (self.machines[from].name.clone(), store_of(from));
+                let (from, store) = (self.machines[from].name.clone(), self.store_of(from));
                 self.step_mover(to, MoverEvent::Heard { from, store, shard, transfer, message });
             }
             Frame::Request { arrival, hops } => {
@@ -331,7 +331,7 @@ impl Sim {
         let mut chunks = Vec::new();
         let mut from = Some(ShardId(0));
         while let Some(shard) = from {
-            let (chunk, next) = node.mover.routes().announce(shard);
+            let (chunk, next) = node.holdings.routes().announce(shard);
             chunks.push(Frame::Announce(chunk));
             from = next;
         }

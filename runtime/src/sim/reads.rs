@@ -26,6 +26,9 @@ impl Sim {
         part: OutboxPart,
         resets: u64,
     ) {
+        if let Some(pause) = self.stalled_shard(at, shard) {
+            return self.chore(at, pause, Chore::LoadShard { worker, shard, part, resets });
+        }
         let node = self.machines[at].node.as_mut().expect("checked by the caller");
         let store = Arc::clone(&node.store);
         let id = store.lane_of(shard);
@@ -68,6 +71,9 @@ impl Sim {
     }
 
     pub(super) fn load_outbox(&mut self, at: usize, worker: usize, ticket: OutboxTicket) {
+        if let Some(pause) = self.stalled_shard(at, ticket.source) {
+            return self.chore(at, pause, Chore::LoadOutbox { worker, ticket });
+        }
         let node = self.machines[at].node.as_mut().expect("checked by the caller");
         match load::outbox(&*node.store, &ticket) {
             Ok(envelopes) => {
@@ -97,7 +103,19 @@ impl Sim {
         }
     }
 
-    pub(super) fn load_images(&mut self, at: usize, worker: usize, tickets: Vec<ImageTicket>) {
+    pub(super) fn load_images(&mut self, at: usize, worker: usize, mut tickets: Vec<ImageTicket>) {
+        // Each server answers for itself.
+        let others = self.of_another_server(at, &mut tickets);
+        if !others.is_empty() {
+            self.load_images(at, worker, others);
+        }
+        let first = tickets.first().map(|ticket| ticket.key.shard);
+        if let Some(pause) = first.and_then(|shard| self.stalled_shard(at, shard)) {
+            return self.chore(at, pause, Chore::LoadImages { worker, tickets });
+        }
+        if self.machines[at].node.is_none() {
+            return;
+        }
         let node = self.machines[at].node.as_mut().expect("checked by the caller");
         let store = Arc::clone(&node.store);
         let keys: Vec<_> = tickets.iter().map(|ticket| ticket.key.clone()).collect();
@@ -140,6 +158,14 @@ impl Sim {
             }
             Err(LoadError::Io(_)) => self.kill(at, self.crash_cuts_power),
         }
+    }
+
+    /// Takes out what does not lie where the first does.
+    fn of_another_server(&self, at: usize, tickets: &mut Vec<ImageTicket>) -> Vec<ImageTicket> {
+        let node = self.machines[at].node.as_ref().expect("checked by the caller");
+        let (Some(shared), Some(first)) = (node.store.shared(), tickets.first()) else { return Vec::new() };
+        let server = shared.server_of(first.key.shard);
+        tickets.extract_if(.., |ticket| shared.server_of(ticket.key.shard) != server).collect()
     }
 
     /// A load was refused of a store that several nodes share: the kernel knows whether it waits for it.

@@ -174,6 +174,28 @@ seen! {
     requests_forwarded,
     /// Requests of which the caller was told that their shard is elsewhere.
     asked_elsewhere,
+    /// Servers of a shared store that stood still,
+    servers_stalled,
+    /// that did not answer,
+    servers_away,
+    /// and that were replaced by a standby which lagged.
+    servers_promoted,
+    /// Questions to a server that had no answer.
+    servers_refused,
+    /// Things a server did for a node that stood still by then.
+    done_in_pause,
+    /// Shards taken, of nobody or of the dead.
+    shards_taken,
+    /// Of those, shards of the dead.
+    taken_from_dead,
+    /// Shards given to another node.
+    shards_given,
+    /// Seals that were lost with their lane's memory.
+    seals_voided,
+    /// Shards that a node had, and that were found to be another's in a ledger.
+    shards_lost,
+    /// Runs that were replaced by another of their node.
+    nodes_shut_out,
 }
 
 impl Seen {

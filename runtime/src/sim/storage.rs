@@ -1,16 +1,30 @@
 //! The store under a simulated node, and what survives of it.
 
+use crate::placement::NodeName;
 use crate::store::{
-    Store,
+    NodeSays, SharedStore, Store,
     disk::SimulatedDisk,
     embedded::{EmbeddedConfig, EmbeddedStore, Founding, OpenError},
-    memory::{Faults, MemoryStore},
+    memory::{Faults, MemoryStore, Servers, SharedMemory},
 };
 use std::sync::Arc;
 
 pub(super) enum Storage {
-    Memory { store: MemoryStore, faults: Faults },
-    Embedded { disk: SimulatedDisk, config: EmbeddedConfig, founding: Founding, founded: bool },
+    Memory {
+        store: MemoryStore,
+        faults: Faults,
+    },
+    Embedded {
+        disk: SimulatedDisk,
+        config: EmbeddedConfig,
+        founding: Founding,
+        founded: bool,
+    },
+    /// What all nodes share, and the run of this one, or its last.
+    Shared {
+        servers: Servers,
+        run: Option<SharedMemory>,
+    },
 }
 
 impl Storage {
@@ -32,12 +46,29 @@ impl Storage {
         Self::Embedded { disk: SimulatedDisk::new(seed), config, founding, founded: false }
     }
 
+    pub(super) fn shared(servers: &Servers) -> Self {
+        Self::Shared { servers: servers.clone(), run: None }
+    }
+
+    /// The run of a node that shares a store.
+    pub(super) fn run(&self) -> Option<u128> {
+        match self {
+            Self::Shared { run, .. } => run.as_ref().map(SharedStore::incarnation),
+            Self::Memory { .. } | Self::Embedded { .. } => None,
+        }
+    }
+
     /// What a starting node finds.
-    pub(super) fn open(&mut self) -> Result<Arc<dyn Store>, OpenError> {
+    pub(super) fn open(&mut self, name: &NodeName, says: &NodeSays) -> Result<Arc<dyn Store>, OpenError> {
         match self {
             Self::Memory { store, .. } => {
                 *store = store.restart();
                 Ok(Arc::new(store.clone()))
+            }
+            Self::Shared { servers, run } => {
+                let store = servers.open(name, says);
+                *run = Some(store.clone());
+                Ok(Arc::new(store))
             }
             Self::Embedded { disk, config, founding, founded } => {
                 disk.restart();

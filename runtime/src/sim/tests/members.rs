@@ -140,7 +140,7 @@ fn stays_for_a_seal(has_crashed: bool) {
     }
     // As long as until `n2` has given up what nobody speaks of any more, or has started again.
     sim.run_for(10 * A_SECOND);
-    assert_eq!(sim.machines[2].node.as_ref().unwrap().mover.running(), (0, 0));
+    assert_eq!(sim.machines[2].node.as_ref().unwrap().holdings.running(), (0, 0));
     assert!(sim.go(2));
     sim.run_for(4 * A_MINUTE);
     assert_eq!((owned(&sim, 2), sees(&sim, 0, 2).unwrap().0), (0, NodeState::Left));

@@ -152,6 +152,11 @@ impl Servers {
         self.state().away[server as usize] = is;
     }
 
+    /// Whether a server does not answer.
+    pub fn is_away(&self, server: u32) -> bool {
+        self.state().away[server as usize]
+    }
+
     /// What a standby of a server has, that was copied to until now.
     pub fn snapshot(&self, server: u32) -> Snapshot {
         Snapshot(self.state().servers[server as usize].clone())
