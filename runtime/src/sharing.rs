@@ -26,7 +26,8 @@
 //! * only whom the table names takes a shard; others do after two more leases, one after the other.
 //!
 //! # Invariants
-//! * A row of a ledger changes nothing where a higher epoch of its shard is known, of the same generation of its server.
+//! * A row of a ledger changes nothing where a higher epoch of its shard is known, of the same generation of its server, unless the next
+//!   ledger does not know it either.
 //! * Of one server no second take runs beside the first.
 //! * A shard whose seal is on its way is left alone until the kernel has told what became of it.
 //!
@@ -190,6 +191,17 @@ impl Seen {
     const NOTHING: Self = Self { epoch: Epoch(0), owner: Owner::Unknown, orphan_since: None };
 }
 
+/// An epoch that was heard of, and that is higher than what a ledger says. Epochs only rise, so one that is so in two ledgers, of which
+/// the second was asked for behind the first, is of a server that is gone: of commits that were lost with it.
+#[derive(Debug, Default, Clone, Copy)]
+struct Doubt {
+    /// The last ledger did not bear it out.
+    once: Option<Epoch>,
+    /// The highest that was found to be such a one. It is not believed again, whoever repeats it: ledgers tell when the shard gets there
+    /// anew.
+    refuted: Option<Epoch>,
+}
+
 /// One server of the store, as it was heard of last.
 #[derive(Debug)]
 struct Server {
@@ -210,6 +222,8 @@ pub struct Sharing {
     servers: Vec<Server>,
     /// By shard.
     seen: Vec<Seen>,
+    /// By shard: what ledgers do not bear out.
+    doubts: Vec<Doubt>,
     /// What this node's kernels host, or were told to.
     here: BTreeMap<ShardId, Epoch>,
     gives: BTreeMap<ShardId, Give>,
@@ -237,6 +251,7 @@ impl Sharing {
         let mut sharing = Self {
             servers: (0..servers).map(server).collect(),
             seen: vec![Seen::NOTHING; config.shards.count() as usize],
+            doubts: vec![Doubt::default(); config.shards.count() as usize],
             here: BTreeMap::new(),
             gives: BTreeMap::new(),
             begun: 0,
@@ -310,6 +325,9 @@ impl Sharing {
             }
             SharingEvent::Announced(announcements) => {
                 for Announcement { shard, epoch, owner } in announcements {
+                    if self.is_refuted(shard, epoch) {
+                        continue;
+                    }
                     self.learn(shard, epoch, &owner);
                     if self.here.get(&shard).is_some_and(|ours| *ours < epoch) {
                         self.ask_ledger(shard);

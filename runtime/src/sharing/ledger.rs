@@ -5,7 +5,7 @@ use super::{
     giving::Phase::{Offered, Sealing, Unsure},
 };
 use crate::{
-    placement::{NodeName, ShardId, Shards, Table},
+    placement::{Epoch, NodeName, ShardId, Shards, Table},
     store::{Ledger, LedgerNode, LedgerShard, Presence},
     timestamp::Timestamp,
 };
@@ -50,6 +50,7 @@ impl Sharing {
 
     fn read_row(&mut self, row: &LedgerShard, owner: Option<&(NodeName, bool)>, now: Timestamp) {
         let LedgerShard { shard, epoch, .. } = *row;
+        let is_refuted = self.doubt(shard, epoch);
         let before = self.seen[shard.0 as usize];
         if epoch < before.epoch {
             return;
@@ -71,6 +72,10 @@ impl Sharing {
             Some(Offered) | None => {}
         }
         match self.here.get(&shard) {
+            // Messages for it went to whom the lost epoch named.
+            Some(ours) if is_mine && *ours == epoch && is_refuted => {
+                self.actions.push(SharingAction::Host { shard, was_taken: false });
+            }
             Some(ours) if is_mine && *ours == epoch => {}
             None if !is_mine => {}
             None => self.host(shard, epoch, now, was_of_the_dead(&before), now),
@@ -83,6 +88,30 @@ impl Sharing {
                 }
             }
         }
+    }
+
+    /// Compares what is known of a shard with its row. Whether that was refuted just now, and forgotten.
+    fn doubt(&mut self, shard: ShardId, row: Epoch) -> bool {
+        let at = shard.0 as usize;
+        let route = self.routes.get(shard).map_or(Epoch(0), |(epoch, _)| epoch);
+        let known = self.seen[at].epoch.max(route);
+        let doubt = &mut self.doubts[at];
+        let is_refuted = row < known && doubt.once == Some(known);
+        if is_refuted {
+            doubt.refuted = doubt.refuted.max(Some(known));
+            self.seen[at] = Seen::NOTHING;
+            self.routes.forget_shard(shard);
+        }
+        doubt.once = (row < known && !is_refuted).then_some(known);
+        doubt.refuted = doubt.refuted.filter(|refuted| row < *refuted);
+        is_refuted
+    }
+
+    /// Whether an epoch that is told of was found to be of a server that is gone.
+    pub(super) fn is_refuted(&self, shard: ShardId, epoch: Epoch) -> bool {
+        let at = shard.0 as usize;
+        let refuted = self.doubts.get(at).and_then(|doubt| doubt.refuted);
+        refuted.is_some_and(|refuted| self.seen[at].epoch < epoch && epoch <= refuted)
     }
 
     /// The server is another one, or has gone back: what was known of its shards is not to stand against what it says now.

@@ -82,7 +82,11 @@ impl Sim {
             );
         }
         for shard in self.layout.iter() {
-            let _ = write!(text, "\n{shard} is with {:?}", self.owner_of(shard));
+            let owner = self.owner_of(shard);
+            let node = owner.and_then(|at| self.machines[at].node.as_ref());
+            let serves = node
+                .is_some_and(|node| node.hosts(shard) && node.kernels[self.worker_of(shard)].is_serving());
+            let _ = write!(text, "\n{shard} is with {owner:?}, served: {serves}");
         }
         text
     }

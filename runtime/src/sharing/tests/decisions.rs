@@ -182,6 +182,32 @@ fn what_a_standby_has_not_seen_is_not_held_against_it() {
 }
 
 #[test]
+fn an_epoch_that_no_ledger_bears_out_is_forgotten_and_not_believed_again() {
+    let mut world = settled(2);
+    let ledger = world.ledger(0);
+    let here = world.processes[&name(0)].sharing.config.incarnation;
+    let row = *ledger.shards.iter().find(|row| row.owner == Some(here)).unwrap();
+    let (shard, lost, now) = (row.shard, Epoch(row.epoch.0 + 5), world.now);
+    let sharing = &mut world.process(0).sharing;
+    // Somebody has not heard yet that the server is another one.
+    let told = || SharingEvent::Announced(vec![Announcement { shard, epoch: lost, owner: name(1) }]);
+    let read = || SharingEvent::Ledger { ledger: ledger.clone(), took: STEP };
+    sharing.step(told(), now);
+    sharing.step(read(), now);
+    assert_eq!(sharing.routes().get(shard), Some((lost, &name(1))), "a ledger may be older than the word");
+    let actions = sharing.step(read(), now);
+    assert_eq!(sharing.routes().get(shard), Some((row.epoch, &name(0))));
+    assert!(actions.contains(&SharingAction::Host { shard, was_taken: false }), "{actions:?}");
+    assert_eq!(sharing.step(told(), now), []);
+    assert_eq!(sharing.routes().get(shard), Some((row.epoch, &name(0))), "it was told again");
+    // A word of a higher epoch is another one.
+    let owner = name(1);
+    let higher = Announcement { shard, epoch: Epoch(lost.0 + 1), owner: owner.clone() };
+    sharing.step(SharingEvent::Announced(vec![higher]), now);
+    assert_eq!(sharing.routes().get(shard), Some((Epoch(lost.0 + 1), &owner)));
+}
+
+#[test]
 fn what_comes_from_outside_of_the_cluster_is_an_alarm_and_no_more() {
     let mut world = settled(1);
     let (now, heard) = (world.now, ShardId(SHARDS));
