@@ -132,6 +132,8 @@ pub struct Kernel {
     parked: BTreeMap<(ShardId, ShardId), Parked>,
     /// Number of the last opening; the first one is anywhere.
     opening: u64,
+    /// By shard: after so many resets, from this number on, the messages of an outbox were not in the store as they are known here.
+    unread: BTreeMap<ShardId, (u64, u64)>,
     /// Openings of streams to shards that are loading, the newest of each.
     held_openings: BTreeMap<(ShardId, ShardId), Opening>,
     /// Feeds told to send again since the last tick; one word is enough for a whole burst.
@@ -197,6 +199,7 @@ impl Kernel {
             starved: BTreeSet::new(),
             refused_feeds: BTreeSet::new(),
             parked: BTreeMap::new(),
+            unread: BTreeMap::new(),
             opening: seed,
             held_openings: BTreeMap::new(),
             effects: Effects::new(),

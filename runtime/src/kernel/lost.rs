@@ -54,6 +54,7 @@ impl Kernel {
         let operations = std::mem::take(&mut work.operations);
         self.starved.retain(|(_, target)| *target != id);
         self.careful_of.remove(&id);
+        self.unread.remove(&id);
         self.forget_parked(id);
         self.held_openings.retain(|(_, target), _| *target != id);
         let (mut callers, mut voided) = (Vec::new(), 0);

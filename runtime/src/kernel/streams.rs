@@ -112,13 +112,27 @@ impl Kernel {
         let before = outbox.bytes_in_memory();
         let are_envelopes = envelopes.iter().all(|bytes| Envelope::from_bytes(bytes.clone()).is_ok());
         if !are_envelopes || !outbox.loaded(ticket.from, envelopes) {
-            let row_type = RowType::Outbox as u8;
-            self.actions.push(Action::Stop(RowError { shard: source, row_type }));
+            self.unread(ticket, are_envelopes);
             return;
         }
         let loaded = outbox.bytes_in_memory() - before;
         self.outbox_memory += loaded;
         self.lanes[lane].sending.insert((source, target));
+    }
+
+    /// Messages are not in the store as they are known here. Of a server that went back (a standby that lagged), what is known here is a
+    /// past, and is read anew. What is not there even then is damage.
+    fn unread(&mut self, ticket: &OutboxTicket, are_envelopes: bool) {
+        let OutboxTicket { source, resets, from, .. } = *ticket;
+        let before = self.unread.insert(source, (resets, from));
+        let is_damage = before.is_some_and(|(earlier, same)| earlier < resets && same == from);
+        if is_damage || !are_envelopes {
+            let row_type = RowType::Outbox as u8;
+            self.actions.push(Action::Stop(RowError { shard: source, row_type }));
+        } else {
+            let lane = self.shard(source).expect("it has asked").lane;
+            self.actions.push(Action::Stale(self.lanes[lane].id));
+        }
     }
 
     pub(super) fn receipt(&mut self, receipt: Receipt) {

@@ -97,6 +97,10 @@ impl Sim {
         }
         let node = self.machines[at].node.as_mut().expect("checked by the caller");
         let lane = &mut node.lanes[id.0 as usize];
+        if lane.group.as_ref().is_some_and(|group| group.result.is_some()) {
+            // This was planned before the lane was void, and what came since has its own plan.
+            return;
+        }
         if lane.group.is_none() {
             if lane.queue.is_empty() {
                 return;
