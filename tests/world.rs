@@ -111,11 +111,15 @@ fn stormy(builder: Builder, random: &mut Random) -> Builder {
     builder.shards(shards).nodes(nodes).dealt(move |shard| shard.0 as usize % owners).membership(present)
 }
 
-/// Nodes that share servers.
+/// Nodes that share servers, in a few worlds such that fall back to a standby which lags.
 fn sharing(builder: Builder, random: &mut Random) -> Builder {
     let builder = builder.nodes(random.between(2, 4) as usize);
     let (servers, lanes) = (random.pick(&[1, 1, 2]), random.pick(&[1, 2, 4]));
-    builder.shared(servers, lanes)
+    if random.chance(100) {
+        builder.shared_and_lagging(servers, lanes)
+    } else {
+        builder.shared(servers, lanes)
+    }
 }
 
 /// Builds the world of a seed.
