@@ -164,8 +164,9 @@ pub async fn run(builder: Builder, command: NodeCommand) -> ExitCode {
 
 async fn carry_out(builder: Builder, command: NodeCommand, lookup: Lookup<'_>) -> Result<(), Failure> {
     match command {
-        NodeCommand::Node(args) => serve::node(builder, *args, lookup).await,
-        NodeCommand::Adopt(args) => serve::adopt(builder, args, lookup).await,
+        // Both hold a whole runtime, which is much to have on the stack of every other command.
+        NodeCommand::Node(args) => Box::pin(serve::node(builder, *args, lookup)).await,
+        NodeCommand::Adopt(args) => Box::pin(serve::adopt(builder, args, lookup)).await,
         NodeCommand::Status(args) => {
             let (reach, addresses) = operate::way(args.to, lookup)?;
             status::status(&reach, &addresses, args.node.as_ref(), args.json).await
