@@ -45,6 +45,8 @@ pub use config::{Begin, ClusterConfig, Security};
 pub use coordinator::Departure;
 pub(crate) use coordinator::{Cluster, Door, ToCoordinator};
 pub use joining::JoinError;
-pub(crate) use joining::{Identity, find_cluster, keep_seeds, placement_digest};
+#[cfg(feature = "postgres")]
+pub(crate) use joining::placement_digest;
+pub(crate) use joining::{Identity, find_cluster, keep_seeds};
 pub(crate) use network::Network;
 pub(crate) use remains::Remains;

@@ -29,7 +29,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 /// Why a runtime did not start. Each says the way out.
@@ -173,7 +172,7 @@ impl Builder {
     /// Of PostgreSQL: for how long a node counts as living after it was heard of last, 3 s unless said otherwise. A shorter lease
     /// makes for a faster fail-over, and takes shards from nodes that have only paused.
     #[cfg(feature = "postgres")]
-    pub fn lease(mut self, lease: Duration) -> Self {
+    pub fn lease(mut self, lease: std::time::Duration) -> Self {
         self.postgres.lease = lease;
         self
     }
