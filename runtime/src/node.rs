@@ -56,6 +56,9 @@ use std::{
     time::Duration,
 };
 
+/// How long a node that stops waits for the servers of a shared store to take what it has in memory.
+const SHARED_DRAIN_MAX: Duration = Duration::from_secs(10);
+
 /// What clients hold on to. The store is not part of it: a client that outlives its runtime must not keep the data
 /// directory locked.
 pub(crate) struct Front {
@@ -363,9 +366,7 @@ impl Node {
     pub(crate) async fn stop(mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         if self.shared.failure().is_none() {
-            for intake in &self.shared.intakes {
-                intake.drained().await;
-            }
+            self.drained().await;
         }
         if let Some(cluster) = self.cluster.take() {
             cluster.stop().await;
@@ -384,6 +385,28 @@ impl Node {
         let _ = joined.await;
         self.shared.ports.fail("the runtime has stopped");
         self.shared.ports.clear();
+    }
+
+    /// Waits until nothing is in memory that is not durable. Of servers that several nodes share one may be away: it is not waited for,
+    /// for the lease there runs out, and those of the others must not wait for it.
+    async fn drained(&self) {
+        let drained = async {
+            for intake in &self.shared.intakes {
+                intake.drained().await;
+            }
+        };
+        let is_too_long = async {
+            let until = self.shared.clock.now() + SHARED_DRAIN_MAX;
+            while self.shared.store.shared().is_none() || self.shared.clock.now() < until {
+                self.shared.intakes[0].next_tick().await;
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = is_too_long => tracing::warn!(
+                "a server of the store does not take what is in memory: nobody was told that it is durable, and the node stops"
+            ),
+        }
     }
 
     fn end(&self) {

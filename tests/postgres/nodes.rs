@@ -5,10 +5,10 @@ use entity_runtime::{
     cluster::{Begin, Departure},
     prelude::*,
 };
-use entity_runtime_tests::private_postgres::Server;
+use entity_runtime_tests::private_postgres::{Server, Stop};
 use entity_runtime_tests::{
     nodes::{Rows, addresses, config, shards_of, status, until},
-    running::{Counts, Ledger, Mirror},
+    running::{Counts, Ledger, Mirror, Note},
 };
 use std::time::Duration;
 
@@ -96,4 +96,66 @@ async fn nodes_share_the_shards_and_take_those_of_one_that_is_gone() {
     rows.feed(&client, 4_500).await;
     rows.check(&client, 4_500).await;
     a.shutdown().await;
+}
+
+/// How many of some entities answer soon.
+async fn answering(client: &Client) -> usize {
+    let mut answered = 0;
+    for key in 0..24 {
+        let asked = client.ask(Ledger::at(format!("l{key}")), Counts).timeout(Duration::from_millis(300));
+        answered += usize::from(asked.await.is_ok());
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_costs_its_own_shards_alone_also_at_a_start_and_at_an_end() {
+    let (mut first, second) = (Server::start(), Server::start());
+    let urls = [first.database().await, second.database().await];
+    let node = |name: &str, begin| {
+        let builder = Runtime::builder().entity::<Ledger>().entity::<Mirror>().shards(32).workers(2);
+        let builder = builder.postgres(urls.clone()).lease(LEASE);
+        builder.cluster(config(name, "127.0.0.1:0", begin)).start()
+    };
+    let a = node("a", Begin::Found).await.unwrap();
+    assert_eq!(answering(&a.client()).await, 24);
+    a.shutdown().await;
+    first = tokio::task::spawn_blocking(move || {
+        first.stop(Stop::Fast);
+        first
+    })
+    .await
+    .unwrap();
+    let a = node("a", Begin::Resume).await.unwrap();
+    let answered = answering(&a.client()).await;
+    assert!((1..24).contains(&answered), "{answered} of 24 answer without one of two servers");
+    // Another node is let in, and has its share of what there is.
+    let b = node("b", Begin::Resume).await.unwrap();
+    let client = Client::connect(addresses(&[&a])).await.unwrap();
+    until(&client, "a", "b has a share", |status| 4 <= shards_of(status, "b")).await;
+    first = tokio::task::spawn_blocking(move || {
+        first.start_again();
+        first
+    })
+    .await
+    .unwrap();
+    until(&client, "a", "all shards have owners", |status| {
+        shards_of(status, "a") + shards_of(status, "b") == 32 && 10 < shards_of(status, "b")
+    })
+    .await;
+    assert_eq!(answering(&client).await, 24);
+    // It goes away again, in the middle of what it is asked; the nodes end all the same.
+    let asking = client.clone();
+    let asks = tokio::spawn(async move {
+        for number in 0.. {
+            let ledger = Ledger::at(format!("l{}", number % 24));
+            let asked = asking.ask(ledger, Note { number, mirror: None });
+            if asked.timeout(Duration::from_millis(200)).await.is_err() {
+                return;
+            }
+        }
+    });
+    drop(first);
+    asks.await.unwrap();
+    tokio::join!(a.shutdown(), b.shutdown());
 }

@@ -46,7 +46,7 @@ impl Control {
             let (coordinator, says) = (coordinator.clone(), Arc::clone(&says));
             let thread = node::thread(shared, format!("entity-control-{server}"), move |shared| {
                 let store = shared.store.shared().expect("a store does not change while it is open");
-                Thread { store, server, coordinator, says, is_away: false }.run(&asked);
+                Thread { store, server, coordinator, says, is_away: false }.run(&asked, shared);
             })?;
             asks.push(ask);
             threads.push(thread);
@@ -95,10 +95,11 @@ struct Thread<'s> {
 }
 
 impl Thread<'_> {
-    fn run(mut self, asked: &mpsc::Receiver<Ask>) {
+    fn run(mut self, asked: &mpsc::Receiver<Ask>, shared: &Shared) {
         let period = self.store.lease() / BEATS_PER_LEASE;
         let mut beats_at = Instant::now();
-        loop {
+        // A node that has failed serves nothing: others are to take what it has.
+        while shared.failure().is_none() {
             let pause = beats_at.saturating_duration_since(Instant::now());
             match asked.recv_timeout(pause) {
                 Ok(Ask::Take(shards)) => self.take(&shards),

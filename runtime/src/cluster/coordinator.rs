@@ -228,6 +228,8 @@ pub(super) struct Coordinator {
     not_kept: Option<(u64, Vec<u8>, Timestamp)>,
     /// The node has failed, and has nothing to do with others any more.
     has_failed: bool,
+    /// The node is stopping, as was said to a store that is shared.
+    pub(super) is_stopping: bool,
     pub(super) leaving: Leaving,
     depart: watch::Sender<Option<Departure>>,
     pub(super) started: Timestamp,

@@ -63,7 +63,12 @@ pub(crate) fn keep_seeds(store: &dyn Store, seeds: &[String]) -> Result<(), Load
 
 /// The addresses that were kept.
 pub(super) fn kept_seeds(store: &dyn Store) -> Result<Vec<String>, LoadError> {
-    let text = store.note(JOINED_AT)?.unwrap_or_default();
+    let text = match store.note(JOINED_AT) {
+        // The others stand in the store itself.
+        Err(LoadError::Later(_)) if store.shared().is_some() => None,
+        noted => noted?,
+    };
+    let text = text.unwrap_or_default();
     Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
 }
 

@@ -7,20 +7,18 @@ use super::{
     status::Beats,
 };
 use crate::{
-    membership::{MembershipEvent, NodeState},
-    placement::ShardId,
+    membership::NodeState,
+    placement::{NodeName, ShardId},
     sharing::{Sharing, SharingAction, SharingEvent},
     store::{Ledger, Presence, SharedStore},
 };
-use std::collections::BTreeSet;
+use std::sync::{Arc, atomic::Ordering};
 use tokio::sync::watch;
 
 /// What a node has of a store that it shares.
 pub(super) struct Common {
     pub(super) sharing: Sharing,
     pub(super) control: Control,
-    /// Where those live who live in the store.
-    pub(super) met: BTreeSet<String>,
     /// When each server has answered.
     pub(super) beats: Vec<Beats>,
     /// Whether every shard has an owner that lives, as far as is known.
@@ -89,15 +87,22 @@ impl Coordinator {
         }
     }
 
-    /// Every node stands in the store, so whoever lives there can be dialled without being told where.
+    /// Every node stands in the store, so whoever lives there is dialled without anybody telling where it is. The membership dials
+    /// whom it knows; of nodes that were cut from each other from the start, neither side knows the other.
     fn meet(&mut self, ledger: &Ledger) {
-        let Holdings::Common(common) = &mut self.holdings else { return };
-        let living = ledger.nodes.iter().filter(|node| node.lives && node.name != self.config.name);
-        let met: BTreeSet<String> = living.map(|node| node.says.address.clone()).collect();
-        if met != common.met {
-            common.met.clone_from(&met);
-            let seeds = met.into_iter().chain(self.seeds.iter().cloned()).collect();
-            self.step_membership(MembershipEvent::Join { seeds });
+        let view = Arc::clone(self.membership().view());
+        let is_stranger = |name: &NodeName| {
+            *name != self.config.name
+                && !self.connected.contains_key(name)
+                && !view.nodes().any(|(known, _)| known == name)
+        };
+        let living = ledger.nodes.iter().filter(|node| node.lives && !node.says.address.is_empty());
+        let strangers: Vec<(NodeName, String)> = living
+            .filter(|node| is_stranger(&node.name))
+            .map(|node| (node.name.clone(), node.says.address.clone()))
+            .collect();
+        for (name, address) in strangers {
+            self.dial(Some(name), address);
         }
     }
 
@@ -106,7 +111,13 @@ impl Coordinator {
         if !self.holdings.is_shared() {
             return;
         }
+        let is_stopping = self.shared.stopping.load(Ordering::Relaxed);
+        if is_stopping && !std::mem::replace(&mut self.is_stopping, true) {
+            // Nothing more comes here, and what is here may go while others are waited for.
+            self.step_sharing(SharingEvent::Leave);
+        }
         let presence = match self.membership().own().state {
+            _ if is_stopping => Presence::Leaving,
             NodeState::Up => Presence::Up,
             NodeState::Leaving => Presence::Leaving,
             NodeState::Left => Presence::Left,

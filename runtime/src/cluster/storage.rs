@@ -146,6 +146,11 @@ impl<'s> Gathered<'s> {
     fn keep(&self, number: u64, bytes: Vec<u8>) -> Result<(), LoadError> {
         match self.store.keep_note(KNOWN_NODES, &bytes) {
             Ok(()) => self.coordinator.tell(Notice::Kept(number)),
+            // Names and their runs stand in the ledgers too, so nobody new waits for the one server that keeps notes.
+            Err(LoadError::Later(error)) if self.store.shared().is_some() => {
+                tracing::debug!(%error, "what is known of other nodes was not kept");
+                self.coordinator.tell(Notice::Kept(number));
+            }
             Err(error) if is_for_later(&error) => {
                 // Nobody new is let in meanwhile; it is tried again with the next change.
                 tracing::warn!(

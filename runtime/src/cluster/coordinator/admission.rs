@@ -120,7 +120,7 @@ impl Coordinator {
         self.step_membership(MembershipEvent::Disconnected { name, boot });
     }
 
-    pub(super) fn dial(&mut self, name: Option<NodeName>, address: String) {
+    pub(in crate::cluster) fn dial(&mut self, name: Option<NodeName>, address: String) {
         if self.has_failed || !self.dialling.insert(address.clone()) {
             return;
         }

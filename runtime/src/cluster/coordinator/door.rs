@@ -21,7 +21,7 @@ use crate::{
     node::Shared,
     placement::Weight,
     sharing::{Sharing, SharingAction, SharingConfig},
-    store::{NodeSays, Presence},
+    store::{LoadError, NodeSays, Presence, Store},
     timestamp::Timestamp,
     transport::{Endpoint, HelloRefusal, Listening, handshake::Hello},
 };
@@ -58,7 +58,7 @@ impl Door {
         let config = &identity.config;
         let transport =
             config.security.transport(Some(&config.name)).map_err(|why| invalid(why.to_string()))?;
-        let known = match identity.store.note(KNOWN_NODES).map_err(io::Error::other)? {
+        let known = match noted(&*identity.store, KNOWN_NODES).map_err(io::Error::other)? {
             Some(bytes) => Known::decode(&bytes).map_err(io::Error::other)?,
             None => Known::default(),
         };
@@ -158,7 +158,7 @@ impl Door {
                 threads.extend(controls);
                 let (settled, is_settled) = watch::channel(false);
                 let beats = vec![Beats::default(); store.servers() as usize];
-                let held = sharing::Common { sharing, control, met: BTreeSet::new(), beats, settled };
+                let held = sharing::Common { sharing, control, beats, settled };
                 (Holdings::Common(Box::new(held)), Begun::Common(actions), is_settled)
             }
         };
@@ -189,6 +189,7 @@ impl Door {
             refused: None,
             not_kept: None,
             has_failed: false,
+            is_stopping: false,
             leaving: Leaving::No,
             depart,
             started: now,
@@ -204,6 +205,18 @@ impl Door {
             coordinator.run(told).await;
         });
         Ok((Cluster { network, tell, address, departed, settled, task }, threads))
+    }
+}
+
+/// A note, or none where it cannot be read now from a store that nodes share: who has which name stands there too, and is read with
+/// every ledger, so that a server that is away costs its own shards alone (P24).
+fn noted(store: &dyn Store, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
+    match store.note(name) {
+        Err(LoadError::Later(error)) if store.shared().is_some() => {
+            tracing::warn!(%error, name, "a note cannot be read now, and is done without");
+            Ok(None)
+        }
+        noted => noted,
     }
 }
 

@@ -65,7 +65,15 @@ impl PostgresLane {
     /// See [`LaneError`]. Of a long group the first batches may be written, as it is with every group of unknown outcome; a
     /// group committed again is known by its numbers.
     pub fn commit(&mut self, group: &[Batch], seen: &[(ShardId, Epoch)]) -> Result<u64, LaneError> {
-        let result = self.commit_all(group, seen);
+        let mut result = self.commit_all(group, seen);
+        if let Err(LaneError::Fenced(shard)) = result
+            && self.in_doubt
+            && !group.iter().flat_map(Batch::sections).any(|section| section.shard == shard)
+        {
+            // What is refused is only to be shown. The first try may be running still and write the group, when its shards were
+            // read again and numbered anew: it is over when it is known what became of it.
+            result = self.commit_all(group, &[]).and(Err(LaneError::Fenced(shard)));
+        }
         match result {
             Ok(()) => {
                 self.in_doubt = false;

@@ -109,7 +109,8 @@ impl SharedLane {
     /// Whether the server is another than the one that what is to be committed was built on. Said once, and then forgotten.
     fn has_changed(&mut self) -> bool {
         let (of, now) = (self.generation.load(Ordering::Relaxed), self.watched.generation());
-        if of == now || of == 0 {
+        // One that was never reached is met for the first time as the first that the store has seen.
+        if of == now || of == 0 && now <= 1 {
             return false;
         }
         self.generation.store(now, Ordering::Relaxed);
@@ -179,7 +180,8 @@ impl Dial for WatchedDial {
         Box::pin(async {
             let (link, generation) = self.watched.connect(Purpose::Lane).await.map_err(io::Error::other)?;
             match self.generation.load(Ordering::Relaxed) {
-                0 => self.generation.store(generation, Ordering::Relaxed),
+                // Of a later one shards may have been read, from the one before it.
+                0 if generation <= 1 => self.generation.store(generation, Ordering::Relaxed),
                 of if of == generation => {}
                 _ => return Err(io::Error::other("the server is another than before")),
             }

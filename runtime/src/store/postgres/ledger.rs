@@ -153,7 +153,7 @@ pub(super) async fn read(client: &Client, before: Option<&Page>) -> Result<Page,
     let nodes = format!(
         "SELECT name, uuid, incarnation, left(address, {ADDRESS_LEN_MAX}), weight, state, lease_until > clock_timestamp(), \
              extract(epoch FROM clock_timestamp() - lease_since)::float8 \
-         FROM entity.node ORDER BY name LIMIT {NODES_MAX}"
+         FROM (SELECT * FROM entity.node ORDER BY lease_until DESC LIMIT {NODES_MAX}) AS n ORDER BY name"
     );
     let nodes = client.query_typed(&nodes, &[]).await?;
     let nodes = nodes.iter().map(node).collect::<Result<_, _>>()?;

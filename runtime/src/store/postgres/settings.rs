@@ -11,6 +11,8 @@ pub struct Demands {
     pub require_sync: bool,
     /// A server that does not sync is accepted.
     pub unsafe_fsync: bool,
+    /// The node works already: a standby that is not there is waited for, by every commit, and is no reason to end.
+    pub is_running: bool,
     /// How many connections the node will hold to each server.
     pub connections: u32,
 }
@@ -182,13 +184,13 @@ fn judge(found: &Found, demands: Demands) -> Result<Vec<String>, &'static str> {
                         --require-sync",
             );
         }
-        if found.synchronous == 0 && found.seen < found.standbys {
+        if found.synchronous == 0 && found.seen < found.standbys && !demands.is_running {
             return Err(
                 "a synchronous standby is required and this role may not see any: GRANT pg_read_all_stats to it, \
                         or take out --require-sync",
             );
         }
-        if found.synchronous == 0 {
+        if found.synchronous == 0 && !demands.is_running {
             return Err(
                 "a synchronous standby is required and none is connected; connect one, or take out --require-sync",
             );
@@ -210,6 +212,10 @@ fn judge(found: &Found, demands: Demands) -> Result<Vec<String>, &'static str> {
     warn(
         found.synchronous_standbys.is_empty() && 0 < found.standbys,
         "its standbys are asynchronous: a fail-over to one may lose acknowledged commits; set synchronous_standby_names",
+    );
+    warn(
+        demands.require_sync && found.synchronous == 0,
+        "a synchronous standby is required and none is seen: commits wait until one is connected",
     );
     warn(
         found.superuser,
@@ -240,7 +246,8 @@ mod tests {
         }
     }
 
-    const NODE: Demands = Demands { require_sync: false, unsafe_fsync: false, connections: 9 };
+    const NODE: Demands =
+        Demands { require_sync: false, unsafe_fsync: false, is_running: false, connections: 9 };
     const SYNC: Demands = Demands { require_sync: true, ..NODE };
 
     #[test]

@@ -211,7 +211,7 @@ impl Site {
             let link =
                 server.link().map_err(|error| SharedError::Later(io::Error::other(error.to_string())))?;
             let unsafe_fsync = connector.url().accepts_unsafe_fsync();
-            let demands = Demands { unsafe_fsync, ..common.demands };
+            let demands = Demands { unsafe_fsync, is_running: true, ..common.demands };
             common.keep(report(link, &name, demands).await.map_err(|error| match error {
                 SettingsError::Failed { .. } => SharedError::Later(io::Error::other(error)),
                 error @ SettingsError::Refused { .. } => SharedError::Fatal(io::Error::other(error)),

@@ -77,10 +77,16 @@ async fn start_in(client: &Client, run: &Run, says: &NodeSays, opens: bool) -> R
     let mut was_clean = true;
     let mut old = None;
     if let Some(row) = before.first() {
+        let known: Uuid = row.try_get(0)?;
+        if known.0 == run.incarnation {
+            // Begun before, by a transaction whose answer was lost.
+            let (boot, page) = (unsigned(row, 1)?, read(client, None).await?);
+            return Ok(Started::Here { boot, was_clean: true, other_roles: Vec::new(), page });
+        }
         if !opens && run.boot <= unsigned(row, 1)? {
             return Ok(Started::Replaced);
         }
-        old = Some(row.try_get::<_, Uuid>(0)?);
+        old = Some(known);
         was_clean = !row.try_get::<_, bool>(2)?;
     }
     if let Some(old) = old {

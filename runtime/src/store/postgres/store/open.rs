@@ -85,7 +85,8 @@ pub(super) async fn open(config: &PostgresConfig) -> Result<Opened, OpenError> {
     }
     let cluster = find_or_found(&mut servers, config.founding).await?;
     let connections = config.lanes + POOL_SIZE as u32 + 1;
-    let demands = Demands { require_sync: config.require_sync, unsafe_fsync: false, connections };
+    let demands =
+        Demands { require_sync: config.require_sync, unsafe_fsync: false, is_running: false, connections };
     let mut reports = Vec::new();
     let mut generations = Vec::new();
     for (server, watched) in servers.iter_mut().zip(&watched) {
