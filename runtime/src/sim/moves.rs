@@ -125,7 +125,7 @@ impl Sim {
     pub(super) fn hand_off_news(&mut self, at: usize, shard: ShardId, news: HandOffNews) {
         match news {
             HandOffNews::Sealed { .. } if self.is_shared() => self.seen.shards_given += 1,
-            HandOffNews::Voided(_) => self.seen.seals_voided += 1,
+            HandOffNews::Voided(_) if self.is_shared() => self.seen.seals_voided += 1,
             _ => {}
         }
         self.tell_mover(at, MoverEvent::News(shard, news));
