@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     placement::{Epoch, NodeName, ShardId, Shards, Table},
+    router::Heard,
     store::{Ledger, LedgerNode, LedgerShard, Presence},
     timestamp::Timestamp,
 };
@@ -50,7 +51,7 @@ impl Sharing {
 
     fn read_row(&mut self, row: &LedgerShard, owner: Option<&(NodeName, bool)>, now: Timestamp) {
         let LedgerShard { shard, epoch, .. } = *row;
-        let is_refuted = self.doubt(shard, epoch);
+        self.doubt(shard, epoch);
         let before = self.seen[shard.0 as usize];
         if epoch < before.epoch {
             return;
@@ -61,9 +62,7 @@ impl Sharing {
         let is_orphan = !is_mine && owner.is_none_or(|(_, lives)| !lives);
         let orphan_since = is_orphan.then(|| before.orphan_since.filter(|_| is_known).unwrap_or(now));
         self.seen[shard.0 as usize] = Seen { epoch, owner: run, orphan_since };
-        if let Some((name, _)) = owner {
-            self.learn(shard, epoch, name);
-        }
+        let is_routed_anew = owner.is_some_and(|(name, _)| self.route_by_row(shard, epoch, name));
         match self.seal_of(shard) {
             // The kernel tells what became of it.
             Some(Sealing) => return,
@@ -72,8 +71,8 @@ impl Sharing {
             Some(Offered) | None => {}
         }
         match self.here.get(&shard) {
-            // Messages for it went to whom the lost epoch named.
-            Some(ours) if is_mine && *ours == epoch && is_refuted => {
+            // Messages for it went to whom an epoch named that is lost.
+            Some(ours) if is_mine && *ours == epoch && is_routed_anew => {
                 self.actions.push(SharingAction::Host { shard, was_taken: false });
             }
             Some(ours) if is_mine && *ours == epoch => {}
@@ -90,8 +89,19 @@ impl Sharing {
         }
     }
 
-    /// Compares what is known of a shard with its row. Whether that was refuted just now, and forgotten.
-    fn doubt(&mut self, shard: ShardId, row: Epoch) -> bool {
+    /// The row names the owner, whoever else was named under its epoch by a server that is gone. Whether messages went elsewhere until
+    /// now, or nowhere.
+    fn route_by_row(&mut self, shard: ShardId, epoch: Epoch, owner: &NodeName) -> bool {
+        if self.routes.judge(shard, epoch, owner) == Heard::Conflict {
+            self.routes.forget_shard(shard);
+        }
+        let is_new = self.routes.judge(shard, epoch, owner) == Heard::Newer;
+        self.learn(shard, epoch, owner);
+        is_new
+    }
+
+    /// Compares what is known of a shard with its row, and forgets it where that refutes it.
+    fn doubt(&mut self, shard: ShardId, row: Epoch) {
         let at = shard.0 as usize;
         let route = self.routes.get(shard).map_or(Epoch(0), |(epoch, _)| epoch);
         let known = self.seen[at].epoch.max(route);
@@ -104,7 +114,6 @@ impl Sharing {
         }
         doubt.once = (row < known && !is_refuted).then_some(known);
         doubt.refuted = doubt.refuted.filter(|refuted| row < *refuted);
-        is_refuted
     }
 
     /// Whether an epoch that is told of was found to be of a server that is gone.

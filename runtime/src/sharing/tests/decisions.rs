@@ -246,3 +246,25 @@ fn a_lie_about_a_give_costs_one_load() {
     assert_eq!(world.served(), before);
     assert!(!world.process(0).sharing.here.contains_key(&shard));
 }
+
+#[test]
+fn a_shard_of_this_node_is_routed_here_again_by_its_row() {
+    let mut world = World::new(1);
+    world.start(0);
+    world.run(secs(1));
+    world.kill(0);
+    world.start(0);
+    let (now, shard) = (world.now, ShardId(2));
+    let row = world.rows[2].0;
+    let ledger = world.ledger(0);
+    let sharing = &mut world.process(0).sharing;
+    // Before its first ledger it hears of an owner whom only a server that is gone has named.
+    for epoch in [row, Epoch(row.0 + 1)] {
+        let announced = vec![Announcement { shard, epoch, owner: name(1) }];
+        sharing.step(SharingEvent::Announced(announced), now);
+    }
+    assert_eq!(sharing.routes().get(shard), Some((Epoch(row.0 + 1), &name(1))));
+    let actions = sharing.step(SharingEvent::Ledger { ledger, took: STEP }, now);
+    assert!(actions.contains(&SharingAction::Host { shard, was_taken: false }), "{actions:?}");
+    assert_eq!(sharing.routes().get(shard), Some((row, &name(0))));
+}
